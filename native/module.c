@@ -1,0 +1,37 @@
+/* kinfolk._native: what Python's standard library lacks, and nothing else.
+ *
+ * This file only puts the module together. Each type has a *_binding.c of its own that turns the
+ * functions of one core file into a Python type; it offers one function
+ *
+ *     int kin_add_<type>(PyObject *module);        0, or -1 with an exception set
+ *
+ * declared and listed below. The algorithms are in the core files, which never see Python.h.
+ *
+ * Multi-phase initialisation (PEP 489): no state outside the module object, so that each
+ * interpreter of a process may have its own.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* One line a type: its declaration here, its slot below. */
+
+static PyModuleDef_Slot slots[] = {
+    {0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "kinfolk._native",
+    .m_doc = PyDoc_STR("The compiled part of kinfolk. Private: use the names of kinfolk itself."),
+    .m_size = 0,
+    .m_slots = slots,
+};
+
+PyMODINIT_FUNC PyInit__native(void);
+
+PyMODINIT_FUNC
+PyInit__native(void)
+{
+    return PyModuleDef_Init(&definition);
+}

@@ -1,0 +1,254 @@
+"""Objects to messages and back.
+
+A message has a kind, one byte, which travels in the mechanism's own header:
+
+    0 raw       the bytes themselves (what send_bytes sends, and any `bytes` object)
+    1 pickle    protocol 5
+    2 msgpack   through msgspec
+    3 json      through msgspec
+    +128        out of band: the body begins with a table, and buffers follow the encoded object
+
+        count u32, 0 u32, length u64 × (count + 1)  │ object │ pad │ buffer 1 │ pad │ buffer 2 …
+                          └ of the object, then of each buffer       each begins at a multiple of 16
+
+Rules:
+1. Arrays never go through the encoder: NumPy arrays and `pickle.PickleBuffer`s travel as buffers, without
+   a copy on the sending side, and are views of the received message on the other.
+2. What is received is read-only, unless the receiver asked for a copy of its own.
+3. A receiver decodes pickles only if it was opened with the pickle codec: `allowed`. msgpack, json and raw can harm
+   nobody and are always decoded, so a sender may choose them alone.
+4. Every length in the table is checked against the message before it is used.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import io
+import pickle
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from kinfolk.channels.address import Codec
+from kinfolk.channels.contract import Buffer, Message
+from kinfolk.errors import CodecError, CorruptChannel, DecodeError
+
+RAW, PICKLE, MSGPACK, JSON = range(4)
+OUT_OF_BAND = 0x80
+
+KINDS: dict[Codec, int] = {"raw": RAW, "pickle": PICKLE, "msgpack": MSGPACK, "json": JSON}
+
+_ALIGNMENT = 16
+_COUNTS = struct.Struct("<II")
+_ARRAY_EXTENSION = 1  # msgpack ext type: [index of the buffer, dtype, shape]
+
+
+def encode(obj: object, codec: Codec) -> Message:
+    """The message for an object. Raises CodecError, which names the codec that could."""
+    if type(obj) is bytes:
+        return Message(RAW, (obj,))
+    buffers: list[memoryview] = []
+    try:
+        body = _ENCODERS[codec](obj, buffers)
+    except CodecError:
+        raise
+    except Exception as error:
+        raise CodecError(
+            f"the {codec} codec can't encode a {type(obj).__qualname__}",
+            why=f"{type(error).__name__}: {error}",
+            remedy=_OTHER_CODECS[codec],
+        ) from error
+    kind = KINDS[codec]
+    if not buffers:
+        return Message(kind, (body,))
+    return Message(kind | OUT_OF_BAND, list(_with_table(body, buffers)))
+
+
+def decode(message: Message, allowed: Codec, *, copy: bool = False) -> Any:
+    """The object of a message. Raises DecodeError, or CorruptChannel for a body that can't be one.
+
+    ``allowed`` is the codec that this end was opened with; ``copy`` gives arrays that may be written.
+    """
+    kind = message.kind & ~OUT_OF_BAND
+    if kind == PICKLE and allowed != "pickle":
+        raise DecodeError(
+            f"a pickle came, but this end was opened with codec={allowed!r}",
+            why="loading a pickle runs whatever it says",
+            remedy="if you trust the sender, open this end with codec='pickle'",
+        )
+    body: Buffer = message.body
+    buffers: list[Buffer] = []
+    if message.kind & OUT_OF_BAND:
+        body, *buffers = _split(body)
+        if copy:
+            buffers = [bytearray(buffer) for buffer in buffers]
+    if kind == RAW:
+        return body if isinstance(body, bytes) else bytes(body)
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise CorruptChannel(f"a message of unknown kind {kind} came", remedy="update the older side")
+    try:
+        return decoder(body, buffers)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(
+            "the object in the message can't be made here", why=f"{type(error).__name__}: {error}"
+        ) from error
+
+
+# ── the table before out-of-band buffers ─────────────────────────────────────────────────────
+
+
+def _with_table(body: Buffer, buffers: Sequence[memoryview]) -> Iterator[Buffer]:
+    lengths = [len(body), *(buffer.nbytes for buffer in buffers)]
+    table = _COUNTS.pack(len(buffers), 0) + struct.pack(f"<{len(lengths)}Q", *lengths)
+    yield table
+    offset = len(table)
+    for piece in (body, *buffers):
+        if padding := -offset % _ALIGNMENT:
+            yield bytes(padding)
+        yield piece
+        offset += padding + len(piece)
+
+
+def _split(body: Buffer) -> list[Buffer]:
+    view = memoryview(body).toreadonly()
+    try:
+        count, _ = _COUNTS.unpack_from(view)
+        if count > len(view) // 8:
+            raise CorruptChannel(f"a message of {len(view)} bytes claims to hold {count} buffers")
+        lengths = struct.unpack_from(f"<{count + 1}Q", view, _COUNTS.size)
+    except struct.error:
+        raise CorruptChannel(f"a message of {len(view)} bytes is too short for its table of buffers") from None
+    pieces: list[Buffer] = []
+    offset = _COUNTS.size + 8 * (count + 1)
+    for length in lengths:
+        offset += -offset % _ALIGNMENT
+        if length > len(view) - offset:
+            raise CorruptChannel(f"a buffer of {length} bytes does not fit into its message of {len(view)}")
+        pieces.append(view[offset : offset + length])
+        offset += length
+    return pieces
+
+
+# ── pickle ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _reduce_array(array: Any) -> Any:
+    # NumPy copies a non-contiguous array into the pickle itself: make it contiguous first.
+    if not array.flags.forc:
+        array = array.copy(order="C")
+    return array.__reduce_ex__(5)
+
+
+def _encode_pickle(obj: object, buffers: list[memoryview]) -> Buffer:
+    def keep(buffer: pickle.PickleBuffer) -> None:
+        buffers.append(buffer.raw())
+
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, protocol=5, buffer_callback=keep)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        pickler.dispatch_table = {**copyreg.dispatch_table, numpy.ndarray: _reduce_array}
+    pickler.dump(obj)
+    return file.getvalue()
+
+
+def _decode_pickle(body: Buffer, buffers: list[Buffer]) -> Any:
+    return pickle.loads(body, buffers=buffers)
+
+
+# ── msgpack, json, raw ───────────────────────────────────────────────────────────────────────
+
+
+def _encode_msgpack(obj: object, buffers: list[memoryview]) -> Buffer:
+    def array_to_extension(value: object) -> msgspec.msgpack.Ext:
+        if not _is_array(value):
+            raise TypeError(f"msgpack has no type for {type(value).__qualname__}")
+        if value.dtype.hasobject:
+            raise TypeError(f"an array of {value.dtype} holds Python objects")
+        if not value.flags.c_contiguous:
+            value = value.copy(order="C")
+        dtype = value.dtype.descr if value.dtype.names else value.dtype.str
+        buffers.append(memoryview(value.reshape(-1).view("u1")))
+        return msgspec.msgpack.Ext(_ARRAY_EXTENSION, msgspec.msgpack.encode([len(buffers) - 1, dtype, value.shape]))
+
+    return msgspec.msgpack.encode(obj, enc_hook=array_to_extension)
+
+
+def _decode_msgpack(body: Buffer, buffers: list[Buffer]) -> Any:
+    def extension_to_array(code: int, data: memoryview) -> Any:
+        if code != _ARRAY_EXTENSION:
+            return msgspec.msgpack.Ext(code, bytes(data))
+        try:
+            import numpy
+        except ImportError:
+            raise DecodeError("the message holds an array, and NumPy is not installed", remedy="pip install numpy") from None
+        index, dtype, shape = msgspec.msgpack.decode(data, type=tuple[int, Any, list[int]])
+        if isinstance(dtype, list):
+            dtype = [tuple(field) for field in dtype]
+        described = numpy.dtype(dtype)
+        if described.hasobject or not 0 <= index < len(buffers):
+            raise CorruptChannel("the description of an array is wrong")
+        return numpy.frombuffer(buffers[index], dtype=described).reshape(shape)
+
+    return msgspec.msgpack.decode(body, ext_hook=extension_to_array)
+
+
+def _encode_json(obj: object, buffers: list[memoryview]) -> Buffer:
+    return msgspec.json.encode(obj)
+
+
+def _decode_json(body: Buffer, buffers: list[Buffer]) -> Any:
+    return msgspec.json.decode(body)
+
+
+def _encode_raw(obj: object, buffers: list[memoryview]) -> Buffer:
+    if not isinstance(obj, (bytes, bytearray, memoryview)):
+        raise TypeError("it takes bytes, bytearray and memoryview")
+    return as_bytes_view(obj)
+
+
+def _is_array(value: Any) -> bool:
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def as_bytes_view(data: object) -> memoryview:
+    """A flat view of the bytes of an object that has the buffer protocol, in C order.
+
+    Raises CodecError for an object that has none; copies only what is not contiguous.
+    """
+    try:
+        view = memoryview(data)  # type: ignore[arg-type]
+    except TypeError:
+        raise CodecError(
+            f"a {type(data).__qualname__} has no bytes", remedy="send objects with send(), bytes with send_bytes()"
+        ) from None
+    if not view.c_contiguous:
+        view = memoryview(view.tobytes())
+    if not view.nbytes:
+        return memoryview(b"")  # an empty view of several dimensions can't be cast
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+_Encoder = Callable[[object, list[memoryview]], Buffer]
+_Decoder = Callable[[Buffer, list[Buffer]], Any]
+
+_ENCODERS: dict[Codec, _Encoder] = {
+    "pickle": _encode_pickle,
+    "msgpack": _encode_msgpack,
+    "json": _encode_json,
+    "raw": _encode_raw,
+}
+_DECODERS: dict[int, _Decoder] = {PICKLE: _decode_pickle, MSGPACK: _decode_msgpack, JSON: _decode_json}
+_OTHER_CODECS: dict[Codec, str] = {
+    "pickle": "send something that can be pickled: no lambdas, open files, locks or local classes",
+    "msgpack": "use codec='pickle' between processes of one user, or send dicts, lists, numbers, text, arrays",
+    "json": "use codec='msgpack', which takes arrays and bytes too",
+    "raw": "use codec='pickle' or 'msgpack' for objects",
+}

@@ -1,0 +1,117 @@
+"""What every end of a channel has, whichever way it goes: an address, limits, closing, statistics.
+
+Rules:
+1. Every operation is written once, as steps, and offered blocking and awaitable (`recv`, `arecv`).
+2. Each direction has a turnstile: one operation at a time, in order of arrival; closing wakes them all.
+3. An OSError of a mechanism leaves as an error of kinfolk: `guarded`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self, TypeVar
+
+from kinfolk.channels.address import Codec
+from kinfolk.channels.contract import Limits, ReceiveTransport, SendTransport
+from kinfolk.errors import KinfolkError, from_os_error
+from kinfolk.waiting import Steps, Turnstile
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What went through one end since it was opened."""
+
+    messages_sent: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    bytes_received: int = 0
+    #: how often a call had to sleep
+    waits: int = 0
+    #: messages dropped because their sender died, gave up or was not trusted
+    dropped: int = 0
+    #: what waits in the kernel, in bytes, or in messages where `limits.depth` counts those; None when unknown
+    depth: int | None = None
+
+
+def guarded(steps: Steps[T], what: str, subject: str) -> Steps[T]:
+    """The same steps; an OSError comes out of them as an error of kinfolk."""
+    try:
+        return (yield from steps)
+    except KinfolkError as error:
+        error.subject = error.subject or subject
+        raise
+    except OSError as error:
+        raise from_os_error(error, what, subject) from error
+
+
+class End:
+    """What all ends have: an address, limits, closing."""
+
+    def __init__(self, address: str, codec: Codec, limits: Limits) -> None:
+        self._address, self._codec, self._limits = address, codec, limits
+        self._statistics = Statistics()
+
+    @property
+    def address(self) -> str:
+        """The address it was opened with, without the options."""
+        return self._address
+
+    @property
+    def codec(self) -> Codec:
+        """How objects travel."""
+        return self._codec
+
+    @property
+    def limits(self) -> Limits:
+        """What this channel can do, and where it ends."""
+        return self._limits
+
+    def _count(self, *transports: SendTransport | ReceiveTransport) -> Statistics:
+        counted = replace(self._statistics)
+        for transport in transports:
+            counted.dropped += getattr(transport, "dropped", 0)
+        counted.waits = sum(turn.waits for turn in self._turns())
+        if not self.closed:
+            counted.depth = transports[0].depth()
+        return counted
+
+    def _turns(self) -> Iterator[Turnstile]:
+        for name in ("_send_turn", "_receive_turn"):
+            if hasattr(self, name):
+                yield getattr(self, name)
+
+    def close(self) -> None:
+        """Close; calls that are blocked in it raise Closed. Closing twice does nothing."""
+        raise NotImplementedError
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed here."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<kinfolk.{type(self).__name__} {self._address}{' closed' if self.closed else ''}>"
+
+
+def unlink(transport: SendTransport | ReceiveTransport, address: str) -> None:
+    """Remove the name of a transport; errors as errors of kinfolk."""
+    try:
+        transport.unlink()
+    except OSError as error:
+        raise from_os_error(error, "can't remove the name", address) from error

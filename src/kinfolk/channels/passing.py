@@ -1,0 +1,58 @@
+"""Ends that move to another process, and second ends in this one.
+
+A transport says how it is made anew from duplicated descriptors (`passable`). A clone does that here; multiprocessing
+does it in the child that it starts, whatever its start method, when an end stands among the arguments. Nothing
+else may pickle an end: a descriptor means nothing in a process that did not get it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.context
+import multiprocessing.reduction
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kinfolk.channels.contract import Passed, ReceiveTransport, SendTransport
+from kinfolk.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Dismantled:
+    """A transport on its way to a child."""
+
+    make: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+def clone(transport: SendTransport | ReceiveTransport) -> Any:
+    """A second transport over duplicates of the same descriptors. Raises Unsupported."""
+    make, arguments = transport.passable()
+    return make(*(os.dup(a.number) if isinstance(a, Passed) else a for a in arguments))
+
+
+def dismantle(transport: SendTransport | ReceiveTransport) -> Dismantled:
+    """The transport as multiprocessing hands it to a child. Raises UsageError at any other time."""
+    if multiprocessing.context.get_spawning_popen() is None:
+        raise UsageError(
+            "an end can't be pickled",
+            subject=transport.limits.mechanism,
+            why="its descriptors mean nothing elsewhere",
+            remedy="give it to a process as an argument when that starts, or open the address there",
+        )
+    make, arguments = transport.passable()
+    return Dismantled(
+        make, tuple(multiprocessing.reduction.DupFd(a.number) if isinstance(a, Passed) else a for a in arguments)
+    )
+
+
+def assemble(parts: Dismantled) -> Any:
+    """The transport, in the child."""
+    return parts.make(*(_arrived(a) if hasattr(a, "detach") else a for a in parts.arguments))
+
+
+def _arrived(duplicate: Any) -> int:
+    fd: int = duplicate.detach()
+    os.set_inheritable(fd, False)
+    return fd

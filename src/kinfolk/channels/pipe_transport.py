@@ -1,0 +1,329 @@
+"""Messages over the descriptors of a pipe, anonymous or named: what `pipe:` and `fifo:` share.
+
+The pipe is used in packet mode (O_DIRECT, pipe(7)): one write of at most PIPE_BUF bytes is one packet, and one read
+takes one packet. So a chunk costs one system call on either side, the receiver never reads ahead (a killed one
+loses at most the message it was assembling), and a receiver that takes over finds the next header where a packet begins.
+
+    senders="many"  every chunk is one packet of at most PIPE_BUF bytes; any number of processes may send
+    senders="one"   messages up to PIPE_BUF as above; larger ones in chunks of up to 1 MiB: the header is a packet, the
+                    body follows as a plain stream (O_DIRECT off meanwhile). A second sending process raises Busy
+    framing="raw"   bare bytes, as cat and C programs write them
+
+Rules:
+1. Descriptors are non-blocking; waiting is the driver's (`kinfolk.waiting`).
+2. A send that is given up after its first chunk is aborted before the next one begins; a raw one is finished.
+3. What a dead process left incomplete is dropped: its death is seen by a pidfd, and because it may have written until
+   then, only after the pipe was read empty once more.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from kinfolk.channels.claims import RECEIVING, SENDING, Claim
+from kinfolk.channels.codec import RAW
+from kinfolk.channels.contract import Buffer, Limits, Message, Passed, ReceiveTransport, SendTransport
+from kinfolk.channels.framing import ATOMIC_CHUNK, HEADER, MAX_CHUNK, PIPE_BUF, Assembler, Chunk, Chunker
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import CorruptChannel, EndOfChannel
+from kinfolk.identity import is_dead, open_pidfd
+from kinfolk.waiting import Interest, Steps
+
+
+class PipeSender(SendTransport):
+    """The write end of a pipe."""
+
+    def __init__(
+        self, descriptor: Descriptor, limits: Limits, subject: str, *, raw: bool, ending: Callable[[], None] | None = None
+    ) -> None:
+        """Take over the write end; ``ending`` runs after it was closed."""
+        self._descriptor, self.limits, self._subject = descriptor, limits, subject
+        self._raw, self._ending = raw, ending
+        self._alone = limits.senders == "one"
+        self._chunker = Chunker()
+        self._claim = Claim(descriptor.fileno(), SENDING, subject)
+        self._rest = b""  # of a chunk (or of raw bytes) that was given up half written
+        self._abort_owed = False
+        os.set_blocking(descriptor.fileno(), False)
+        self._packets(not raw)
+
+    def send(self, message: Message) -> Steps[None]:
+        """Write one message."""
+        if self._alone and not self._raw:
+            self._claim.take()
+        yield from self._settle()
+        if self._raw:
+            for part in message.parts:
+                yield from self._write_stream(part)
+            return
+        begun = False
+        try:
+            for pieces in self._chunker.chunks(message, MAX_CHUNK if self._alone else ATOMIC_CHUNK):
+                yield from self._write_chunk(pieces)
+                begun = True
+            begun = False
+        finally:
+            self._abort_owed = self._abort_owed or begun
+
+    def _write_chunk(self, pieces: list[Buffer]) -> Steps[None]:
+        if sum(map(len, pieces)) <= PIPE_BUF:
+            yield from self._write_packet(pieces)
+            return
+        yield from self._write_packet(pieces[:1])
+        self._abort_owed = True  # unless the body goes out whole
+        self._packets(False)
+        for position, piece in enumerate(pieces[1:], 1):
+            try:
+                yield from self._write_stream(piece)
+            except GeneratorExit:
+                self._rest += b"".join(bytes(later) for later in pieces[position + 1 :])
+                raise
+        self._packets(True)
+        self._abort_owed = False
+
+    def _settle(self) -> Steps[None]:
+        """Bring to an end what an earlier call left half done."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            yield from self._write_stream(rest)
+            self._packets(not self._raw)
+        if self._abort_owed:
+            yield from self._write_packet([self._chunker.abort()])
+            self._abort_owed = False
+
+    def _write_packet(self, pieces: list[Buffer]) -> Steps[None]:
+        fd = self._descriptor.fileno()
+        while True:
+            try:
+                os.writev(fd, pieces)
+                return
+            except BlockingIOError:
+                yield Interest(writable=(fd,))
+
+    def _write_stream(self, data: Buffer) -> Steps[None]:
+        fd = self._descriptor.fileno()
+        rest = memoryview(data)
+        try:
+            while len(rest):
+                try:
+                    rest = rest[os.write(fd, rest) :]
+                except BlockingIOError:
+                    yield Interest(writable=(fd,))
+        except GeneratorExit:
+            # The caller may change his buffer from now on. What is unwritten of raw bytes is owed only
+            # when some of them went out.
+            if not self._raw or len(rest) < len(data):
+                self._rest = bytes(rest)
+            raise
+
+    def _packets(self, on: bool) -> None:
+        fd = self._descriptor.fileno()
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        wanted = flags | os.O_DIRECT if on else flags & ~os.O_DIRECT
+        if wanted != flags:
+            fcntl.fcntl(fd, fcntl.F_SETFL, wanted)
+
+    def fileno(self) -> int:
+        """Writable when there is room; reports an error when no receiver is left."""
+        return self._descriptor.fileno()
+
+    def depth(self) -> int:
+        """Bytes in the pipe, headers included."""
+        return bytes_waiting(self._descriptor.fileno())
+
+    def close(self) -> None:
+        """Close the write end."""
+        self._descriptor.close()
+        self._claim.closing()
+        if self._ending is not None:
+            self._ending()
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same write end in another process."""
+        return rebuild_sender, (Passed(self._descriptor.fileno()), self.limits, self._subject, self._raw)
+
+
+class PipeReceiver(ReceiveTransport):
+    """The read end of a pipe."""
+
+    def __init__(
+        self, descriptor: Descriptor, limits: Limits, subject: str, *, raw: bool, ending: Callable[[], None] | None = None
+    ) -> None:
+        """Take over the read end; ``ending`` runs after it was closed."""
+        self._descriptor, self.limits, self._subject = descriptor, limits, subject
+        self._raw, self._ending = raw, ending
+        self._assembler = Assembler(limits.max_message, subject)
+        self._claim = Claim(descriptor.fileno(), RECEIVING, subject)
+        self._body: tuple[Chunk, memoryview | None, int] | None = None  # a long chunk of which some bytes are in
+        self._pidfds: dict[tuple[int, int], int] = {}  # of senders with an incomplete message
+        self._ended = False
+        os.set_blocking(descriptor.fileno(), False)
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Incomplete messages that were dropped."""
+        return self._assembler.dropped
+
+    def receive(self) -> Steps[Message]:
+        """Read until a message is whole."""
+        self._claim.take()
+        fd = self._descriptor.fileno()
+        doomed: set[tuple[int, int]] = set()
+        while True:
+            try:
+                message = self._read_raw(fd) if self._raw else self._read_body(fd) if self._body else self._read_packet(fd)
+            except BlockingIOError:
+                for sender in doomed:
+                    self._forget(sender)
+                doomed = {sender for sender, pidfd in self._pidfds.items() if is_dead(pidfd)}
+                if not doomed:
+                    yield Interest(readable=(fd, *self._pidfds.values()))
+                continue
+            except _NoSenderYet:
+                yield Interest(readable=(fd,))
+                continue
+            if message is not None:
+                return message
+
+    def _read_raw(self, fd: int) -> Message:
+        return Message(RAW, (self._read(fd, self.limits.capacity or PIPE_BUF),))
+
+    def _read_packet(self, fd: int) -> Message | None:
+        data = self._read(fd, PIPE_BUF)
+        if len(data) < HEADER.size:
+            raise CorruptChannel(
+                f"{len(data)} bytes came that are no chunk of kinfolk's",
+                subject=self._subject,
+                remedy="does the other side write raw bytes? then open this end with framing='raw'",
+            )
+        chunk = self._assembler.parse(data)
+        here = len(data) - HEADER.size
+        if here == chunk.length:
+            message = self._assembler.whole(chunk, data[HEADER.size :])
+            self._watch(chunk)
+            return message
+        if here:
+            raise CorruptChannel(f"a chunk of {chunk.length} bytes came with {here}", subject=self._subject)
+        self._body = chunk, self._assembler.room(chunk), chunk.length
+        return None
+
+    def _read_body(self, fd: int) -> Message | None:
+        assert self._body is not None
+        chunk, room, missing = self._body
+        if room is None:
+            missing -= len(self._read(fd, missing))
+        else:
+            count = os.readv(fd, [room[chunk.length - missing :]])
+            if count == 0:
+                self._end(fd)
+            missing -= count
+        if missing:
+            self._body = chunk, room, missing
+            return None
+        self._body = None
+        if room is not None:
+            room.release()
+        return self._assembler.filled(chunk)
+
+    def _read(self, fd: int, size: int) -> bytes:
+        data = b"" if self._ended else os.read(fd, size)
+        if not data:
+            self._end(fd)
+        return data
+
+    def _end(self, fd: int) -> None:
+        """Nobody has the write end open: nobody any more, or (of a FIFO) nobody yet."""
+        poll = select.poll()
+        poll.register(fd, 0)
+        if not self._ended and not poll.poll(0):
+            raise _NoSenderYet
+        self._ended = True
+        self._body = None
+        self._assembler.forget_all()
+        self._forget_pidfds()
+        raise EndOfChannel("every sender has gone", subject=self._subject)
+
+    def _watch(self, chunk: Chunk) -> None:
+        incomplete = chunk.sender in self._assembler.partials
+        if incomplete and chunk.sender not in self._pidfds:
+            pidfd = open_pidfd(chunk.sender[0])
+            if pidfd is None:
+                # It ended just now: any later read finds the pipe empty, or its last chunks.
+                return
+            self._pidfds[chunk.sender] = pidfd
+        elif not incomplete and (known := self._pidfds.pop(chunk.sender, None)) is not None:
+            os.close(known)
+
+    def _forget(self, sender: tuple[int, int]) -> None:
+        self._assembler.forget(sender)
+        os.close(self._pidfds.pop(sender))
+
+    def _forget_pidfds(self) -> None:
+        while self._pidfds:
+            os.close(self._pidfds.popitem()[1])
+
+    def fileno(self) -> int:
+        """Readable when a chunk is there or the last sender has gone."""
+        return self._descriptor.fileno()
+
+    def depth(self) -> int:
+        """Bytes in the pipe, headers included."""
+        return bytes_waiting(self._descriptor.fileno())
+
+    def close(self) -> None:
+        """Close the read end; incomplete messages are gone with it."""
+        self._body = None
+        self._forget_pidfds()
+        self._descriptor.close()
+        self._claim.closing()
+        if self._ending is not None:
+            self._ending()
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same read end in another process."""
+        return rebuild_receiver, (Passed(self._descriptor.fileno()), self.limits, self._subject, self._raw)
+
+
+class _NoSenderYet(Exception):
+    """A FIFO was read before its first sender came."""
+
+
+def rebuild_sender(fd: int, limits: Limits, subject: str, raw: bool) -> PipeSender:
+    """A sender around a descriptor that came from another process."""
+    return PipeSender(Descriptor(fd, subject), limits, subject, raw=raw)
+
+
+def rebuild_receiver(fd: int, limits: Limits, subject: str, raw: bool) -> PipeReceiver:
+    """A receiver around a descriptor that came from another process."""
+    return PipeReceiver(Descriptor(fd, subject), limits, subject, raw=raw)
+
+
+def bytes_waiting(fd: int) -> int:
+    """FIONREAD: bytes that can be read from a descriptor now."""
+    count = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]
+
+
+def pipe_limits(mechanism: str, fd: int, max_message: int, senders: str, raw: bool) -> Limits:
+    """The limits of a pipe, its size read from the kernel."""
+    capacity = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    return Limits(
+        mechanism,
+        max_message=max_message,
+        capacity=capacity,
+        depth=None if raw else capacity // PIPE_BUF,
+        senders=senders,
+        receivers="one",
+        empty_messages=not raw,
+        notes=(
+            "A receiver learns of the death of a sending process when the kernel has torn it down: usually within"
+            " 1 ms, later for a process of some GiB.",
+        ),
+    )

@@ -1,0 +1,68 @@
+"""Owned file descriptors.
+
+Rules:
+1. A `Descriptor` owns its number: closing forgets it, so a number is never closed twice and never
+   used after the kernel gave it to somebody else.
+2. Every descriptor is close-on-exec; what a child is to inherit is passed on purpose.
+3. A forked child owns copies of its own: closing one there does not close the parent's.
+4. A descriptor that is dropped without `close` is closed with a ResourceWarning, as files are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+
+from kinfolk.errors import Closed
+
+
+class Descriptor:
+    """One owned descriptor. Not thread-safe against a close in the middle of a system call:
+
+    who closes makes sure that nobody is inside one (see `kinfolk.waiting.Turnstile`).
+    """
+
+    __slots__ = ("_number", "name")
+
+    def __init__(self, number: int, name: str = "descriptor") -> None:
+        """Take over ``number``; ``name`` is for messages."""
+        self._number = number
+        self.name = name
+
+    def fileno(self) -> int:
+        """The number. Raises Closed when this was closed."""
+        if self._number < 0:
+            raise Closed(f"{self.name} is closed")
+        return self._number
+
+    @property
+    def closed(self) -> bool:
+        """Whether the number was given back."""
+        return self._number < 0
+
+    def close(self) -> None:
+        """Give the number back to the kernel. Closing twice does nothing."""
+        number, self._number = self._number, -1
+        if number >= 0:
+            # After EINTR and EIO Linux has closed the descriptor all the same (close(2)).
+            with contextlib.suppress(OSError):
+                os.close(number)
+
+    def detach(self) -> int:
+        """Give the number to the caller, who owns it from now on."""
+        number = self.fileno()
+        self._number = -1
+        return number
+
+    def duplicate(self) -> Descriptor:
+        """A second descriptor of the same open file description."""
+        return Descriptor(os.dup(self.fileno()), self.name)
+
+    def __del__(self) -> None:
+        if self._number >= 0:
+            warnings.warn(f"unclosed {self.name} (fd {self._number})", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    def __repr__(self) -> str:
+        return f"<Descriptor {self.name} {'closed' if self.closed else self._number}>"

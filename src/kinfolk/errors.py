@@ -1,0 +1,231 @@
+"""Every exception of kinfolk, sorted by whose fault it is.
+
+    KinfolkError
+    ├── UsageError                    yours: the call can't work like this
+    │   ├── Closed          ValueError       this end is closed already
+    │   ├── AddressError    ValueError       the address or one of its options is wrong
+    │   ├── InvalidValue    ValueError       an argument makes no sense
+    │   ├── Unsupported     ValueError       this mechanism can't do that
+    │   ├── MessageTooBig   ValueError       larger than the channel's limit
+    │   ├── BufferTooSmall  ValueError       the buffer you gave can't hold the message
+    │   ├── CodecError      ValueError       the codec can't encode this object
+    │   └── ForkedCopy      RuntimeError     this end was in use by another process at fork
+    ├── PeerError                     the other side's
+    │   ├── EndOfChannel    EOFError         every sender has gone, all was received
+    │   ├── BrokenChannel   BrokenPipeError  every receiver has gone
+    │   ├── CorruptChannel  ValueError       what arrived is not what kinfolk writes
+    │   ├── DecodeError     ValueError       a whole message, but its object can't be made here
+    │   └── UntrustedPeer   PermissionError  the peer may not do this (send pickles, own the name)
+    └── SystemProblem                 the machine's, or the moment's
+        ├── Timeout         TimeoutError     not ready within timeout=
+        ├── Busy            OSError          somebody else has it just now
+        ├── NotFound        FileNotFoundError  no such name
+        ├── AccessDenied    PermissionError  the kernel says no
+        ├── NoSpace         OSError          a disk, a table or a quota is full
+        ├── LimitReached    OSError          a limit on descriptors, queues, … is reached
+        └── KernelError     OSError          anything else that a system call reports
+
+Rules:
+1. Each error says what happened, on which object, why, and what to do, on one line.
+2. Each is also what Python people catch already (EOFError, TimeoutError, …).
+3. An OSError never leaves the public interface bare: `from_os_error` translates, in one place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class KinfolkError(Exception):
+    """Base of every error that kinfolk raises.
+
+    ``what`` happened, on which ``subject``, ``why``, and the ``remedy``; all of them are strings,
+    the last two may be empty.
+    """
+
+    #: the errno that the OSError side of a subclass carries when no other is known
+    default_errno: int | None = None
+
+    def __init__(
+        self, what: str, *, subject: str = "", why: str = "", remedy: str = "", code: int | None = None
+    ) -> None:
+        """Compose the line; ``code`` is an errno for the subclasses that are OSErrors too."""
+        self.what, self.subject, self.why, self.remedy = what, subject, why, remedy
+        super().__init__(what)
+        if isinstance(self, OSError):
+            self.errno = code if code is not None else self.default_errno
+            self.strerror = self.explain()
+            self.filename = subject or None
+
+    def explain(self) -> str:
+        """The whole error as one line: what, on which object, why, what to do."""
+        line = f"{self.subject}: {self.what}" if self.subject else self.what
+        if self.why:
+            line += f": {self.why}"
+        if self.remedy:
+            line += f" ({self.remedy})"
+        return line
+
+    def __str__(self) -> str:
+        return self.explain()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.subject, self.why, self.remedy, getattr(self, "errno", None))
+
+
+def _rebuild(kind: type[KinfolkError], what: str, subject: str, why: str, remedy: str, code: int | None) -> KinfolkError:
+    return kind(what, subject=subject, why=why, remedy=remedy, code=code)
+
+
+# ── yours ────────────────────────────────────────────────────────────────────────────────────
+
+
+class UsageError(KinfolkError):
+    """The call can't work as it was made."""
+
+
+class Closed(UsageError, ValueError):
+    """This end was closed, here or by another thread during the call."""
+
+
+class AddressError(UsageError, ValueError):
+    """The address can't be parsed, or an option in it is unknown or has a wrong value."""
+
+
+class InvalidValue(UsageError, ValueError):
+    """An argument makes no sense, such as a negative timeout."""
+
+
+class Unsupported(UsageError, ValueError):
+    """The mechanism can't do this; the remedy names one that can."""
+
+
+class MessageTooBig(UsageError, ValueError):
+    """The message is larger than the channel can carry; nothing of it was sent."""
+
+
+class BufferTooSmall(UsageError, ValueError):
+    """The buffer given can't hold the message; the message waits for the next call."""
+
+
+class CodecError(UsageError, ValueError):
+    """The object can't be encoded by the codec of this end; nothing of it was sent."""
+
+
+class ForkedCopy(UsageError, RuntimeError):
+    """A forked copy may not be used: another process was using this end when it forked."""
+
+
+# ── the other side's ─────────────────────────────────────────────────────────────────────────
+
+
+class PeerError(KinfolkError):
+    """The other side has gone, broke the protocol, or may not do what it did."""
+
+
+class EndOfChannel(PeerError, EOFError):
+    """Every sender has gone, and everything that they sent was received."""
+
+
+class BrokenChannel(PeerError, BrokenPipeError):
+    """Every receiver has gone; what is sent now would reach nobody."""
+
+    default_errno = errno.EPIPE
+
+
+class CorruptChannel(PeerError, ValueError):
+    """What arrived is not what kinfolk writes: an alien, hostile or broken peer."""
+
+
+class DecodeError(PeerError, ValueError):
+    """The message came whole, but the object in it can't be made here; the message is consumed."""
+
+
+class UntrustedPeer(PeerError, PermissionError):
+    """The peer, or the owner of the name, is another user, and may not do this."""
+
+    default_errno = errno.EPERM
+
+
+# ── the machine's, or the moment's ───────────────────────────────────────────────────────────
+
+
+class SystemProblem(KinfolkError):
+    """The machine or the moment stands against it; the same call may work later."""
+
+
+class Timeout(SystemProblem, TimeoutError):
+    """Not ready within ``timeout`` seconds; nothing was received, nothing will be delivered."""
+
+    default_errno = errno.ETIMEDOUT
+
+
+class Busy(SystemProblem, OSError):
+    """Another process holds what only one can hold."""
+
+    default_errno = errno.EBUSY
+
+
+class NotFound(SystemProblem, FileNotFoundError):
+    """No object has this name."""
+
+    default_errno = errno.ENOENT
+
+
+class AccessDenied(SystemProblem, PermissionError):
+    """The kernel does not let this user do that."""
+
+    default_errno = errno.EACCES
+
+
+class NoSpace(SystemProblem, OSError):
+    """A file system, a kernel table or a quota is full."""
+
+    default_errno = errno.ENOSPC
+
+
+class LimitReached(SystemProblem, OSError):
+    """A limit of the process, the user or the kernel is reached; the remedy names it."""
+
+    default_errno = errno.EMFILE
+
+
+class KernelError(SystemProblem, OSError):
+    """A system call failed in a way that has no better name here."""
+
+
+_BY_ERRNO: dict[int, tuple[type[KinfolkError], str]] = {
+    errno.EPIPE: (BrokenChannel, "open a new channel once a receiver is there"),
+    errno.ECONNRESET: (BrokenChannel, "connect again"),
+    errno.ENOENT: (NotFound, ""),
+    errno.EACCES: (AccessDenied, ""),
+    errno.EPERM: (AccessDenied, ""),
+    errno.ENOSPC: (NoSpace, "free some space, or raise the quota"),
+    errno.EDQUOT: (NoSpace, "free some space, or raise the quota"),
+    errno.EMFILE: (LimitReached, "close descriptors, or raise the limit: ulimit -n"),
+    errno.ENFILE: (LimitReached, "raise the kernel's limit: sysctl fs.file-max"),
+    errno.ENOMEM: (LimitReached, "free memory, or raise the limit that the call met"),
+    errno.ENOBUFS: (LimitReached, "wait until the peer has read, or send smaller messages"),
+    errno.EADDRINUSE: (Busy, "choose another name, or end the process that has it"),
+    errno.EBUSY: (Busy, ""),
+    errno.EMSGSIZE: (MessageTooBig, "send a smaller message, or choose a mechanism that carries it"),
+    errno.ETIMEDOUT: (Timeout, ""),
+    errno.EOPNOTSUPP: (Unsupported, ""),
+}
+
+
+def from_os_error(error: OSError, what: str, subject: str = "", remedy: str = "") -> KinfolkError:
+    """The error of kinfolk that says what an OSError means for its user.
+
+    ``what`` was being done, on which ``subject``. A ``remedy`` given here wins over the one that
+    the errno suggests. An error of kinfolk's own is returned as it is.
+    """
+    if isinstance(error, KinfolkError):
+        return error
+    code = error.errno or 0
+    kind, usual_remedy = _BY_ERRNO.get(code, (KernelError, ""))
+    why = os.strerror(code) if code else str(error)
+    if error.filename is not None and str(error.filename) not in subject:
+        why += f" [{error.filename}]"
+    return kind(what, subject=subject, why=why, remedy=remedy or usual_remedy, code=code)

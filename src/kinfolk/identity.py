@@ -1,0 +1,67 @@
+"""Who a process is: its pid and its start time together, so that a recycled pid is never mistaken.
+
+The start time is field 22 of /proc/PID/stat, in clock ticks since boot (proc_pid_stat(5)). What
+the kernel vouches for about a peer is a `Peer`. Death is learned from a pidfd: it is readable as
+soon as the process has ended, also while it is still an unreaped zombie (pidfd_open(2)).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import NamedTuple
+
+
+class Peer(NamedTuple):
+    """A process at the other end, as the kernel vouches for it (unix(7), SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class Identity(NamedTuple):
+    """A process that is not confused with a later one of the same pid."""
+
+    pid: int
+    start_time: int
+
+    @classmethod
+    def of(cls, pid: int) -> Identity | None:
+        """The identity of a process of this host, None when it has gone."""
+        started = start_time(pid)
+        return None if started is None else cls(pid, started)
+
+    @classmethod
+    def own(cls) -> Identity:
+        """The identity of the calling process."""
+        pid = os.getpid()
+        return cls(pid, start_time(pid) or 0)
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks since boot at which a process started; None when it has gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in parentheses, may hold spaces and parentheses of its own.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def open_pidfd(pid: int) -> int | None:
+    """A pidfd of a process (close-on-exec), None when it has gone already.
+
+    Raises OSError for what is not the process's death (EMFILE, …).
+    """
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def is_dead(pidfd: int) -> bool:
+    """Whether the process of a pidfd has ended; an unreaped zombie is dead, a stopped one is not."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))

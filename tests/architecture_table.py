@@ -1,0 +1,119 @@
+"""The floors of kinfolk: the table that tests/test_architecture.py holds the imports to.
+
+This is the file to edit when a module is added. The rules:
+
+1. A module may import modules of lower floors.
+2. On its own floor it may import only from its own house, and there only from lower steps.
+   Modules on one step never import each other. A house without steps may import within itself in
+   any order without a cycle.
+3. A package's `__init__` stands on top of its house; nothing inside the house imports it.
+4. `kinfolk` itself (the public names) is imported by programs only: the houses of floor 4.
+5. Front ends see nothing but the public names, their own house, and the programs named for them.
+
+An import counts wherever it stands: in a function or under TYPE_CHECKING too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class House(NamedTuple):
+    """A module or package that stands on a floor, or several modules that share an order.
+
+    `steps` go upward; each is a string of module names. In a package they are relative to it, and
+    `name/` stands for everything in the sub-package `name`.
+    """
+
+    name: str
+    steps: tuple[str, ...] = ()
+    is_package: bool = False
+
+
+FLOORS: tuple[tuple[House, ...], ...] = (
+    # 0: nothing below
+    (
+        House("errors"),
+        House("_native"),
+    ),
+    # 1: what every mechanism stands on
+    (
+        House(
+            "ground",
+            (
+                "deadlines descriptors",
+                "identity",
+                "waiting",
+                "runtime_directory",
+                "rendezvous",
+                "watcher",
+            ),
+        ),
+    ),
+    # 2: one process
+    (
+        House("processes", is_package=True),
+        House("signals"),
+        House("memory", is_package=True),
+        House("sync", is_package=True),
+    ),
+    # 3: several processes
+    (
+        House(
+            "channels",
+            (
+                "address",
+                "contract",  # what a mechanism promises: limits, messages, transports
+                "codec framing claims credentials presence trust",
+                "pipe_transport",  # what several mechanisms move their bytes with
+                "end",
+                "passing sending receiving",
+                "endpoints",
+                # The mechanisms: siblings, which never import each other.
+                "pipe fifo unix_stream unix_packet mq sysv_mq tcp ring file",
+                "registry",
+                "opening",
+            ),
+            is_package=True,
+        ),
+        House("supervision", is_package=True),
+        House("inspection", is_package=True),
+    ),
+    # 4: programs on top of the public names
+    (
+        House("bench", is_package=True),
+        House("tour", is_package=True),
+        House("cli", is_package=True),
+        House("web", is_package=True),
+    ),
+)
+
+# Front ends, and the programs that they may start besides using the public names.
+FRONT_ENDS: dict[str, tuple[str, ...]] = {
+    "cli": ("tour", "bench"),
+    "web": (),
+}
+
+# Packages from outside the standard library, and the houses that may import them: none named
+# means all. A new one also needs a line in pyproject.toml and in docs/design/dependencies.md.
+THIRD_PARTY: dict[str, tuple[str, ...]] = {
+    "click": ("cli",),
+    "rich": ("cli", "tour", "bench"),
+    "msgspec": (),
+    "posix_ipc": (),
+    "sysv_ipc": (),
+    "psutil": ("processes", "inspection", "bench"),
+    "numpy": (),
+}
+
+# Not installed with kinfolk: only imported inside a function, when an array is asked for.
+OPTIONAL = ("numpy",)
+
+# (module, what it imports): why this import may depend on the machine. Empty is best.
+CONDITIONAL_IMPORTS: dict[tuple[str, str], str] = {}
+
+# module: why it imports by a name that is only known when it runs.
+DYNAMIC_IMPORTS: dict[str, str] = {}
+
+MAXIMAL_LINES = 400
+FORBIDDEN_NAMES = ("util", "utils", "common", "helper", "helpers", "misc")

@@ -1,0 +1,114 @@
+"""What every test shares: unique names, short socket paths, other users, and the leak check."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import kinfolk as kin
+from tests import leak_check
+from tests.other_user import User, nobody, why_no_other_user
+
+hypothesis.settings.register_profile("kinfolk", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("kinfolk")
+
+_numbers = itertools.count()
+_checks: list[leak_check.LeakCheck] = []
+
+
+def start_what_stays() -> None:
+    """Start what the library keeps for the life of a process, so that it is no leak.
+
+    The first blocking call of a thread makes the descriptor by which it is woken.
+    """
+    receiver, sender = kin.channel("pipe:")
+    with receiver, sender, contextlib.suppress(kin.Timeout):
+        receiver.recv(timeout=0.001)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails the run if it leaves anything behind; the last test then shows as an error."""
+    base = tmp_path_factory.getbasetemp()
+    start_what_stays()
+    check = leak_check.LeakCheck()
+    check.directories.append(base)
+    _checks.append(check)
+    yield
+    leftovers = check.leftovers()
+    _checks.remove(check)
+    leak_check.remove_empty_runtime_directories()
+    if leftovers:
+        pytest.fail(
+            "The tests left behind what they should have ended, closed or removed:\n  "
+            + "\n  ".join(leftovers),
+            pytrace=False,
+        )
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    for check in _checks:
+        check.note(nodeid)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "foreign_user" in getattr(item, "fixturenames", ()):
+            item.add_marker("foreign_user")
+
+
+@pytest.fixture
+def unique_name() -> str:
+    """A short name that no other test and no other run uses; put a `/` before it where needed."""
+    name = f"kf{os.getpid():x}-{next(_numbers)}"
+    for check in _checks:
+        check.queue_names.add("/" + name)
+    return name
+
+
+@pytest.fixture
+def short_directory() -> Iterator[Path]:
+    """A private directory with a path so short that a socket in it has fewer than 100 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="kf", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def socket_path(short_directory: Path) -> Iterator[Path]:
+    """A path for a socket or FIFO, which must be gone again when the test ends."""
+    path = short_directory / "s"
+    yield path
+    left = sorted(entry.name for entry in short_directory.iterdir())
+    assert not left, f"left in the directory of socket_path: {', '.join(left)}"
+
+
+@pytest.fixture(scope="session")
+def _reason_against_other_users() -> str:
+    return why_no_other_user()
+
+
+@pytest.fixture
+def foreign_user(_reason_against_other_users: str) -> User:
+    """Somebody who is neither us nor root: `foreign_user.run(function, *args)`, `.popen([…])`."""
+    if _reason_against_other_users:
+        pytest.skip(_reason_against_other_users)
+    return nobody()
+
+
+@pytest.fixture
+def as_plain_user(_reason_against_other_users: str) -> User:
+    """A user without privileges: nobody if we are root, else ourselves. Never skips for non-root."""
+    if os.geteuid() != 0:
+        return User()
+    if _reason_against_other_users:
+        pytest.skip(_reason_against_other_users)
+    return nobody()

@@ -1,0 +1,150 @@
+"""The public names of kinfolk and their signatures, held against tests/public_surface.txt.
+
+A change of the public surface is a decision: it shows up in the diff of that list, and belongs in
+CHANGELOG.md. After a wanted change, write the list anew with
+
+    .venv/bin/python tests/test_public_surface.py --write
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import inspect
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kinfolk
+
+LIST = Path(__file__).with_name("public_surface.txt")
+COMMAND = ".venv/bin/python tests/test_public_surface.py --write"
+OPERATORS = {  # the dunder methods that a user of a class sees
+    f"__{name}__"
+    for name in (
+        *("call", "enter", "exit", "aenter", "aexit", "iter", "next", "aiter", "anext", "await"),
+        *("len", "getitem", "setitem", "contains", "bool", "int", "buffer"),
+    )
+}
+
+
+def test_public_names_are_the_list():
+    actual = list(surface())
+    listed = LIST.read_text(encoding="utf-8").splitlines() if LIST.exists() else []
+    if actual != listed:
+        changes = difflib.unified_diff(listed, actual, LIST.name, "kinfolk", n=0, lineterm="")
+        pytest.fail(
+            f"the public surface is not what the list says; if that is meant, run {COMMAND} and "
+            "name the change in CHANGELOG.md:\n" + "\n".join(changes),
+            pytrace=False,
+        )
+
+
+def test_all_is_sorted_and_complete():
+    assert sorted(set(kinfolk.__all__)) == sorted(kinfolk.__all__), "a name stands twice"
+    missing = [name for name in kinfolk.__all__ if not hasattr(kinfolk, name)]
+    assert not missing, f"__all__ names what is not there: {missing}"
+    extra = [
+        name
+        for name, value in vars(kinfolk).items()
+        if not name.startswith("_")
+        and name not in kinfolk.__all__
+        and not inspect.ismodule(value)
+        and name != "annotations"
+    ]
+    assert not extra, f"public by accident; add to __all__ or begin with an underscore: {extra}"
+
+
+def test_everything_public_is_documented():
+    missing = [
+        name
+        for name in kinfolk.__all__
+        if callable(getattr(kinfolk, name)) and not inspect.getdoc(getattr(kinfolk, name))
+    ]
+    assert not missing, f"without a docstring: {missing}"
+
+
+def test_a_change_is_seen():
+    """Negative control: an argument more on one public class or function changes the list."""
+
+    class Example:
+        def send(self, message, *, timeout=None):
+            """Send."""
+
+    class Changed:
+        def send(self, message):
+            """Send."""
+
+    before = list(_describe("Example", Example))
+    assert before == ["Example: class", "Example.send(message, *, timeout=None)"]
+    assert list(_describe("Example", Changed)) != before
+
+
+# -------------------------------------------------------------------------------- describing it
+
+
+def surface() -> Iterator[str]:
+    """Line by line, sorted by name, the members of a class below it."""
+    for name in sorted(kinfolk.__all__):
+        yield from _describe(name, getattr(kinfolk, name))
+
+
+def _describe(name: str, value: object) -> Iterator[str]:
+    if inspect.isclass(value):
+        inside = [base.__name__ for base in value.__bases__ if base is not object]
+        yield f"{name}: class" + (f" of {', '.join(inside)}" if inside else "")
+        if issubclass(value, enum.Enum):
+            yield from (
+                f"{name}.{member} = {value[member].value!r}" for member in value.__members__
+            )
+            return
+        yield from _members(name, value)
+    elif callable(value):
+        yield f"{name}{_signature(value)}"
+    elif name.startswith("__"):
+        yield f"{name}: {type(value).__name__}"
+    else:
+        yield f"{name}: {type(value).__name__} = {value!r}"
+
+
+def _members(name: str, cls: type) -> Iterator[str]:
+    """Public members that kinfolk itself defines, inherited ones too."""
+    found = {}
+    for base in reversed(cls.__mro__):
+        if base.__module__.partition(".")[0] not in ("kinfolk", __name__.partition(".")[0]):
+            continue
+        for member in vars(base):
+            if not member.startswith("_") or member in OPERATORS:
+                found[member] = inspect.getattr_static(base, member)
+    if "__init__" in vars(cls) and not issubclass(cls, BaseException):
+        yield f"{name}{_signature(vars(cls)['__init__'], drop_first=True)}"
+    for member, value in sorted(found.items()):
+        if isinstance(value, classmethod | staticmethod):
+            kind = type(value).__name__
+            drop = isinstance(value, classmethod)
+            yield f"{name}.{member}{_signature(value.__func__, drop_first=drop)}: {kind}"
+        elif inspect.isroutine(value):
+            yield f"{name}.{member}{_signature(value, drop_first=True)}"
+        elif isinstance(value, property):
+            yield f"{name}.{member}: property"
+        else:
+            yield f"{name}.{member}: attribute"
+
+
+def _signature(function: object, *, drop_first: bool = False) -> str:
+    """Names, kinds and defaults of the arguments; annotations are mypy's business."""
+    try:
+        signature = inspect.signature(function)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return "(…)"
+    parameters = list(signature.parameters.values())[1 if drop_first else 0 :]
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        sys.exit(f"usage: {COMMAND}")
+    LIST.write_text("".join(line + "\n" for line in surface()), encoding="utf-8")

@@ -15,8 +15,10 @@
 #include <Python.h>
 
 /* One line a type: its declaration here, its slot below. */
+int kin_add_inotify(PyObject *module);
 
 static PyModuleDef_Slot slots[] = {
+    {Py_mod_exec, kin_add_inotify},
     {0, NULL},
 };
 

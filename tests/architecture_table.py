@@ -64,7 +64,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             (
                 "address",
                 "contract",  # what a mechanism promises: limits, messages, transports
-                "codec framing claims credentials presence trust",
+                "codec framing claims credentials trust",
+                "pipe_size presence",
                 "pipe_transport",  # what several mechanisms move their bytes with
                 "end",
                 "passing sending receiving",

@@ -12,7 +12,6 @@ import time
 
 from kinfolk.errors import InvalidValue
 
-
 #: The longest wait that poll(2) takes, in milliseconds: a longer one is made of several.
 _POLL_MAX = 2**31 - 1
 
@@ -49,3 +48,8 @@ class Deadline:
 
 #: Waits for ever.
 NEVER = Deadline(None)
+
+
+def deadline(timeout: float | None) -> Deadline:
+    """The deadline of a call that was given ``timeout``. Raises InvalidValue."""
+    return NEVER if timeout is None else Deadline(timeout)

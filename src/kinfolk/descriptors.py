@@ -61,7 +61,12 @@ class Descriptor:
 
     def __del__(self) -> None:
         if self._number >= 0:
-            warnings.warn(f"unclosed {self.name} (fd {self._number})", ResourceWarning, source=self, stacklevel=2)
+            warnings.warn(
+                f"unclosed {self.name} (fd {self._number})",
+                ResourceWarning,
+                source=self,
+                stacklevel=2,
+            )
             self.close()
 
     def __repr__(self) -> str:

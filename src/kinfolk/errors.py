@@ -47,8 +47,18 @@ class KinfolkError(Exception):
     #: the errno that the OSError side of a subclass carries when no other is known
     default_errno: int | None = None
 
+    errno: int | None
+    strerror: str | None
+    filename: str | None
+
     def __init__(
-        self, what: str, *, subject: str = "", why: str = "", remedy: str = "", code: int | None = None
+        self,
+        what: str,
+        *,
+        subject: str = "",
+        why: str = "",
+        remedy: str = "",
+        code: int | None = None,
     ) -> None:
         """Compose the line; ``code`` is an errno for the subclasses that are OSErrors too."""
         self.what, self.subject, self.why, self.remedy = what, subject, why, remedy
@@ -60,7 +70,8 @@ class KinfolkError(Exception):
 
     def explain(self) -> str:
         """The whole error as one line: what, on which object, why, what to do."""
-        line = f"{self.subject}: {self.what}" if self.subject else self.what
+        subject = self.subject.removesuffix(":")  # the address of an anonymous channel ends in one
+        line = f"{subject}: {self.what}" if subject else self.what
         if self.why:
             line += f": {self.why}"
         if self.remedy:
@@ -71,10 +82,19 @@ class KinfolkError(Exception):
         return self.explain()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.what, self.subject, self.why, self.remedy, getattr(self, "errno", None))
+        return _rebuild, (
+            type(self),
+            self.what,
+            self.subject,
+            self.why,
+            self.remedy,
+            getattr(self, "errno", None),
+        )
 
 
-def _rebuild(kind: type[KinfolkError], what: str, subject: str, why: str, remedy: str, code: int | None) -> KinfolkError:
+def _rebuild(
+    kind: type[KinfolkError], what: str, subject: str, why: str, remedy: str, code: int | None
+) -> KinfolkError:
     return kind(what, subject=subject, why=why, remedy=remedy, code=code)
 
 
@@ -209,7 +229,10 @@ _BY_ERRNO: dict[int, tuple[type[KinfolkError], str]] = {
     errno.ENOBUFS: (LimitReached, "wait until the peer has read, or send smaller messages"),
     errno.EADDRINUSE: (Busy, "choose another name, or end the process that has it"),
     errno.EBUSY: (Busy, ""),
-    errno.EMSGSIZE: (MessageTooBig, "send a smaller message, or choose a mechanism that carries it"),
+    errno.EMSGSIZE: (
+        MessageTooBig,
+        "send a smaller message, or choose a mechanism that carries it",
+    ),
     errno.ETIMEDOUT: (Timeout, ""),
     errno.EOPNOTSUPP: (Unsupported, ""),
 }

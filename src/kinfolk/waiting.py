@@ -8,11 +8,8 @@ drives its protocol like this; so neither variant is a copy of the other.)
 Rules:
 1. A generator keeps whatever must survive a timeout or a cancellation in its object, never in
    its frame: a driver may close it at any yield.
-2. One operation at a time passes the `Turnstile` of one direction of one end, in order of arrival,
-   whether it comes from a thread or from a task.
-3. `Turnstile.close` wakes everybody who waits in it, in whatever thread or loop, and they raise Closed.
-   Only when the last one has left it are the descriptors closed, so none is used after.
-4. A thread that blocks needs something to be woken by: one eventfd a thread, made when it blocks for
+2. Who may run, and who is woken by a close, is the turnstile's: see `kinfolk.turnstile`.
+3. A thread that blocks needs something to be woken by: one eventfd a thread, made when it blocks for
    the first time and made anew after a fork, because a forked child would share its parent's.
 """
 
@@ -23,13 +20,12 @@ import math
 import os
 import select
 import threading
-import weakref
-from collections import deque
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
 from kinfolk.deadlines import Deadline
-from kinfolk.errors import Closed, ForkedCopy, Timeout
+from kinfolk.errors import Timeout
+from kinfolk.turnstile import Turnstile
 
 T = TypeVar("T")
 
@@ -71,24 +67,19 @@ def ready(value: T) -> Steps[T]:
     yield
 
 
-class Waiter(Protocol):
-    """Somebody who is suspended, and how to wake him from any thread."""
-
-    def wake(self) -> None:
-        """Make him look again."""
-
-
 # ── how a thread waits ───────────────────────────────────────────────────────────────────────
 
 
 class ThreadWaiter:
     """The calling thread's own eventfd, with which any other thread wakes it from poll(2)."""
 
-    __slots__ = ("__weakref__", "_fd", "_pid")
+    __slots__ = ("__weakref__", "_fd", "_interest", "_pid", "_poll")
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pid = os.getpid()
+        self._interest: Interest | None = None  # what _poll was made for
+        self._poll = select.poll()
 
     def wake(self) -> None:
         """Make the thread's poll return; safe from any thread."""
@@ -96,20 +87,22 @@ class ThreadWaiter:
 
     def wait(self, interest: Interest, deadline: Deadline, what: str) -> None:
         """Sleep until the interest is ready or somebody wakes this thread. Raises Timeout."""
-        poll = select.poll()
-        # A descriptor may stand in several roles: poll keeps one mask a descriptor.
-        for fd, mask in _masks(interest).items():
-            poll.register(fd, mask)
-        poll.register(self._fd, select.POLLIN)
+        if interest is not self._interest:  # mostly a thread waits for the same one again and again
+            self._poll = select.poll()
+            for fd, mask in _masks(interest).items():
+                self._poll.register(fd, mask)
+            self._poll.register(self._fd, select.POLLIN)
+            self._interest = interest
         patience = deadline.milliseconds()
         if interest.again_in is not None:
             pause = math.ceil(interest.again_in * 1000)
             patience = pause if patience is None else min(patience, pause)
-        ready = poll.poll(patience)
+        ready = self._poll.poll(patience)
         if not ready and deadline.passed():
             raise timed_out(what, deadline)
-        if any(fd == self._fd for fd, _ in ready):
-            os.eventfd_read(self._fd)
+        for fd, _ in ready:
+            if fd == self._fd:
+                os.eventfd_read(fd)
 
     @property
     def usable(self) -> bool:
@@ -121,6 +114,7 @@ class ThreadWaiter:
 
 
 def _masks(interest: Interest) -> dict[int, int]:
+    # A descriptor may stand in several roles, and poll keeps one mask for each.
     masks: dict[int, int] = dict.fromkeys(interest.hangup, 0)
     for fd in interest.readable:
         masks[fd] = masks.get(fd, 0) | select.POLLIN
@@ -185,7 +179,9 @@ class TaskWaiter:
 class _Watched:
     """Readers and writers in an event loop; hang-ups are seen through an epoll of their own."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, interest: Interest, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, interest: Interest, ready: Callable[[], None]
+    ) -> None:
         self._loop = loop
         self._interest = interest
         self._epoll: select.epoll | None = None
@@ -209,140 +205,6 @@ class _Watched:
         if self._epoll is not None:
             self._loop.remove_reader(self._epoll.fileno())
             self._epoll.close()
-
-
-# ── one operation at a time ──────────────────────────────────────────────────────────────────
-
-
-class Turnstile:
-    """Lets one operation at a time through one direction of one end; closing wakes all.
-
-    Thread-safe. In a forked child it is empty, for the threads that waited here do not exist
-    there; if one was inside at the fork, the end may be in the middle of a message: ForkedCopy.
-    """
-
-    __slots__ = ("__weakref__", "_mutex", "_occupied", "_on_empty", "_queue", "_sleeper", "_torn", "closed", "subject", "waits")
-
-    def __init__(self, subject: str, on_empty: Callable[[], None]) -> None:
-        """``subject`` is for messages; ``on_empty`` runs once, when closed and left by all."""
-        self.subject = subject
-        self.closed = False
-        self.waits = 0  # how often an operation inside had to sleep
-        self._on_empty: Callable[[], None] | None = on_empty
-        self._torn = False
-        self._clear()
-        _turnstiles.add(self)
-
-    def _clear(self) -> None:
-        self._mutex = threading.Lock()
-        self._occupied = False
-        self._sleeper: Waiter | None = None  # who is inside, while asleep
-        self._queue: deque[Waiter] = deque()
-
-    def after_fork_in_child(self) -> None:
-        """Start anew in a forked child."""
-        self._torn = self._torn or self._occupied
-        self._clear()
-
-    def enter(self) -> bool:
-        """Step in when nobody is inside. Raises Closed, ForkedCopy."""
-        with self._mutex:
-            self._check()
-            if self._occupied or self._queue:
-                return False
-            self._occupied = True
-            return True
-
-    def queue(self, waiter: Waiter) -> None:
-        """Stand in line; the waiter is woken when it is its turn or the end is closed."""
-        with self._mutex:
-            self._check()
-            self._queue.append(waiter)
-            self._wake_next()
-
-    def enter_from_queue(self, waiter: Waiter) -> bool:
-        """Step in when it is this waiter's turn. Raises Closed."""
-        with self._mutex:
-            self._check()
-            if self._occupied or self._queue[0] is not waiter:
-                return False
-            self._queue.popleft()
-            self._occupied = True
-            return True
-
-    def leave_queue(self, waiter: Waiter) -> None:
-        """Give up waiting, after a timeout or a cancellation."""
-        with self._mutex:
-            if waiter in self._queue:
-                self._queue.remove(waiter)
-            self._wake_next()
-
-    def asleep(self, waiter: Waiter) -> None:
-        """Who is inside goes to sleep, and wants to hear of a close. Raises Closed."""
-        with self._mutex:
-            self._check()
-            self._sleeper = waiter
-            self.waits += 1
-
-    def awake(self) -> None:
-        """Who is inside woke up. Raises Closed when that was because of a close."""
-        with self._mutex:
-            self._sleeper = None
-            self._check()
-
-    def leave(self) -> None:
-        """Step out; the next in line is woken, or, when closed, what is to be closed is."""
-        with self._mutex:
-            self._occupied, self._sleeper = False, None
-            self._wake_next()
-            ending = self._take_ending()
-        if ending is not None:
-            ending()
-
-    def close(self) -> None:
-        """Wake everybody inside and in line; they raise Closed. Closing twice does nothing."""
-        with self._mutex:
-            self.closed = True
-            for waiter in self._queue:
-                waiter.wake()
-            self._queue.clear()
-            if self._sleeper is not None:
-                self._sleeper.wake()
-            ending = self._take_ending()
-        if ending is not None:
-            ending()
-
-    def _check(self) -> None:
-        if self.closed:
-            raise Closed("this end is closed", subject=self.subject)
-        if self._torn:
-            raise ForkedCopy(
-                "this copy can't be used",
-                subject=self.subject,
-                why="another thread was using it when this process was forked",
-                remedy="fork while it is idle, or open an end of its own in the child",
-            )
-
-    def _wake_next(self) -> None:
-        if self._queue and not self._occupied:
-            self._queue[0].wake()
-
-    def _take_ending(self) -> Callable[[], None] | None:
-        if not self.closed or self._occupied:
-            return None
-        ending, self._on_empty = self._on_empty, None
-        return ending
-
-
-_turnstiles: weakref.WeakSet[Turnstile] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for turnstile in list(_turnstiles):
-        turnstile.after_fork_in_child()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 # ── the two drivers ──────────────────────────────────────────────────────────────────────────

@@ -76,11 +76,22 @@ def parse(text: str, **given: Any) -> Address:
     if name.startswith("//") and name[2:3] == "/":
         name = name[2:]  # unix:///run/x, as URLs are often written
     try:
-        pairs = parse_qsl(match["query"] or "", keep_blank_values=True, strict_parsing=bool(match["query"]))
+        pairs = parse_qsl(
+            match["query"] or "", keep_blank_values=True, strict_parsing=bool(match["query"])
+        )
     except ValueError as error:
-        raise AddressError("its options can't be read", subject=text, why=str(error), remedy="write ?option=value&option=value") from None
+        raise AddressError(
+            "its options can't be read",
+            subject=text,
+            why=str(error),
+            remedy="write ?option=value&option=value",
+        ) from None
     options = _merge(text, Options(), dict(pairs))
-    return Address(match["scheme"], name, _merge(text, options, {k: v for k, v in given.items() if v is not None}))
+    return Address(
+        match["scheme"],
+        name,
+        _merge(text, options, {k: v for k, v in given.items() if v is not None}),
+    )
 
 
 def restrict(address: Address, allowed: frozenset[str]) -> None:
@@ -97,14 +108,22 @@ def restrict(address: Address, allowed: frozenset[str]) -> None:
 def _merge(text: str, options: Options, given: Mapping[str, Any]) -> Options:
     for key, value in given.items():
         if key not in _READERS:
-            raise AddressError(f"there is no option {key!r}", subject=text, remedy="the options are " + ", ".join(_READERS))
+            raise AddressError(
+                f"there is no option {key!r}",
+                subject=text,
+                remedy="the options are " + ", ".join(_READERS),
+            )
         try:
             read = _READERS[key](value)
         except (ValueError, TypeError) as error:
-            raise AddressError(f"{key}={value} makes no sense", subject=text, why=str(error)) from None
+            raise AddressError(
+                f"{key}={value} makes no sense", subject=text, why=str(error)
+            ) from None
         before = getattr(options, key)
         if before is not None and before != read:
-            raise AddressError(f"{key} is given twice, as {before} and {read}", subject=text, remedy="give it once")
+            raise AddressError(
+                f"{key} is given twice, as {before} and {read}", subject=text, remedy="give it once"
+            )
         options = replace(options, **{key: read})
     return options
 

@@ -8,10 +8,14 @@ A pipe's end is open in one direction only, so that the kernel grants a lock of 
 takes one then looks for others (F_GETLK) and steps back when there are any. Two who come at the
 same moment may both step back, and are told Busy; never do both get it.
 
+A *membership* is a lock of the same kind on a byte of the process's own (2 + its pid), and says that the process has a
+FIFO open: whoever leaves looks whether there is another.
+
 Rules:
 1. The kernel drops a process's locks on an inode when that process closes *any* descriptor of it:
    closing an end tells the other claims on that inode to be taken again.
-2. A claim is checked against the pid at each use, so that a forked copy takes its own.
+2. A claim is checked against the pid at each use, so that a forked copy takes its own. A membership is taken
+   again in every forked child.
 """
 
 from __future__ import annotations
@@ -26,59 +30,112 @@ from kinfolk.errors import Busy
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
 RECEIVING, SENDING = 0, 1
+_MEMBERS = 2  # the first byte of memberships
 
-_claims: weakref.WeakSet[Claim] = weakref.WeakSet()
+
+class _Held:
+    """A record lock of this process on the inode of a descriptor."""
+
+    __slots__ = ("__weakref__", "_fd", "_inode", "_writable")
+
+    def __init__(self, fd: int) -> None:
+        status = os.fstat(fd)
+        self._fd = fd
+        self._inode = status.st_dev, status.st_ino
+        self._writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        _held.add(self)
+
+    def lost(self) -> None:
+        """The kernel has dropped the lock: this process closed a descriptor of the inode, or was forked."""
+        raise NotImplementedError
+
+    def closed(self) -> None:
+        """The descriptor was closed just now."""
+        _held.discard(self)
+        for other in list(_held):
+            if other._inode == self._inode:
+                other.lost()
+
+    def _lock(self, byte: int) -> None:
+        # An end that is open for reading only gets no lock but the shared kind.
+        self._set(fcntl.F_WRLCK if self._writable else fcntl.F_RDLCK, byte)
+
+    def _set(self, kind: int, byte: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+
+    def _holder(self, byte: int, length: int) -> int:
+        """The pid of another process that has a lock there, 0 when there is none."""
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, length, 0)
+        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, asked))
+        return 0 if kind == fcntl.F_UNLCK else int(pid)
 
 
-class Claim:
-    """The right of this process to use one direction of one stream."""
+_held: weakref.WeakSet[_Held] = weakref.WeakSet()
 
-    __slots__ = ("__weakref__", "_direction", "_fd", "_inode", "_pid", "_subject")
+
+class Claim(_Held):
+    """The right of this process to use one direction of one stream; nothing is taken before `take`."""
+
+    __slots__ = ("_direction", "_pid", "_subject")
 
     def __init__(self, fd: int, direction: int, subject: str) -> None:
-        """Prepare a claim on the stream of ``fd``; nothing is taken before `take`."""
-        status = os.fstat(fd)
-        self._fd, self._direction, self._subject = fd, direction, subject
-        self._inode = status.st_dev, status.st_ino
+        """Prepare a claim on the stream of ``fd``."""
+        super().__init__(fd)
+        self._direction, self._subject = direction, subject
         self._pid = 0
-        _claims.add(self)
 
     def take(self) -> None:
         """Make sure that this process has the claim. Raises Busy, naming the process that has it."""
         pid = os.getpid()
         if self._pid == pid:
             return
-        writable = os.O_RDONLY != fcntl.fcntl(self._fd, fcntl.F_GETFL) & os.O_ACCMODE
         try:
-            self._lock(fcntl.F_WRLCK if writable else fcntl.F_RDLCK)
+            self._lock(self._direction)
         except BlockingIOError:
-            raise self._busy(self._holder()) from None
-        if not writable and (holder := self._holder()):
-            self._lock(fcntl.F_UNLCK)
+            raise self._busy(self._holder(self._direction, 1)) from None
+        if not self._writable and (holder := self._holder(self._direction, 1)):
+            self._set(fcntl.F_UNLCK, self._direction)
             raise self._busy(holder)
         self._pid = pid
 
-    def closing(self) -> None:
-        """A descriptor of the inode is being closed: call this right after."""
+    def lost(self) -> None:
+        """To be taken again at the next use."""
         self._pid = 0
-        _claims.discard(self)
-        for other in list(_claims):
-            if other._inode == self._inode:
-                other._pid = 0
-
-    def _lock(self, kind: int) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_SETLK, _FLOCK.pack(kind, os.SEEK_SET, self._direction, 1, 0))
-
-    def _holder(self) -> int:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, self._direction, 1, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, asked))
-        return 0 if kind == fcntl.F_UNLCK else int(pid)
 
     def _busy(self, holder: int) -> Busy:
         verb = "receives" if self._direction == RECEIVING else "sends"
         return Busy(
             f"another process {verb} here",
             subject=self._subject,
-            why=f"process {holder} does, and only one can at a time" if holder else "only one can at a time",
+            why=f"process {holder} does, and only one can at a time"
+            if holder
+            else "only one can at a time",
             remedy="let that one close its end first, or give each process a channel of its own",
         )
+
+
+class Membership(_Held):
+    """That this process has a FIFO open."""
+
+    __slots__ = ()
+
+    def __init__(self, fd: int) -> None:
+        """Join; ``fd`` is either end of the FIFO."""
+        super().__init__(fd)
+        self.lost()
+
+    def lost(self) -> None:
+        """Taken again at once."""
+        self._lock(_MEMBERS + os.getpid())
+
+    def others(self) -> bool:
+        """Whether another process has the FIFO open (a kinfolk one: nobody else says so)."""
+        return self._holder(_MEMBERS, 0) != 0
+
+
+def _after_fork_in_child() -> None:
+    for held in list(_held):
+        held.lost()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

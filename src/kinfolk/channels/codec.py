@@ -89,7 +89,9 @@ def decode(message: Message, allowed: Codec, *, copy: bool = False) -> Any:
         return body if isinstance(body, bytes) else bytes(body)
     decoder = _DECODERS.get(kind)
     if decoder is None:
-        raise CorruptChannel(f"a message of unknown kind {kind} came", remedy="update the older side")
+        raise CorruptChannel(
+            f"a message of unknown kind {kind} came", remedy="update the older side"
+        )
     try:
         return decoder(body, buffers)
     except DecodeError:
@@ -123,13 +125,17 @@ def _split(body: Buffer) -> list[Buffer]:
             raise CorruptChannel(f"a message of {len(view)} bytes claims to hold {count} buffers")
         lengths = struct.unpack_from(f"<{count + 1}Q", view, _COUNTS.size)
     except struct.error:
-        raise CorruptChannel(f"a message of {len(view)} bytes is too short for its table of buffers") from None
+        raise CorruptChannel(
+            f"a message of {len(view)} bytes is too short for its table of buffers"
+        ) from None
     pieces: list[Buffer] = []
     offset = _COUNTS.size + 8 * (count + 1)
     for length in lengths:
         offset += -offset % _ALIGNMENT
         if length > len(view) - offset:
-            raise CorruptChannel(f"a buffer of {length} bytes does not fit into its message of {len(view)}")
+            raise CorruptChannel(
+                f"a buffer of {length} bytes does not fit into its message of {len(view)}"
+            )
         pieces.append(view[offset : offset + length])
         offset += length
     return pieces
@@ -166,7 +172,7 @@ def _decode_pickle(body: Buffer, buffers: list[Buffer]) -> Any:
 
 
 def _encode_msgpack(obj: object, buffers: list[memoryview]) -> Buffer:
-    def array_to_extension(value: object) -> msgspec.msgpack.Ext:
+    def array_to_extension(value: Any) -> msgspec.msgpack.Ext:
         if not _is_array(value):
             raise TypeError(f"msgpack has no type for {type(value).__qualname__}")
         if value.dtype.hasobject:
@@ -175,7 +181,9 @@ def _encode_msgpack(obj: object, buffers: list[memoryview]) -> Buffer:
             value = value.copy(order="C")
         dtype = value.dtype.descr if value.dtype.names else value.dtype.str
         buffers.append(memoryview(value.reshape(-1).view("u1")))
-        return msgspec.msgpack.Ext(_ARRAY_EXTENSION, msgspec.msgpack.encode([len(buffers) - 1, dtype, value.shape]))
+        return msgspec.msgpack.Ext(
+            _ARRAY_EXTENSION, msgspec.msgpack.encode([len(buffers) - 1, dtype, value.shape])
+        )
 
     return msgspec.msgpack.encode(obj, enc_hook=array_to_extension)
 
@@ -187,7 +195,9 @@ def _decode_msgpack(body: Buffer, buffers: list[Buffer]) -> Any:
         try:
             import numpy
         except ImportError:
-            raise DecodeError("the message holds an array, and NumPy is not installed", remedy="pip install numpy") from None
+            raise DecodeError(
+                "the message holds an array, and NumPy is not installed", remedy="pip install numpy"
+            ) from None
         index, dtype, shape = msgspec.msgpack.decode(data, type=tuple[int, Any, list[int]])
         if isinstance(dtype, list):
             dtype = [tuple(field) for field in dtype]
@@ -227,7 +237,8 @@ def as_bytes_view(data: object) -> memoryview:
         view = memoryview(data)  # type: ignore[arg-type]
     except TypeError:
         raise CodecError(
-            f"a {type(data).__qualname__} has no bytes", remedy="send objects with send(), bytes with send_bytes()"
+            f"a {type(data).__qualname__} has no bytes",
+            remedy="send objects with send(), bytes with send_bytes()",
         ) from None
     if not view.c_contiguous:
         view = memoryview(view.tobytes())
@@ -245,7 +256,11 @@ _ENCODERS: dict[Codec, _Encoder] = {
     "json": _encode_json,
     "raw": _encode_raw,
 }
-_DECODERS: dict[int, _Decoder] = {PICKLE: _decode_pickle, MSGPACK: _decode_msgpack, JSON: _decode_json}
+_DECODERS: dict[int, _Decoder] = {
+    PICKLE: _decode_pickle,
+    MSGPACK: _decode_msgpack,
+    JSON: _decode_json,
+}
 _OTHER_CODECS: dict[Codec, str] = {
     "pickle": "send something that can be pickled: no lambdas, open files, locks or local classes",
     "msgpack": "use codec='pickle' between processes of one user, or send dicts, lists, numbers, text, arrays",

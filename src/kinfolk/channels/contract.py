@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 from kinfolk.channels.address import Address, Codec, Lifetime
 from kinfolk.errors import AddressError, Unsupported
 from kinfolk.identity import Peer
-from kinfolk.waiting import Steps
+from kinfolk.waiting import Interest, Steps
 
 Buffer = bytes | bytearray | memoryview
 
@@ -54,7 +54,8 @@ class Message:
     @property
     def size(self) -> int:
         """Bytes in all pieces."""
-        return sum(len(part) for part in self.parts)
+        parts = self.parts
+        return len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
 
     @property
     def body(self) -> Buffer:
@@ -85,6 +86,8 @@ class Limits:
     descriptors: bool = False
     #: whether a message without bytes can be told from none
     empty_messages: bool = True
+    #: what to do about a message that is too large
+    too_big_remedy: str = "open both ends with a larger max_message"
     #: what else a user should know, a sentence each
     notes: tuple[str, ...] = ()
 
@@ -136,9 +139,20 @@ class SendTransport(_Transport):
     def send(self, message: Message) -> Steps[None]:
         """Commit one message. Raises BrokenChannel when every receiver has gone."""
 
+    def try_send(self, message: Message) -> bool:
+        """`send` for a message that takes one system call, and only if it can be sent now; whether it was.
+
+        Here for speed alone: a mechanism that can't do better than its steps leaves it.
+        """
+        return False
+
     def send_eof(self) -> None:
         """End this direction while the other goes on. Raises Unsupported where they can't be parted."""
-        raise Unsupported("this direction can't be ended alone", subject=self.limits.mechanism, remedy="close the end")
+        raise Unsupported(
+            "this direction can't be ended alone",
+            subject=self.limits.mechanism,
+            remedy="close the end",
+        )
 
 
 class ReceiveTransport(_Transport):
@@ -150,6 +164,28 @@ class ReceiveTransport(_Transport):
     @abstractmethod
     def receive(self) -> Steps[Message]:
         """The next message. Raises EndOfChannel, CorruptChannel."""
+
+    #: what to wait for, after `try_receive` gave None
+    interest: Interest
+    _steps: Steps[Message] | None = None
+
+    def try_receive(self) -> Message | None:
+        """The next message, or None instead of waiting: then `interest` says for what.
+
+        By default it goes on with the steps of `receive` where they stopped; a mechanism with a quicker way takes it,
+        and makes its steps of that.
+        """
+        if self._steps is None:
+            self._steps = self.receive()
+        try:
+            self.interest = next(self._steps)
+        except StopIteration as received:
+            self._steps = None
+            return received.value  # type: ignore[no-any-return]
+        except BaseException:
+            self._steps = None
+            raise
+        return None
 
     def buffered(self) -> bool:
         """Whether `receive` has something in user space, of which `fileno` knows nothing."""
@@ -211,7 +247,9 @@ class Mechanism:
                 remedy="leave the codec out, or use framing=framed",
             )
         lifetime = options.lifetime or self.default_lifetime
-        return replace(address, options=replace(options, framing=framing, codec=codec, lifetime=lifetime))
+        return replace(
+            address, options=replace(options, framing=framing, codec=codec, lifetime=lifetime)
+        )
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver to have made the name, and join it."""
@@ -229,7 +267,7 @@ class Mechanism:
         """Connect to a listener, waiting for it to be there."""
         raise self._lacks("it goes one way only", address)
 
-    def listen(self, address: Address) -> ListenTransport:
+    def listen(self, address: Address) -> Steps[ListenTransport]:
         """Make the name and listen there."""
         raise self._lacks("it goes one way only", address)
 
@@ -240,4 +278,6 @@ class Mechanism:
         return Duplex(here_receives, here_sends), Duplex(there_receives, there_sends)
 
     def _lacks(self, why: str, address: Address) -> Unsupported:
-        return Unsupported("can't be opened like this", subject=str(address), why=why, remedy=self.remedy)
+        return Unsupported(
+            "can't be opened like this", subject=str(address), why=why, remedy=self.remedy
+        )

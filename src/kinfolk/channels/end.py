@@ -16,7 +16,8 @@ from typing import Self, TypeVar
 from kinfolk.channels.address import Codec
 from kinfolk.channels.contract import Limits, ReceiveTransport, SendTransport
 from kinfolk.errors import KinfolkError, from_os_error
-from kinfolk.waiting import Steps, Turnstile
+from kinfolk.turnstile import Turnstile
+from kinfolk.waiting import Steps
 
 T = TypeVar("T")
 
@@ -37,15 +38,23 @@ class Statistics:
     depth: int | None = None
 
 
+def located(error: OSError | KinfolkError, what: str, subject: str) -> KinfolkError:
+    """The error of kinfolk for what a mechanism raised, naming the end where it happened."""
+    if isinstance(error, KinfolkError):
+        error.subject = error.subject or subject
+        return error
+    return from_os_error(error, what, subject)
+
+
 def guarded(steps: Steps[T], what: str, subject: str) -> Steps[T]:
-    """The same steps; an OSError comes out of them as an error of kinfolk."""
+    """The same steps; whatever they raise comes out `located`."""
     try:
         return (yield from steps)
     except KinfolkError as error:
-        error.subject = error.subject or subject
+        located(error, what, subject)
         raise
     except OSError as error:
-        raise from_os_error(error, what, subject) from error
+        raise located(error, what, subject) from error
 
 
 class End:
@@ -96,13 +105,23 @@ class End:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def __repr__(self) -> str:

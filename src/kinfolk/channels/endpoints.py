@@ -14,7 +14,8 @@ from kinfolk.channels.sending import Sends
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import from_os_error
 from kinfolk.identity import Peer
-from kinfolk.waiting import Steps, Turnstile, arun, run
+from kinfolk.turnstile import Turnstile
+from kinfolk.waiting import Steps, arun, run
 
 
 class Sender(Sends):
@@ -141,7 +142,12 @@ class Connection(Sends, Receives):
         return self._count(self._receiving, self._sending)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild_connection, (self._address, self._codec, dismantle(self._receiving), dismantle(self._sending))
+        return rebuild_connection, (
+            self._address,
+            self._codec,
+            dismantle(self._receiving),
+            dismantle(self._sending),
+        )
 
 
 class Listener(End):
@@ -164,7 +170,9 @@ class Listener(End):
 
     async def aaccept(self, *, timeout: float | None = None) -> Connection:
         """`accept`, on asyncio."""
-        return await arun(self._accept_steps(), self._turn, Deadline(timeout), f"{self._address}: accept")
+        return await arun(
+            self._accept_steps(), self._turn, Deadline(timeout), f"{self._address}: accept"
+        )
 
     def _accept_steps(self) -> Steps[Connection]:
         duplex = yield from guarded(self._transport.accept(), "can't accept", self._address)
@@ -195,11 +203,15 @@ class Listener(End):
 # ── how multiprocessing passes an end to a child: see `kinfolk.channels.passing` ─────────────
 
 
-def rebuild(kind: type[Sender] | type[Receiver], address: str, codec: Codec, parts: Dismantled) -> Sender | Receiver:
+def rebuild(
+    kind: type[Sender] | type[Receiver], address: str, codec: Codec, parts: Dismantled
+) -> Sender | Receiver:
     """An end that came from another process."""
     return kind(address, codec, assemble(parts))
 
 
-def rebuild_connection(address: str, codec: Codec, receiving: Dismantled, sending: Dismantled) -> Connection:
+def rebuild_connection(
+    address: str, codec: Codec, receiving: Dismantled, sending: Dismantled
+) -> Connection:
     """A connection that came from another process."""
     return Connection(address, codec, Duplex(assemble(receiving), assemble(sending)))

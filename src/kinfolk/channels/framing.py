@@ -61,16 +61,25 @@ class Chunker:
         self._nonce = int.from_bytes(os.urandom(4), "little")
         self._sequence = 0
 
-    def chunks(self, message: Message, largest: int) -> Iterator[list[Buffer]]:
-        """The chunks of one message, each as pieces to be written together, the header first."""
+    def single(self, message: Message) -> list[Buffer]:
+        """The only chunk of a message that fits into one."""
         if os.getpid() != self._pid:
             self._renew()  # a forked copy is an end of its own
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        total, kind = message.size, message.kind
         riding = DESCRIPTORS if message.descriptors else 0
+        total = message.size
+        return [self._header(FIRST | LAST | riding, message.kind, total, total), *message.parts]
+
+    def chunks(self, message: Message, largest: int) -> Iterator[list[Buffer]]:
+        """The chunks of one message, each as pieces to be written together, the header first."""
+        total, kind = message.size, message.kind
         if total <= largest:
-            yield [self._header(FIRST | LAST | riding, kind, total, total), *message.parts]
+            yield self.single(message)
             return
+        if os.getpid() != self._pid:
+            self._renew()
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        riding = DESCRIPTORS if message.descriptors else 0
         sent = 0
         for pieces, length in _cut(message, largest):
             flags = (FIRST | riding if sent == 0 else 0) | (LAST if sent + length == total else 0)
@@ -82,7 +91,9 @@ class Chunker:
         return self._header(ABORT, 0, 0, 0)
 
     def _header(self, flags: int, kind: int, length: int, total: int) -> bytes:
-        return HEADER.pack(MAGIC, flags, kind, length, self._pid, self._nonce, self._sequence, total)
+        return HEADER.pack(
+            MAGIC, flags, kind, length, self._pid, self._nonce, self._sequence, total
+        )
 
 
 def _cut(message: Message, largest: int) -> Iterator[tuple[list[Buffer], int]]:
@@ -90,7 +101,7 @@ def _cut(message: Message, largest: int) -> Iterator[tuple[list[Buffer], int]]:
     length = 0
     for part in message.parts:
         rest = memoryview(part)
-        while len(rest):
+        while rest:
             piece, rest = rest[: largest - length], rest[largest - length :]
             pieces.append(piece)
             length += len(piece)
@@ -164,6 +175,22 @@ class Assembler:
             raise self._corrupt(f"a chunk of {length} bytes was announced in a message of {total}")
         return Chunk(flags, kind, length, (pid, nonce), sequence, total)
 
+    def single(self, data: bytes) -> Message | None:
+        """The message in a header and bytes that are all of it; None for anything else.
+
+        Here for speed alone, for most messages are small: `parse` and `whole` give the same.
+        """
+        magic, flags, kind, length, pid, nonce, _, total = HEADER.unpack_from(data)
+        if (
+            magic != MAGIC
+            or flags != FIRST | LAST
+            or not length == total == len(data) - HEADER.size
+        ):
+            return None
+        if self.partials:
+            self._drop((pid, nonce))
+        return Message(kind, (data[HEADER.size :],)) if total <= self._max_message else None
+
     def whole(self, chunk: Chunk, body: bytes) -> Message | None:
         """Take a chunk whose bytes are all here; the message, if that was its last chunk."""
         if chunk.flags & (FIRST | LAST) == FIRST | LAST:
@@ -202,7 +229,9 @@ class Assembler:
         if not chunk.flags & LAST:
             return None
         if partial.received != partial.total:
-            raise self._corrupt(f"a message of {partial.total} bytes ended after {partial.received}")
+            raise self._corrupt(
+                f"a message of {partial.total} bytes ended after {partial.received}"
+            )
         del self.partials[chunk.sender]
         # getvalue gives the memory itself away, without a copy, as nobody else refers to it.
         return Message(partial.kind, (partial.body.getvalue(),))

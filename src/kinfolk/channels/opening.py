@@ -6,21 +6,29 @@ Every function takes an address and, as keywords, the options that may also stan
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from kinfolk.channels.address import Address, Codec, parse, restrict
 from kinfolk.channels.contract import Mechanism
 from kinfolk.channels.end import guarded
 from kinfolk.channels.endpoints import Connection, Listener, Receiver, Sender
+from kinfolk.channels.fifo import MECHANISM as FIFO
 from kinfolk.channels.pipe import MECHANISM as PIPE
 from kinfolk.deadlines import Deadline
-from kinfolk.errors import AddressError, from_os_error
-from kinfolk.waiting import Steps, Turnstile, arun, run
+from kinfolk.errors import AddressError
+from kinfolk.turnstile import Turnstile
+from kinfolk.waiting import Steps, arun, run
 
 T = TypeVar("T")
 
 #: Every mechanism by its scheme. `ring` and `file` have their place here when they come.
-MECHANISMS: dict[str, Mechanism] = {mechanism.scheme: mechanism for mechanism in (PIPE,)}
+MECHANISMS: dict[str, Mechanism] = {
+    mechanism.scheme: mechanism
+    for mechanism in (
+        PIPE,
+        FIFO,
+    )
+}
 
 
 def mechanism_of(address: str, **options: Any) -> tuple[Mechanism, Address]:
@@ -45,14 +53,18 @@ def channel(address: str = "pipe:", **options: Any) -> tuple[Receiver, Sender]:
     """
     mechanism, parsed = mechanism_of(address, **options)
     receiving, sending = _now(mechanism.channel(parsed), parsed)
-    return Receiver(str(parsed), _codec(parsed), receiving), Sender(str(parsed), _codec(parsed), sending)
+    return Receiver(str(parsed), _codec(parsed), receiving), Sender(
+        str(parsed), _codec(parsed), sending
+    )
 
 
 def pair(mechanism: str = "unix:", **options: Any) -> tuple[Connection, Connection]:
     """Two connected ends, each both ways, of a mechanism such as ``"unix:"`` or ``"pipe:"``."""
     found, parsed = mechanism_of(mechanism if ":" in mechanism else mechanism + ":", **options)
     one, other = _now(found.pair(parsed), parsed)
-    return Connection(str(parsed), _codec(parsed), one), Connection(str(parsed), _codec(parsed), other)
+    return Connection(str(parsed), _codec(parsed), one), Connection(
+        str(parsed), _codec(parsed), other
+    )
 
 
 def open_sender(address: str, *, timeout: float | None = None, **options: Any) -> Sender:
@@ -61,7 +73,9 @@ def open_sender(address: str, *, timeout: float | None = None, **options: Any) -
     Raises Timeout, AddressError, UntrustedPeer, Unsupported, and what the kernel says.
     """
     mechanism, parsed = mechanism_of(address, **options)
-    return Sender(str(parsed), _codec(parsed), _wait(mechanism.open_sender(parsed), parsed, timeout))
+    return Sender(
+        str(parsed), _codec(parsed), _wait(mechanism.open_sender(parsed), parsed, timeout)
+    )
 
 
 def open_receiver(address: str, *, timeout: float | None = None, **options: Any) -> Receiver:
@@ -71,58 +85,70 @@ def open_receiver(address: str, *, timeout: float | None = None, **options: Any)
     Raises Busy when another process receives there and only one can, AddressError, UntrustedPeer, Unsupported.
     """
     mechanism, parsed = mechanism_of(address, **options)
-    return Receiver(str(parsed), _codec(parsed), _wait(mechanism.open_receiver(parsed), parsed, timeout))
+    return Receiver(
+        str(parsed), _codec(parsed), _wait(mechanism.open_receiver(parsed), parsed, timeout)
+    )
 
 
 def connect(address: str, *, timeout: float | None = None, **options: Any) -> Connection:
     """Connect to a listener, waiting up to ``timeout`` seconds for it to be there."""
     mechanism, parsed = mechanism_of(address, **options)
-    return Connection(str(parsed), _codec(parsed), _wait(mechanism.connect(parsed), parsed, timeout))
+    return Connection(
+        str(parsed), _codec(parsed), _wait(mechanism.connect(parsed), parsed, timeout)
+    )
 
 
-def listen(address: str, **options: Any) -> Listener:
-    """Listen for connections at an address. Raises Busy when somebody listens there already."""
+def listen(address: str, *, timeout: float | None = None, **options: Any) -> Listener:
+    """Listen for connections at an address. Raises Busy when somebody listens there already.
+
+    ``timeout`` bounds the waiting for a name that somebody else is making or removing just now.
+    """
     mechanism, parsed = mechanism_of(address, **options)
-    try:
-        return Listener(str(parsed), _codec(parsed), mechanism.listen(parsed))
-    except OSError as error:
-        raise from_os_error(error, "can't listen", str(parsed)) from error
+    return Listener(str(parsed), _codec(parsed), _wait(mechanism.listen(parsed), parsed, timeout))
 
 
 async def aopen_sender(address: str, *, timeout: float | None = None, **options: Any) -> Sender:
     """`open_sender`, on asyncio."""
     mechanism, parsed = mechanism_of(address, **options)
-    return Sender(str(parsed), _codec(parsed), await _await(mechanism.open_sender(parsed), parsed, timeout))
+    return Sender(
+        str(parsed), _codec(parsed), await _await(mechanism.open_sender(parsed), parsed, timeout)
+    )
 
 
 async def aopen_receiver(address: str, *, timeout: float | None = None, **options: Any) -> Receiver:
     """`open_receiver`, on asyncio."""
     mechanism, parsed = mechanism_of(address, **options)
-    return Receiver(str(parsed), _codec(parsed), await _await(mechanism.open_receiver(parsed), parsed, timeout))
+    return Receiver(
+        str(parsed), _codec(parsed), await _await(mechanism.open_receiver(parsed), parsed, timeout)
+    )
 
 
 async def aconnect(address: str, *, timeout: float | None = None, **options: Any) -> Connection:
     """`connect`, on asyncio."""
     mechanism, parsed = mechanism_of(address, **options)
-    return Connection(str(parsed), _codec(parsed), await _await(mechanism.connect(parsed), parsed, timeout))
+    return Connection(
+        str(parsed), _codec(parsed), await _await(mechanism.connect(parsed), parsed, timeout)
+    )
 
 
 def _codec(address: Address) -> Codec:
-    codec = address.options.codec
-    assert codec in get_args(Codec)
-    return codec
+    assert address.options.codec is not None  # Mechanism.completed saw to it
+    return address.options.codec
 
 
 def _wait(steps: Steps[T], address: Address, timeout: float | None) -> T:
     turnstile = Turnstile(str(address), lambda: None)
-    return run(guarded(steps, "can't open", str(address)), turnstile, Deadline(timeout), f"{address}: open")
+    return run(
+        guarded(steps, "can't open", str(address)), turnstile, Deadline(timeout), f"{address}: open"
+    )
 
 
 async def _await(steps: Steps[T], address: Address, timeout: float | None) -> T:
     turnstile = Turnstile(str(address), lambda: None)
-    return await arun(guarded(steps, "can't open", str(address)), turnstile, Deadline(timeout), f"{address}: open")
+    return await arun(
+        guarded(steps, "can't open", str(address)), turnstile, Deadline(timeout), f"{address}: open"
+    )
 
 
 def _now(steps: Steps[T], address: Address) -> T:
     return _wait(steps, address, None)
-

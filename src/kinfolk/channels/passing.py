@@ -43,7 +43,11 @@ def dismantle(transport: SendTransport | ReceiveTransport) -> Dismantled:
         )
     make, arguments = transport.passable()
     return Dismantled(
-        make, tuple(multiprocessing.reduction.DupFd(a.number) if isinstance(a, Passed) else a for a in arguments)
+        make,
+        tuple(
+            multiprocessing.reduction.DupFd(a.number) if isinstance(a, Passed) else a
+            for a in arguments
+        ),
     )
 
 

@@ -9,16 +9,22 @@ See `kinfolk.channels.pipe_transport` for what travels.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
 
 from kinfolk.channels.address import Address
-from kinfolk.channels.contract import DEFAULT_MAX_MESSAGE, Limits, Mechanism, ReceiveTransport, SendTransport
-from kinfolk.channels.pipe_transport import PipeReceiver, PipeSender, pipe_limits
+from kinfolk.channels.contract import (
+    DEFAULT_MAX_MESSAGE,
+    Limits,
+    Mechanism,
+    ReceiveTransport,
+    SendTransport,
+)
+from kinfolk.channels.pipe_size import pipe_limits, set_capacity
+from kinfolk.channels.pipe_transport import PipeReceiver, PipeSender
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import AddressError, LimitReached
+from kinfolk.errors import AddressError
 from kinfolk.waiting import Steps, ready
 
 
@@ -32,7 +38,9 @@ class PipeMechanism(Mechanism):
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
         """A new pipe."""
         if address.name:
-            raise AddressError("a new pipe has no name", subject=str(address), remedy="write pipe:, or fifo:/path")
+            raise AddressError(
+                "a new pipe has no name", subject=str(address), remedy="write pipe:, or fifo:/path"
+            )
         reading, writing = os.pipe2(os.O_CLOEXEC)
         receiver, sender = Descriptor(reading, "pipe:"), Descriptor(writing, "pipe:")
         try:
@@ -40,7 +48,10 @@ class PipeMechanism(Mechanism):
                 set_capacity(writing, address.options.capacity, str(address))
             limits = _limits(address, writing)
             raw = address.options.framing == "raw"
-            ends = PipeReceiver(receiver, limits, str(address), raw=raw), PipeSender(sender, limits, str(address), raw=raw)
+            ends = (
+                PipeReceiver(receiver, limits, str(address), raw=raw),
+                PipeSender(sender, limits, str(address), raw=raw),
+            )
         except BaseException:
             receiver.close()
             sender.close()
@@ -51,35 +62,27 @@ class PipeMechanism(Mechanism):
         """Adopt the inherited write end with the number in the address."""
         descriptor = _adopt(address, os.O_WRONLY)
         raw = address.options.framing == "raw"
-        return ready(PipeSender(descriptor, _limits(address, descriptor.fileno()), str(address), raw=raw))
+        return ready(
+            PipeSender(descriptor, _limits(address, descriptor.fileno()), str(address), raw=raw)
+        )
 
     def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
         """Adopt the inherited read end with the number in the address."""
         descriptor = _adopt(address, os.O_RDONLY)
         raw = address.options.framing == "raw"
-        return ready(PipeReceiver(descriptor, _limits(address, descriptor.fileno()), str(address), raw=raw))
-
-
-def set_capacity(fd: int, capacity: int, subject: str) -> None:
-    """F_SETPIPE_SZ. Raises LimitReached, naming the kernel's limit."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, capacity)
-    except (PermissionError, OverflowError) as error:
-        with open("/proc/sys/fs/pipe-max-size", encoding="ascii") as file:
-            largest = file.read().strip()
-        raise LimitReached(
-            f"the pipe can't be made {capacity} bytes large",
-            subject=subject,
-            why=f"this user may go up to {largest} for one pipe, and fs.pipe-user-pages-soft for all together",
-            remedy=f"ask for less, or raise it: sysctl fs.pipe-max-size={capacity}",
-            code=errno.EPERM,
-        ) from error
+        return ready(
+            PipeReceiver(descriptor, _limits(address, descriptor.fileno()), str(address), raw=raw)
+        )
 
 
 def _limits(address: Address, fd: int) -> Limits:
     options = address.options
     return pipe_limits(
-        "pipe", fd, options.max_message or DEFAULT_MAX_MESSAGE, options.senders or "many", options.framing == "raw"
+        "pipe",
+        fd,
+        options.max_message or DEFAULT_MAX_MESSAGE,
+        options.senders or "many",
+        options.framing == "raw",
     )
 
 

@@ -18,18 +18,33 @@ Rules:
 
 from __future__ import annotations
 
-import array
 import fcntl
 import os
 import select
-import termios
 from collections.abc import Callable
 from typing import Any
 
 from kinfolk.channels.claims import RECEIVING, SENDING, Claim
 from kinfolk.channels.codec import RAW
-from kinfolk.channels.contract import Buffer, Limits, Message, Passed, ReceiveTransport, SendTransport
-from kinfolk.channels.framing import ATOMIC_CHUNK, HEADER, MAX_CHUNK, PIPE_BUF, Assembler, Chunk, Chunker
+from kinfolk.channels.contract import (
+    Buffer,
+    Limits,
+    Message,
+    Passed,
+    ReceiveTransport,
+    SendTransport,
+)
+from kinfolk.channels.framing import (
+    ATOMIC_CHUNK,
+    HEADER,
+    MAX_CHUNK,
+    PIPE_BUF,
+    Assembler,
+    Chunk,
+    Chunker,
+)
+from kinfolk.channels.pipe_size import bytes_waiting
+from kinfolk.channels.presence import FifoEnd
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel, EndOfChannel
 from kinfolk.identity import is_dead, open_pidfd
@@ -39,12 +54,9 @@ from kinfolk.waiting import Interest, Steps
 class PipeSender(SendTransport):
     """The write end of a pipe."""
 
-    def __init__(
-        self, descriptor: Descriptor, limits: Limits, subject: str, *, raw: bool, ending: Callable[[], None] | None = None
-    ) -> None:
-        """Take over the write end; ``ending`` runs after it was closed."""
-        self._descriptor, self.limits, self._subject = descriptor, limits, subject
-        self._raw, self._ending = raw, ending
+    def __init__(self, descriptor: Descriptor, limits: Limits, subject: str, *, raw: bool) -> None:
+        """Take over the write end."""
+        self._descriptor, self.limits, self._subject, self._raw = descriptor, limits, subject, raw
         self._alone = limits.senders == "one"
         self._chunker = Chunker()
         self._claim = Claim(descriptor.fileno(), SENDING, subject)
@@ -70,6 +82,18 @@ class PipeSender(SendTransport):
             begun = False
         finally:
             self._abort_owed = self._abort_owed or begun
+
+    def try_send(self, message: Message) -> bool:
+        """Write a message that is one packet."""
+        if self._raw or self._rest or self._abort_owed or message.size > ATOMIC_CHUNK:
+            return False
+        if self._alone:
+            self._claim.take()
+        try:
+            os.writev(self._descriptor.fileno(), self._chunker.single(message))
+        except BlockingIOError:
+            return False
+        return True
 
     def _write_chunk(self, pieces: list[Buffer]) -> Steps[None]:
         if sum(map(len, pieces)) <= PIPE_BUF:
@@ -110,7 +134,7 @@ class PipeSender(SendTransport):
         fd = self._descriptor.fileno()
         rest = memoryview(data)
         try:
-            while len(rest):
+            while rest:
                 try:
                     rest = rest[os.write(fd, rest) :]
                 except BlockingIOError:
@@ -140,29 +164,40 @@ class PipeSender(SendTransport):
     def close(self) -> None:
         """Close the write end."""
         self._descriptor.close()
-        self._claim.closing()
-        if self._ending is not None:
-            self._ending()
+        self._claim.closed()
+
+    def unlink(self) -> None:
+        """Remove the FIFO's name."""
+        if not isinstance(self._descriptor, FifoEnd):
+            super().unlink()
+        else:
+            self._descriptor.unlink()
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The same write end in another process."""
-        return rebuild_sender, (Passed(self._descriptor.fileno()), self.limits, self._subject, self._raw)
+        return rebuild_sender, (
+            Passed(self._descriptor.fileno()),
+            _name_of(self._descriptor),
+            self.limits,
+            self._subject,
+            self._raw,
+        )
 
 
 class PipeReceiver(ReceiveTransport):
     """The read end of a pipe."""
 
-    def __init__(
-        self, descriptor: Descriptor, limits: Limits, subject: str, *, raw: bool, ending: Callable[[], None] | None = None
-    ) -> None:
-        """Take over the read end; ``ending`` runs after it was closed."""
-        self._descriptor, self.limits, self._subject = descriptor, limits, subject
-        self._raw, self._ending = raw, ending
+    def __init__(self, descriptor: Descriptor, limits: Limits, subject: str, *, raw: bool) -> None:
+        """Take over the read end."""
+        self._descriptor, self.limits, self._subject, self._raw = descriptor, limits, subject, raw
         self._assembler = Assembler(limits.max_message, subject)
         self._claim = Claim(descriptor.fileno(), RECEIVING, subject)
-        self._body: tuple[Chunk, memoryview | None, int] | None = None  # a long chunk of which some bytes are in
+        self._body: tuple[Chunk, memoryview | None, int] | None = (
+            None  # a long chunk of which some bytes are in
+        )
         self._pidfds: dict[tuple[int, int], int] = {}  # of senders with an incomplete message
         self._ended = False
+        self.interest = self._idle = Interest(readable=(descriptor.fileno(),))
         os.set_blocking(descriptor.fileno(), False)
 
     @property
@@ -172,24 +207,32 @@ class PipeReceiver(ReceiveTransport):
 
     def receive(self) -> Steps[Message]:
         """Read until a message is whole."""
+        while (message := self.try_receive()) is None:
+            yield self.interest
+        return message
+
+    def try_receive(self) -> Message | None:
+        """Read until a message is whole or the pipe is empty."""
         self._claim.take()
         fd = self._descriptor.fileno()
-        doomed: set[tuple[int, int]] = set()
+        doomed: list[tuple[int, int]] = []
         while True:
             try:
-                message = self._read_raw(fd) if self._raw else self._read_body(fd) if self._body else self._read_packet(fd)
-            except BlockingIOError:
+                if self._raw:
+                    message = self._read_raw(fd)
+                else:
+                    message = self._read_body(fd) if self._body else self._read_packet(fd)
+                if message is not None:
+                    return message
+            except (BlockingIOError, _NoSenderYet):
+                if not self._pidfds:
+                    return None
                 for sender in doomed:
                     self._forget(sender)
-                doomed = {sender for sender, pidfd in self._pidfds.items() if is_dead(pidfd)}
+                doomed = [sender for sender, pidfd in self._pidfds.items() if is_dead(pidfd)]
                 if not doomed:
-                    yield Interest(readable=(fd, *self._pidfds.values()))
-                continue
-            except _NoSenderYet:
-                yield Interest(readable=(fd,))
-                continue
-            if message is not None:
-                return message
+                    self.interest = Interest(readable=(fd, *self._pidfds.values()))
+                    return None
 
     def _read_raw(self, fd: int) -> Message:
         return Message(RAW, (self._read(fd, self.limits.capacity or PIPE_BUF),))
@@ -202,6 +245,8 @@ class PipeReceiver(ReceiveTransport):
                 subject=self._subject,
                 remedy="does the other side write raw bytes? then open this end with framing='raw'",
             )
+        if (message := self._assembler.single(data)) is not None:
+            return message
         chunk = self._assembler.parse(data)
         here = len(data) - HEADER.size
         if here == chunk.length:
@@ -209,7 +254,9 @@ class PipeReceiver(ReceiveTransport):
             self._watch(chunk)
             return message
         if here:
-            raise CorruptChannel(f"a chunk of {chunk.length} bytes came with {here}", subject=self._subject)
+            raise CorruptChannel(
+                f"a chunk of {chunk.length} bytes came with {here}", subject=self._subject
+            )
         self._body = chunk, self._assembler.room(chunk), chunk.length
         return None
 
@@ -246,7 +293,7 @@ class PipeReceiver(ReceiveTransport):
         self._ended = True
         self._body = None
         self._assembler.forget_all()
-        self._forget_pidfds()
+        self._unwatch_all()
         raise EndOfChannel("every sender has gone", subject=self._subject)
 
     def _watch(self, chunk: Chunk) -> None:
@@ -257,16 +304,20 @@ class PipeReceiver(ReceiveTransport):
                 # It ended just now: any later read finds the pipe empty, or its last chunks.
                 return
             self._pidfds[chunk.sender] = pidfd
-        elif not incomplete and (known := self._pidfds.pop(chunk.sender, None)) is not None:
-            os.close(known)
+        elif not incomplete and chunk.sender in self._pidfds:
+            self._unwatch(chunk.sender)
 
     def _forget(self, sender: tuple[int, int]) -> None:
         self._assembler.forget(sender)
-        os.close(self._pidfds.pop(sender))
+        self._unwatch(sender)
 
-    def _forget_pidfds(self) -> None:
-        while self._pidfds:
-            os.close(self._pidfds.popitem()[1])
+    def _unwatch(self, sender: tuple[int, int]) -> None:
+        os.close(self._pidfds.pop(sender))
+        self.interest = self._idle
+
+    def _unwatch_all(self) -> None:
+        for sender in list(self._pidfds):
+            self._unwatch(sender)
 
     def fileno(self) -> int:
         """Readable when a chunk is there or the last sender has gone."""
@@ -279,51 +330,49 @@ class PipeReceiver(ReceiveTransport):
     def close(self) -> None:
         """Close the read end; incomplete messages are gone with it."""
         self._body = None
-        self._forget_pidfds()
+        self._unwatch_all()
         self._descriptor.close()
-        self._claim.closing()
-        if self._ending is not None:
-            self._ending()
+        self._claim.closed()
+
+    def unlink(self) -> None:
+        """Remove the FIFO's name."""
+        if not isinstance(self._descriptor, FifoEnd):
+            super().unlink()
+        else:
+            self._descriptor.unlink()
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The same read end in another process."""
-        return rebuild_receiver, (Passed(self._descriptor.fileno()), self.limits, self._subject, self._raw)
+        return rebuild_receiver, (
+            Passed(self._descriptor.fileno()),
+            _name_of(self._descriptor),
+            self.limits,
+            self._subject,
+            self._raw,
+        )
 
 
 class _NoSenderYet(Exception):
     """A FIFO was read before its first sender came."""
 
 
-def rebuild_sender(fd: int, limits: Limits, subject: str, raw: bool) -> PipeSender:
-    """A sender around a descriptor that came from another process."""
-    return PipeSender(Descriptor(fd, subject), limits, subject, raw=raw)
+def rebuild_sender(
+    fd: int, name: str | None, limits: Limits, subject: str, raw: bool
+) -> PipeSender:
+    """A sender around a descriptor that came from another process; ``name`` is that of a FIFO."""
+    return PipeSender(_owned(fd, name, subject), limits, subject, raw=raw)
 
 
-def rebuild_receiver(fd: int, limits: Limits, subject: str, raw: bool) -> PipeReceiver:
-    """A receiver around a descriptor that came from another process."""
-    return PipeReceiver(Descriptor(fd, subject), limits, subject, raw=raw)
+def rebuild_receiver(
+    fd: int, name: str | None, limits: Limits, subject: str, raw: bool
+) -> PipeReceiver:
+    """A receiver around a descriptor that came from another process; ``name`` is that of a FIFO."""
+    return PipeReceiver(_owned(fd, name, subject), limits, subject, raw=raw)
 
 
-def bytes_waiting(fd: int) -> int:
-    """FIONREAD: bytes that can be read from a descriptor now."""
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]
+def _owned(fd: int, name: str | None, subject: str) -> Descriptor:
+    return Descriptor(fd, subject) if name is None else FifoEnd(fd, name)
 
 
-def pipe_limits(mechanism: str, fd: int, max_message: int, senders: str, raw: bool) -> Limits:
-    """The limits of a pipe, its size read from the kernel."""
-    capacity = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
-    return Limits(
-        mechanism,
-        max_message=max_message,
-        capacity=capacity,
-        depth=None if raw else capacity // PIPE_BUF,
-        senders=senders,
-        receivers="one",
-        empty_messages=not raw,
-        notes=(
-            "A receiver learns of the death of a sending process when the kernel has torn it down: usually within"
-            " 1 ms, later for a process of some GiB.",
-        ),
-    )
+def _name_of(descriptor: Descriptor) -> str | None:
+    return descriptor.path if isinstance(descriptor, FifoEnd) else None

@@ -12,10 +12,18 @@ from typing import Any
 
 from kinfolk.channels.codec import decode
 from kinfolk.channels.contract import Message, ReceiveTransport
-from kinfolk.channels.end import End, guarded
-from kinfolk.deadlines import Deadline
-from kinfolk.errors import BufferTooSmall, EndOfChannel, KinfolkError, Unsupported, UsageError
-from kinfolk.waiting import Steps, Turnstile, arun, run
+from kinfolk.channels.end import End, located
+from kinfolk.deadlines import deadline
+from kinfolk.errors import (
+    BufferTooSmall,
+    EndOfChannel,
+    InvalidValue,
+    KinfolkError,
+    Unsupported,
+    UsageError,
+)
+from kinfolk.turnstile import Turnstile
+from kinfolk.waiting import Steps, arun, run
 
 
 class Receives(End):
@@ -26,6 +34,7 @@ class Receives(End):
         self._held: Message | None = None
         self._postponed: KinfolkError | None = None
         self._receive_turn = Turnstile(self._address, self._finish_receiving)
+        self._receive_what = f"{self._address}: receive"
 
     def _finish_receiving(self) -> None:
         if self._held is not None:
@@ -33,13 +42,44 @@ class Receives(End):
                 os.close(fd)
         self._receiving.close()
 
-    def _message_steps(self, *, with_descriptors: bool = False) -> Steps[Message]:
-        if self._postponed is not None:
-            error, self._postponed = self._postponed, None
-            raise error
-        message, self._held = self._held, None
+    def _receive_at_once(self) -> Message | None:
+        """The next message if it is here already, and nobody else is receiving; without steps, for speed."""
+        turn = self._receive_turn
+        if not turn.enter():
+            return None
+        try:
+            message = self._next_message()
+            if message is None:
+                return None
+            if message.descriptors:
+                self._held = message  # the steps say what is wrong with that
+                return None
+            self._count_received(message)
+            return message
+        finally:
+            turn.leave()
+
+    def _receive(self, timeout: float | None) -> Message:
+        due = deadline(timeout)
+        message = self._receive_at_once()
         if message is None:
-            message = yield from guarded(self._receiving.receive(), "can't receive", self._address)
+            message = run(self._message_steps(), self._receive_turn, due, self._receive_what)
+        return message
+
+    async def _areceive(self, timeout: float | None) -> Message:
+        due = deadline(timeout)
+        message = self._receive_at_once()
+        if message is None:
+            message = await arun(self._message_steps(), self._receive_turn, due, self._receive_what)
+        return message
+
+    def _count_received(self, message: Message) -> None:
+        self._statistics.messages_received += 1
+        self._statistics.bytes_received += message.size
+
+    def _message_steps(self, *, with_descriptors: bool = False) -> Steps[Message]:
+        while (message := self._next_message()) is None:
+            yield self._receiving.interest
         if message.descriptors and not with_descriptors:
             self._held = message
             raise UsageError(
@@ -47,13 +87,21 @@ class Receives(End):
                 subject=self._address,
                 remedy="take it with recv_fds()",
             )
-        self._statistics.messages_received += 1
-        self._statistics.bytes_received += message.size
+        self._count_received(message)
         return message
 
-    def _recv_steps(self, copy: bool) -> Steps[Any]:
-        message = yield from self._message_steps()
-        return self._decoded(message, copy)
+    def _next_message(self) -> Message | None:
+        """What was held or postponed comes first. Called inside the turnstile."""
+        if self._postponed is not None:
+            error, self._postponed = self._postponed, None
+            raise error
+        if self._held is not None:
+            message, self._held = self._held, None
+            return message
+        try:
+            return self._receiving.try_receive()
+        except (OSError, KinfolkError) as error:
+            raise located(error, "can't receive", self._address) from None
 
     def _decoded(self, message: Message, copy: bool) -> Any:
         try:
@@ -61,10 +109,6 @@ class Receives(End):
         except KinfolkError as error:
             error.subject = error.subject or self._address
             raise
-
-    def _recv_bytes_steps(self) -> Steps[bytes]:
-        body = (yield from self._message_steps()).body
-        return body if isinstance(body, bytes) else bytes(body)
 
     def _recv_bytes_into_steps(self, buffer: object) -> Steps[int]:
         room = memoryview(buffer).cast("B")  # type: ignore[arg-type]
@@ -83,27 +127,30 @@ class Receives(End):
         room[: message.size] = message.body
         return message.size
 
-    def _recv_many_steps(self, most: int, copy: bool) -> Steps[list[Any]]:
-        if most < 1:
-            raise UsageError(f"recv_many({most}) can't receive anything", subject=self._address, remedy="ask for 1 or more")
-        objects = [(yield from self._recv_steps(copy))]
-        while len(objects) < most:
-            steps = self._recv_steps(copy)
-            try:
-                next(steps)
-            except StopIteration as received:
-                objects.append(received.value)
-            except KinfolkError as error:
-                self._postponed = error  # what came before it is not lost: the next call says so
-                break
-            else:
-                steps.close()
-                break
+    def _recv_more(self, objects: list[Any], most: int, copy: bool) -> list[Any]:
+        """Add what is here already, up to ``most`` in all."""
+        try:
+            while len(objects) < most and (message := self._receive_at_once()) is not None:
+                objects.append(self._decoded(message, copy))
+        except KinfolkError as error:
+            self._postponed = error  # what came before it is not lost: the next call says so
         return objects
+
+    def _check_most(self, most: int) -> None:
+        if most < 1:
+            raise InvalidValue(
+                f"recv_many({most}) can't receive anything",
+                subject=self._address,
+                remedy="ask for 1 or more",
+            )
 
     def _recv_fds_steps(self) -> Steps[tuple[bytes, list[int]]]:
         if not self._limits.descriptors:
-            raise Unsupported("descriptors can't be passed here", subject=self._address, remedy="use unix: or unix-seqpacket:")
+            raise Unsupported(
+                "descriptors can't be passed here",
+                subject=self._address,
+                remedy="use unix: or unix-seqpacket:",
+            )
         message = yield from self._message_steps(with_descriptors=True)
         return bytes(message.body), list(message.descriptors)
 
@@ -113,46 +160,66 @@ class Receives(End):
         Arrays in it are read-only views of the message; ``copy=True`` gives arrays of your own. ``timeout`` in seconds
         (None: for ever, 0: only what is there now). Raises also Timeout, Closed, CorruptChannel, DecodeError. Thread-safe.
         """
-        return run(self._recv_steps(copy), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return self._decoded(self._receive(timeout), copy)
 
     async def arecv(self, *, timeout: float | None = None, copy: bool = False) -> Any:
         """`recv`, on asyncio. A cancelled one loses no message."""
-        return await arun(self._recv_steps(copy), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return self._decoded(await self._areceive(timeout), copy)
 
     def recv_bytes(self, *, timeout: float | None = None) -> bytes:
         """The bytes of the next message: what `send_bytes` sent, or an object as its codec wrote it."""
-        return run(self._recv_bytes_steps(), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return _bytes_of(self._receive(timeout))
 
     async def arecv_bytes(self, *, timeout: float | None = None) -> bytes:
         """`recv_bytes`, on asyncio."""
-        return await arun(self._recv_bytes_steps(), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return _bytes_of(await self._areceive(timeout))
 
     def recv_bytes_into(self, buffer: object, *, timeout: float | None = None) -> int:
         """Write the bytes of the next message into a writable buffer; how many.
 
         Raises BufferTooSmall, and then the message waits for the next call.
         """
-        return run(self._recv_bytes_into_steps(buffer), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return run(
+            self._recv_bytes_into_steps(buffer),
+            self._receive_turn,
+            deadline(timeout),
+            self._receive_what,
+        )
 
     async def arecv_bytes_into(self, buffer: object, *, timeout: float | None = None) -> int:
         """`recv_bytes_into`, on asyncio."""
-        return await arun(self._recv_bytes_into_steps(buffer), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return await arun(
+            self._recv_bytes_into_steps(buffer),
+            self._receive_turn,
+            deadline(timeout),
+            self._receive_what,
+        )
 
-    def recv_many(self, most: int, *, timeout: float | None = None, copy: bool = False) -> list[Any]:
+    def recv_many(
+        self, most: int, *, timeout: float | None = None, copy: bool = False
+    ) -> list[Any]:
         """Between 1 and ``most`` objects: waits for the first, takes what else is there without waiting."""
-        return run(self._recv_many_steps(most, copy), self._receive_turn, Deadline(timeout), self._doing_receive())
+        self._check_most(most)
+        return self._recv_more([self.recv(timeout=timeout, copy=copy)], most, copy)
 
-    async def arecv_many(self, most: int, *, timeout: float | None = None, copy: bool = False) -> list[Any]:
+    async def arecv_many(
+        self, most: int, *, timeout: float | None = None, copy: bool = False
+    ) -> list[Any]:
         """`recv_many`, on asyncio."""
-        return await arun(self._recv_many_steps(most, copy), self._receive_turn, Deadline(timeout), self._doing_receive())
+        self._check_most(most)
+        return self._recv_more([await self.arecv(timeout=timeout, copy=copy)], most, copy)
 
     def recv_fds(self, *, timeout: float | None = None) -> tuple[bytes, list[int]]:
         """The next message and the descriptors that ride with it (perhaps none), all close-on-exec and yours to close."""
-        return run(self._recv_fds_steps(), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return run(
+            self._recv_fds_steps(), self._receive_turn, deadline(timeout), self._receive_what
+        )
 
     async def arecv_fds(self, *, timeout: float | None = None) -> tuple[bytes, list[int]]:
         """`recv_fds`, on asyncio."""
-        return await arun(self._recv_fds_steps(), self._receive_turn, Deadline(timeout), self._doing_receive())
+        return await arun(
+            self._recv_fds_steps(), self._receive_turn, deadline(timeout), self._receive_what
+        )
 
     def __iter__(self) -> Iterator[Any]:
         """Objects until the channel ends."""
@@ -170,5 +237,6 @@ class Receives(End):
                 return
             yield obj
 
-    def _doing_receive(self) -> str:
-        return f"{self._address}: receive"
+
+def _bytes_of(message: Message) -> bytes:
+    return message.body if isinstance(message.body, bytes) else bytes(message.body)

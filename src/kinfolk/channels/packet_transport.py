@@ -1,0 +1,356 @@
+"""Messages over sockets that keep packets whole: what `unix-seqpacket:` and `unix-dgram:` share.
+
+One message is one packet, which the kernel delivers whole or not at all, to one of those who receive. So a process
+that is killed leaves nothing half done, and any number of forked copies may send and receive on one socket.
+
+    0      2      3      4        6      8         16
+    ├──────┼──────┼──────┼────────┼──────┼─────────┼──────────────────────────────
+    │ "kP" │flags │ kind │ riding │  0   │ length  │ the message, or padding
+    └──────┴──────┴──────┴────────┴──────┴─────────┴──────────────────────────────
+                          the user's       of the        little-endian
+                          descriptors      message
+
+    flags   1 LARGE: the message is in a sealed memfd, the first descriptor that rides (`kinfolk.channels.memfd`)
+
+With framing="raw" a packet is the bare bytes of a message, as C programs send them.
+
+Rules:
+1. A packet is looked at (MSG_PEEK) before it is taken: when descriptors ride on it and the process has no room for
+   them, the kernel would drop them; so the packet stays, and LimitReached says why.
+2. The buffer for descriptors always has room for as many as the kernel lets ride, SCM_MAX_FD.
+3. Each packet carries its sender's credentials (SO_PASSCRED; set before the socket can get any). A pickle of a user who
+   is neither ours nor root is dropped unseen, with its descriptors, and counted.
+4. The packet of a large message is padded, so that the socket buffer holds few of them: memory in flight stays bounded. It is
+   copied only once the buffer has drained; a full channel costs no memory.
+5. Nothing announced is trusted: see `_opened`.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import socket
+import struct
+import termios
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from kinfolk.channels import memfd
+from kinfolk.channels.codec import OUT_OF_BAND, PICKLE, RAW
+from kinfolk.channels.contract import (
+    Buffer,
+    Limits,
+    Message,
+    Passed,
+    ReceiveTransport,
+    SendTransport,
+)
+from kinfolk.channels.presence import Presence
+from kinfolk.channels.trust import is_trusted, peer_of
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import (
+    BrokenChannel,
+    CorruptChannel,
+    EndOfChannel,
+    InvalidValue,
+    LimitReached,
+)
+from kinfolk.identity import Peer
+from kinfolk.waiting import Interest, Steps
+
+HEADER = struct.Struct("<2sBBHHQ")
+MAGIC = b"kP"
+LARGE = 1
+
+#: What the kernel keeps of the socket buffer for itself (unix_dgram_sendmsg).
+_KERNEL_SHARE = 32
+#: The largest packet of ours, whatever the socket buffer: every receiver has so much room.
+LARGEST_PACKET = 1 << 18
+#: A large message takes this part of the socket buffer.
+_LARGE_SHARE = 8
+
+_MOST_PIECES = 1000  # sendmsg(2) takes IOV_MAX, 1024
+_MOST_DESCRIPTORS = 253  # SCM_MAX_FD, see unix(7)
+
+_UCRED = struct.Struct("@iII")
+_CREDENTIALS_ROOM = socket.CMSG_SPACE(_UCRED.size)
+_ANCILLARY_ROOM = _CREDENTIALS_ROOM + socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
+
+_PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
+_TAKE = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+_SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+
+_RECEIVER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN)
+
+_Ancillary = Iterable[tuple[int, int, bytes]]
+
+
+class PacketSender(SendTransport):
+    """The sending direction of a packet socket."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        limits: Limits,
+        subject: str,
+        *,
+        raw: bool,
+        presence: Presence | None = None,
+    ) -> None:
+        """Take over the socket, and the ``presence`` that tells receivers of this end where the socket does not."""
+        self._socket, self.limits, self._subject = sock, limits, subject
+        self._raw, self._presence = raw, presence
+        self._inline = min(largest_packet(sock), LARGEST_PACKET) - HEADER.size
+        sock.setblocking(False)
+
+    def send(self, message: Message) -> Steps[None]:
+        """Send one message as one packet."""
+        descriptors = message.descriptors
+        if len(descriptors) > _MOST_DESCRIPTORS - 1:
+            raise InvalidValue(
+                f"{len(descriptors)} descriptors can't ride on one message",
+                subject=self._subject,
+                why=f"the kernel lets {_MOST_DESCRIPTORS} ride, and a large message needs one",
+                remedy="send them with several messages",
+            )
+        if self._raw:
+            yield from self._send_packet(list(message.parts), descriptors)
+            return
+        size = message.size
+        header = HEADER.pack(MAGIC, 0, message.kind, len(descriptors), 0, size)
+        if size <= self._inline:
+            try:
+                yield from self._send_packet([header, *message.parts], descriptors)
+                return
+            except OSError as error:
+                # No run of free pages for a packet as long as this one: memory is fragmented.
+                if error.errno != errno.ENOBUFS or not size:
+                    raise
+        yield from self._send_large(message, size)
+
+    def _send_large(self, message: Message, size: int) -> Steps[None]:
+        while not self._is_drained():
+            yield Interest(writable=(self._socket.fileno(),))
+        header = HEADER.pack(MAGIC, LARGE, message.kind, len(message.descriptors), 0, size)
+        body = memfd.sealed(message.parts, self._subject)
+        try:
+            padding = bytes(max(0, buffer_size(self._socket) // _LARGE_SHARE - HEADER.size))
+            riding = (body.fileno(), *message.descriptors)
+            yield from self._send_packet([header, padding], riding)
+        finally:
+            body.close()
+
+    def _is_drained(self) -> bool:
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLOUT)
+        return bool(poll.poll(0))
+
+    def _send_packet(self, pieces: list[Buffer], descriptors: Sequence[int]) -> Steps[None]:
+        if len(pieces) > _MOST_PIECES:
+            pieces = [b"".join(pieces)]
+        rights: list[tuple[int, int, Any]] = []
+        if descriptors:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        while True:
+            try:
+                self._socket.sendmsg(pieces, rights, _SEND)
+                return
+            except BlockingIOError:
+                yield Interest(writable=(self._socket.fileno(),))
+            except OSError as error:
+                self._explain(error)
+                raise
+
+    def _explain(self, error: OSError) -> None:
+        if error.errno in _RECEIVER_GONE:
+            raise BrokenChannel(
+                "every receiver has gone",
+                subject=self._subject,
+                remedy="open a new channel once a receiver is there",
+            ) from error
+        if error.errno == errno.ETOOMANYREFS:
+            raise LimitReached(
+                "too many descriptors are on their way",
+                subject=self._subject,
+                why="those that this user has sent and nobody has received count against the limit on open files",
+                remedy="let the receivers catch up, or raise it: ulimit -n",
+                code=error.errno,
+            ) from error
+
+    def send_eof(self) -> None:
+        """End this direction: the peer gets EndOfChannel. For every copy of the socket."""
+        if self._socket.type != socket.SOCK_SEQPACKET:
+            super().send_eof()
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def fileno(self) -> int:
+        """Writable when there is room, or no receiver any more."""
+        return self._socket.fileno()
+
+    def peer(self) -> Peer | None:
+        """Who connected or listened, where the kernel says so."""
+        return _peer_of(self._socket)
+
+    def depth(self) -> int:
+        """Bytes sent and not yet received, with what the kernel adds to each packet."""
+        return _asked(self._socket, termios.TIOCOUTQ)
+
+    def close(self) -> None:
+        """Close; what was sent is still delivered."""
+        self._socket.close()
+        if self._presence is not None:
+            self._presence.leave()
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same socket in another process."""
+        return rebuild_sender, (*_parts(self._socket, self._presence), self.limits, self._subject, self._raw)
+
+
+class PacketReceiver(ReceiveTransport):
+    """The receiving direction of a packet socket, which must have SO_PASSCRED since before it could receive."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        limits: Limits,
+        subject: str,
+        *,
+        raw: bool,
+        presence: Presence | None = None,
+        name: SupportsRelease | None = None,
+    ) -> None:
+        """Take over the socket, the ``presence`` of the senders where the socket does not tell, and its ``name``."""
+        self._socket, self.limits, self._subject = sock, limits, subject
+        self._raw, self._presence, self._name = raw, presence, name
+        self._head = bytearray(HEADER.size)
+        self._room = bytearray(LARGEST_PACKET)
+        self._ended = False
+        self.dropped = 0
+        sock.setblocking(False)
+
+    def receive(self) -> Steps[Message]:
+        """Take the next packet that is no foreign pickle."""
+        last_look = False
+        while True:
+            try:
+                message = self._take()
+            except BlockingIOError:
+                if last_look:
+                    self._end()
+                # What they sent before they left may have come since the socket was found empty.
+                last_look = self._presence is not None and self._presence.others_gone()
+                if not last_look:
+                    gone = () if self._presence is None else (self._presence.fileno(),)
+                    yield Interest(readable=(self._socket.fileno(),), hangup=gone)
+            except ConnectionResetError:
+                continue  # the peer closed without reading all; what it sent before is still here
+            else:
+                if message is not None:
+                    return message
+
+    def _take(self) -> Message | None:
+        if self._ended:
+            self._end()
+        length, ancillary, flags, _ = self._socket.recvmsg_into([self._head], _CREDENTIALS_ROOM, _PEEK)
+        if not length and not ancillary:  # even an empty packet has credentials
+            self._end()
+        if flags & socket.MSG_CTRUNC:
+            self._check_descriptors_fit()
+        if length > len(self._room) and self._raw:
+            self._room = bytearray(length)
+        length, ancillary, flags, _ = self._socket.recvmsg_into([self._room], _ANCILLARY_ROOM, _TAKE)
+        sender, descriptors = _read(ancillary)
+        try:
+            if flags & socket.MSG_CTRUNC:
+                raise _no_room(self._subject)
+            message = self._opened(length, flags, sender, descriptors)
+        except BaseException:
+            _close_all(descriptors)
+            raise
+        if message is None:
+            _close_all(descriptors)
+            self.dropped += 1
+        return message
+
+    def _check_descriptors_fit(self) -> None:
+        _, ancillary, flags, _ = self._socket.recvmsg_into([self._head], _ANCILLARY_ROOM, _PEEK | _TAKE)
+        _close_all(_read(ancillary)[1])
+        if flags & socket.MSG_CTRUNC:
+            raise _no_room(self._subject)
+
+    def _opened(
+        self, length: int, flags: int, sender: Peer | None, descriptors: list[int]
+    ) -> Message | None:
+        """The message of a packet, None for a pickle that we may not take. Raises CorruptChannel."""
+        with memoryview(self._room) as room:
+            if self._raw:
+                return Message(RAW, (bytes(room[:length]),), descriptors=descriptors, sender=sender)
+            if length < HEADER.size:
+                self._corrupt(f"a packet of {length} bytes came that kinfolk did not send")
+            magic, marks, kind, riding, zero, size = HEADER.unpack_from(room)
+            if magic != MAGIC or marks & ~LARGE or zero:
+                self._corrupt("a packet came that kinfolk did not send")
+            if size > self.limits.max_message:
+                self._corrupt(
+                    f"a message of {size} bytes was announced, and the limit is {self.limits.max_message}",
+                    f"open this end with max_message={size} if the sender is right",
+                )
+            if len(descriptors) != riding + bool(marks & LARGE):
+                self._corrupt(f"{riding} descriptors were announced, and {len(descriptors)} came")
+            if kind & ~OUT_OF_BAND == PICKLE and (sender is None or not is_trusted(sender.uid)):
+                return None
+            body: Buffer
+            if marks & LARGE:
+                body = memfd.view(descriptors[0], size, self._subject)
+                os.close(descriptors.pop(0))
+            else:
+                if flags & socket.MSG_TRUNC or size != length - HEADER.size:
+                    self._corrupt(f"a message of {size} bytes was announced in a packet of {length}")
+                body = bytes(room[HEADER.size : length])
+            return Message(kind, (body,), descriptors=descriptors, sender=sender)
+
+    def _corrupt(self, what: str, remedy: str = "") -> NoReturn:
+        remedy = remedy or "does the other side send bare bytes? then open this end with framing='raw'"
+        raise CorruptChannel(what, subject=self._subject, remedy=remedy)
+
+    def _end(self) -> NoReturn:
+        self._ended = True
+        raise EndOfChannel("every sender has gone", subject=self._subject)
+
+    def fileno(self) -> int:
+        """Readable when a packet is there."""
+        return self._socket.fileno()
+
+    def peer(self) -> Peer | None:
+        """Who connected or listened, where the kernel says so."""
+        return _peer_of(self._socket)
+
+    def depth(self) -> int | None:
+        """Bytes that wait, headers included; None for datagrams, of which the kernel tells the next one's."""
+        if self._socket.type != socket.SOCK_SEQPACKET:
+            return None
+        return _asked(self._socket, termios.FIONREAD)
+
+    def unlink(self) -> None:
+        """Remove the name of the socket."""
+        if self._name is None:
+            super().unlink()
+        else:
+            self._name.unlink()
+
+    def close(self) -> None:
+        """Close; the last holder of a named socket removes its name."""
+        self._socket.close()
+        if self._presence is not None:
+            self._presence.leave()
+        if self._name is not None:
+            self._name.release()
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same socket in another process."""
+        parts = _parts(self._socket, self._presence)
+        return rebuild_receiver, (*parts, self.limits, self._subject, self._raw, self._name)

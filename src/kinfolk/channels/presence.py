@@ -1,0 +1,182 @@
+"""Who is still there: a FIFO that every member of a channel holds open, because its hang-up is the kernel's word.
+
+Receivers hold its read end, senders its write end. Poll reports POLLHUP on the read end when some sender has come and the
+last has gone, POLLERR on the write end when the last receiver has gone (fifo(7), poll(2)): whatever ended
+them, and forked copies count until they are closed. `fifo:` is such a FIFO itself; mechanisms that
+do not tell (queues, datagrams) have one beside their object.
+
+    beside a path       the directory's own  .NAME.presence
+    else                /dev/shm/kinfolk-UID/MECHANISM-NAME
+
+Rules:
+1. The FIFO is made 0600 and gets a wider mode afterwards. What kinfolk made carries the sticky bit, which means
+   nothing on a FIFO; only that is removed by the last member to leave. After a SIGKILL of all it stays, harmless: the next
+   receiver takes it over.
+2. Joining and leaving are done under the lock of the runtime directory: nobody joins a name that is being removed.
+3. A symlink is never followed, and what is no FIFO is refused before it is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import stat
+import time
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from kinfolk import runtime_directory
+from kinfolk.channels.claims import Membership
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import AddressError
+from kinfolk.rendezvous import NotYet, retry, wait_for_path
+from kinfolk.waiting import Steps
+
+_MADE_BY_KINFOLK = stat.S_ISVTX
+_PATIENCE = 0.1  # seconds that leaving waits for the lock before it leaves the name to the next
+
+
+class FifoEnd(Descriptor):
+    """An open end of a FIFO that has a name; the last one to close removes the name if kinfolk made it."""
+
+    __slots__ = ("_inode", "_kept", "_membership", "path")
+
+    def __init__(self, number: int, path: str, *, keep_name: bool = False) -> None:
+        """Take over a descriptor of the FIFO at ``path``; ``keep_name`` never removes the name."""
+        super().__init__(number, f"fifo {path}")
+        self.path = path
+        self._kept = keep_name
+        status = os.fstat(number)
+        self._inode = status.st_dev, status.st_ino
+        self._membership = Membership(number)
+
+    def close(self) -> None:
+        """Close; the last member removes the name."""
+        self.leave()
+
+    def leave(self) -> bool:
+        """Close; whether this was the last member, by whom the name was removed."""
+        if self.closed:
+            return False
+        with _lock_for_leaving() as locked:
+            last = locked and not self._kept and not self._membership.others() and self._made_here()
+            if last:
+                self.unlink()
+            super().close()
+            self._membership.closed()
+        return last
+
+    def unlink(self) -> None:
+        """Remove the name, if it still is this FIFO's."""
+        with contextlib.suppress(FileNotFoundError):
+            status = os.lstat(self.path)
+            if (status.st_dev, status.st_ino) == self._inode:
+                os.unlink(self.path)
+
+    def _made_here(self) -> bool:
+        return bool(os.fstat(self.fileno()).st_mode & _MADE_BY_KINFOLK)
+
+
+def open_end(path: str, flags: int, *, make: int | None = None, keep_name: bool = False) -> FifoEnd:
+    """Open one end of a FIFO, making it with the permission bits ``make`` when there is none.
+
+    To be tried again (`kinfolk.rendezvous.wait_for_path`): raises NotYet while there is no FIFO, or, for O_WRONLY, while
+    nobody has its read end. Raises AddressError for what is no FIFO, and OSError.
+    """
+    with runtime_directory.try_lock():
+        if make is not None:
+            _make(path, make)
+        try:
+            if not stat.S_ISFIFO(os.lstat(path).st_mode):
+                raise AddressError(
+                    "this is no FIFO", subject=path, remedy="choose another name, or remove it"
+                )
+            fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotYet from None
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                raise NotYet from None  # the opening of the other end is an event on the path
+            raise
+        return FifoEnd(fd, path, keep_name=keep_name)
+
+
+def _make(path: str, mode: int) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600 | _MADE_BY_KINFOLK)
+        if mode != 0o600:
+            os.chmod(path, mode | _MADE_BY_KINFOLK)
+
+
+@contextlib.contextmanager
+def _lock_for_leaving() -> Iterator[bool]:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            lock = runtime_directory.try_lock()
+        except NotYet as not_yet:
+            if time.monotonic() > deadline:
+                yield False
+                return
+            time.sleep(not_yet.again_in or 0)
+            continue
+        with lock:
+            yield True
+        return
+
+
+class Presence:
+    """Membership in a channel whose mechanism does not tell who is there."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        """Around a read end (a receiver's) or a write end (a sender's), of a pipe or a FIFO."""
+        self._descriptor = descriptor
+
+    @classmethod
+    def join_receiver(cls, path: str, mode: int = 0o600) -> Steps[Presence]:
+        """Make the FIFO when there is none, and hold its read end."""
+        return (yield from _joined(path, os.O_RDONLY, mode))
+
+    @classmethod
+    def join_sender(cls, path: str) -> Steps[Presence]:
+        """Wait for a receiver to be there, and hold the write end."""
+        return (yield from _joined(path, os.O_WRONLY, None))
+
+    @classmethod
+    def anonymous(cls) -> tuple[Presence, Presence]:
+        """A receiver's and a sender's, for a channel without a name."""
+        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        return cls(Descriptor(reading, "presence")), cls(Descriptor(writing, "presence"))
+
+    def fileno(self) -> int:
+        """The descriptor that hangs up: for `Interest.hangup`."""
+        return self._descriptor.fileno()
+
+    def others_gone(self) -> bool:
+        """A receiver asks: has some sender come, and the last gone? A sender: has the last receiver gone?"""
+        poll = select.poll()
+        poll.register(self._descriptor.fileno(), 0)
+        return bool(poll.poll(0))
+
+    def leave(self) -> bool:
+        """Close; True for the last member of all, which also removed the FIFO's name."""
+        if isinstance(self._descriptor, FifoEnd):
+            return self._descriptor.leave()
+        self._descriptor.close()
+        return False
+
+
+def _joined(path: str, flags: int, make: int | None) -> Steps[Presence]:
+    def attempt() -> FifoEnd:
+        return open_end(path, flags, make=make)
+
+    if os.path.dirname(path) == runtime_directory.path_name():
+        return Presence((yield from retry(attempt)))  # the directory itself comes and goes
+    return Presence((yield from wait_for_path(path, attempt)))
+
+
+def presence_path(mechanism: str, name: str) -> str:
+    """Where the presence of a name without a directory of its own lies."""
+    return f"{runtime_directory.path_name()}/{mechanism}-{quote(name, safe='', errors='surrogateescape')}"

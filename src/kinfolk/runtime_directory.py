@@ -1,0 +1,101 @@
+"""The private directory of this user's kinfolk processes: /dev/shm/kinfolk-UID.
+
+It holds what must stand beside objects that have no directory of their own (the presence of a queue or an abstract
+socket), and it is the lock under which names are made and replaced. It lies in /dev/shm
+because that is shared by just the processes that share POSIX queues and shared memory; $XDG_RUNTIME_DIR is set for some of
+a user's processes and not for others, and they would not meet.
+
+Rules:
+1. It is ours alone: mode 0700, owned by our effective user, no symlink; else it is refused, never repaired.
+2. It is made when first needed, and removed when its last use finds it empty.
+3. The lock is flock(2) on the directory itself, so that it leaves no file, and ends with its holder. It is held for
+   microseconds, and never while waiting. What is made in the directory is made under it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from types import TracebackType
+
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import UntrustedPeer
+from kinfolk.rendezvous import NotYet, retry
+from kinfolk.waiting import Steps
+
+_PARENT = "/dev/shm"
+
+
+def path_name() -> str:
+    """Where the directory lies; it exists while something in it, or the lock, is in use."""
+    return f"{_PARENT}/kinfolk-{os.geteuid()}"
+
+
+def _open() -> int:
+    name = path_name()
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700)
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # removed by somebody's last use, just now
+        except OSError as error:
+            raise _squatted(name, error.strerror or "it can't be opened") from error
+        status = os.fstat(fd)
+        if status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077:
+            return fd
+        os.close(fd)
+        raise _squatted(
+            name, f"it is of user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
+        )
+
+
+def _squatted(name: str, why: str) -> UntrustedPeer:
+    return UntrustedPeer(
+        "the directory of kinfolk's own things can't be used",
+        subject=name,
+        why=why,
+        remedy="remove it, as root if need be",
+    )
+
+
+class Lock:
+    """The lock of this user's kinfolk processes, held until the end of a with block."""
+
+    def __init__(self, descriptor: Descriptor) -> None:
+        """Made by `lock`."""
+        self._descriptor = descriptor
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):  # not empty: others use it
+            os.rmdir(path_name())
+        self._descriptor.close()
+
+
+def lock() -> Steps[Lock]:
+    """Take the lock. The directory may vanish after the block: ask for `path` again."""
+    return retry(try_lock)
+
+
+def try_lock() -> Lock:
+    """Take the lock if it is free. Raises NotYet, for which no event tells when it will be."""
+    descriptor = Descriptor(_open(), "runtime directory")
+    try:
+        fcntl.flock(descriptor.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor.fileno()).st_ino == os.stat(path_name()).st_ino:
+            return Lock(descriptor)
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    descriptor.close()
+    raise NotYet(again_in=0.001)

@@ -1,0 +1,97 @@
+"""A one-way link over every mechanism that kinfolk has, with names that nobody else has.
+
+    link = Link("fifo", "fifo:/tmp/…/fifo")
+    the receiving process:  link.open_receiver()
+    the sending process:    link.open_sender()
+
+Rules:
+1. A link is made before the fork, because an anonymous pipe is inherited and has no other address.
+2. Each process drops, with `release`, what it inherited and does not use: else it counts as a peer.
+3. A mechanism that is new in kinfolk gets its address here, in `links`, and is on the tour.
+"""
+
+from __future__ import annotations
+
+import socket
+
+import kinfolk as kin
+from kinfolk.channels.opening import MECHANISMS
+from kinfolk.tour.processes import HANG_LIMIT
+from kinfolk.tour.stop import unused_key, unused_name
+
+
+class Link:
+    """One way from a process to another."""
+
+    def __init__(self, label: str, address: str, *, anonymous: bool = False) -> None:
+        """Over ``address``; an ``anonymous`` one is made by `prepare` and inherited."""
+        self.label, self.address = label, address
+        self._anonymous = anonymous
+        self._ends: tuple[kin.Receiver, kin.Sender] | None = None
+
+    def prepare(self) -> None:
+        """Before the fork: make what is to be inherited."""
+        if self._anonymous:
+            self._ends = kin.channel(self.address)
+
+    def open_receiver(self) -> kin.Receiver:
+        """In the process that receives."""
+        if self._ends is None:
+            return kin.open_receiver(self.address, timeout=HANG_LIMIT)
+        (receiver, sender), self._ends = self._ends, None
+        sender.close()
+        return receiver
+
+    def open_sender(self) -> kin.Sender:
+        """In the process that sends; waits for the receiver."""
+        if self._ends is None:
+            return kin.open_sender(self.address, timeout=HANG_LIMIT)
+        (receiver, sender), self._ends = self._ends, None
+        receiver.close()
+        return sender
+
+    def release(self) -> None:
+        """In a process that neither sends nor receives, after the forks."""
+        if self._ends is not None:
+            for end in self._ends:
+                end.close()
+            self._ends = None
+
+
+def links(directory: str) -> list[Link]:
+    """A fresh link for each mechanism in kinfolk's registry, its files in ``directory``.
+
+    Raises Unsupported when a mechanism has no address here.
+    """
+    return [link for scheme in MECHANISMS for link in _links_of(scheme, directory)]
+
+
+def _links_of(scheme: str, directory: str) -> list[Link]:
+    match scheme:
+        case "pipe":
+            return [Link("pipe", "pipe:", anonymous=True)]
+        case "unix":
+            return [
+                Link("unix", f"unix:{directory}/unix"),
+                Link("unix @abstract", f"unix:@{unused_name()}"),
+            ]
+        case "fifo" | "unix-seqpacket" | "unix-dgram":
+            return [Link(scheme, f"{scheme}:{directory}/{scheme}")]
+        case "mq":
+            return [Link(scheme, f"mq:/{unused_name()}")]
+        case "sysv-mq":
+            return [Link(scheme, f"sysv-mq:{unused_key()}")]
+        case "tcp":
+            return [Link(scheme, f"tcp:127.0.0.1:{unused_port()}")]
+    raise kin.Unsupported(
+        "the tour has no address for this mechanism",
+        subject=f"{scheme}:",
+        remedy="add one to kinfolk/tour/links.py",
+    )
+
+
+def unused_port() -> int:
+    """A port of the loopback that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

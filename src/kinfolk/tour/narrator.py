@@ -1,0 +1,207 @@
+"""How a stop speaks: lines, tables, figures and checks, for people and, the same, for programs.
+
+Rules:
+1. What is printed at once for people is also written down in an `Account`, which becomes the JSON.
+2. A check is a sentence that is true or not: ✓ or ✗. Nothing else decides whether a stop passed.
+3. Colour and a progress bar only on a terminal (rich sees to it, and to NO_COLOR); plain text in a
+   pipe, where a sentence stays on one line.
+4. What this kernel was built without is said (–) and is no failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from rich.table import Table
+from rich.text import Text
+
+#: Seconds between two pictures of the progress bar.
+_REFRESH = 0.1
+
+#: How system calls say that the kernel was built without something.
+_NOT_BUILT_IN = frozenset(
+    {
+        errno.ENOSYS,
+        errno.EAFNOSUPPORT,
+        errno.EPROTONOSUPPORT,
+        errno.ESOCKTNOSUPPORT,
+    }
+)
+
+
+class Column(NamedTuple):
+    """A column of a table: the key in its rows, the heading, and how a value is shown."""
+
+    key: str
+    heading: str
+    show: Callable[[Any], str] = str
+    number: bool = True
+
+
+@dataclass(slots=True)
+class Check:
+    """One sentence that a stop put to the test."""
+
+    check: str
+    ok: bool
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Account:
+    """Everything that a stop said and found. Its fields are the keys of the JSON."""
+
+    name: str
+    title: str
+    chapter: str
+    ok: bool = False
+    seconds: float = 0.0
+    said: list[str] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    checks: list[Check] = field(default_factory=list)
+    #: what this kernel was built without
+    lacking: list[str] = field(default_factory=list)
+
+
+class Narrator:
+    """The voice of one stop. Used by the process that walks the tour, never by its children."""
+
+    def __init__(self, console: Console, account: Account) -> None:
+        """Print to ``console`` and write down in ``account``."""
+        self._console = console
+        self.account = account
+
+    def heading(self, number: int, of: int) -> None:
+        """Announce the stop."""
+        self._print(Text(f"{number}/{of} {self.account.name}: {self.account.title}", style="bold"))
+        self._print(Text(f"the source: {self.account.chapter}", style="dim"))
+
+    def says(self, sentence: str) -> None:
+        """One line of what happened."""
+        self.account.said.append(sentence)
+        self._print(Text("  " + sentence))
+
+    def figure(self, name: str, value: Any) -> None:
+        """A number for programs; people read it in a sentence or a table."""
+        self.account.figures[name] = value
+
+    def table(self, name: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table, printed as the columns say and written down as the figure ``name``."""
+        self.figure(name, [dict(row) for row in rows])
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(
+                column.heading, justify="right" if column.number else "left", overflow="fold"
+            )
+        for row in rows:
+            cells = (
+                "–" if row.get(column.key) is None else column.show(row[column.key])
+                for column in columns
+            )
+            table.add_row(*(Text(self._writable(cell)) for cell in cells))
+        self._console.print(Padding(table, (0, 0, 0, 2), expand=False))
+
+    def check(self, sentence: str, ok: bool, detail: str = "") -> bool:
+        """Say that ``sentence`` holds, or that it does not, with what was found instead."""
+        self.account.checks.append(Check(sentence, ok, detail))
+        line = Text("  ")
+        line.append("✓ " if ok else "✗ ", style="bold green" if ok else "bold red")
+        line.append(sentence)
+        if detail and not ok:
+            line.append(f" ({detail})", style="red")
+        self._print(line)
+        return ok
+
+    def failed(self, error: BaseException) -> None:
+        """The stop could not be finished: a failed check, or something that this kernel lacks."""
+        if kernel_lacks(error):
+            self.lacks(self.account.name, error)
+        else:
+            self.check("the stop was walked to its end", False, one_line(error))
+
+    def lacks(self, what: str, error: BaseException) -> None:
+        """This kernel was built without it: no failure, but not passed over in silence."""
+        self.account.lacking.append(f"{what}: {one_line(error)}")
+        self._print(Text(f"  – {self.account.lacking[-1]}", style="yellow"))
+
+    def finish(self, seconds: float) -> None:
+        """Sum up: passed when every check holds, and there was something to check."""
+        account = self.account
+        account.seconds = seconds
+        account.ok = all(check.ok for check in account.checks) and bool(
+            account.checks or account.lacking
+        )
+        self._console.print()
+
+    @contextlib.contextmanager
+    def progress(self, total: int) -> Iterator[Callable[[str, int], None]]:
+        """A bar over ``total`` bytes; call what you get with a label and the bytes that went by.
+
+        Nothing is shown where standard output is no terminal. No thread draws it.
+        """
+        bar = Progress(
+            TextColumn("  {task.description:18}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            console=self._console,
+            transient=True,
+            auto_refresh=False,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            disable=not self._console.is_terminal,
+        )
+        task = bar.add_task("", total=total)
+        drawn = 0.0
+
+        def advance(label: str, count: int) -> None:
+            nonlocal drawn
+            bar.update(task, advance=count, description=label)
+            if time.monotonic() - drawn > _REFRESH:
+                drawn = time.monotonic()
+                bar.refresh()
+
+        with bar:
+            yield advance
+
+    def _print(self, line: Text) -> None:
+        line.plain = self._writable(line.plain)
+        # In a pipe a sentence stays on one line, so that grep finds it.
+        self._console.print(line, soft_wrap=not self._console.is_terminal)
+
+    def _writable(self, text: str) -> str:
+        """The text as far as the encoding of the output has it; a check mark is worth no crash."""
+        encoding = self._console.encoding
+        return text.encode(encoding, "replace").decode(encoding)
+
+
+def kernel_lacks(error: BaseException) -> bool:
+    """Whether an error comes from a system call that this kernel was built without."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _NOT_BUILT_IN:
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def one_line(error: BaseException) -> str:
+    """An error as a sentence; what is no error for people also says its type."""
+    lines = str(error).strip().splitlines()
+    text = lines[-1] if lines else ""
+    public = type(error).__module__.startswith("kinfolk.")
+    return text if public and text else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def mib_a_second(count: int, seconds: float) -> float:
+    """A rate in MiB/s; 0 when there was no time to measure."""
+    return count / seconds / 2**20 if seconds > 0 else 0.0

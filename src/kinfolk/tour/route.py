@@ -1,0 +1,94 @@
+"""The route: which stops there are, in which order, and how they are walked.
+
+Rules:
+1. A stop is a file of this package with a `STOP`, and its line in `STOPS`.
+2. A stop that fails does not end the tour: the others are still visited, and the tour is False.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.text import Text
+
+import kinfolk as kin
+from kinfolk.tour.file import STOP as FILE
+from kinfolk.tour.file import file_to_move
+from kinfolk.tour.narrator import Account, Narrator
+from kinfolk.tour.stop import Stop, Walk
+
+STOPS: tuple[Stop, ...] = (FILE,)
+
+
+def stops() -> list[tuple[str, str, str]]:
+    """Every stop in the order of the tour: its name, its title, its chapter in the source."""
+    return [(stop.name, stop.title, stop.chapter) for stop in STOPS]
+
+
+def run(stops: Sequence[str], file: str | None, as_json: bool) -> bool:
+    """Visit the named stops in the order of the tour, or all of them; whether every check held.
+
+    ``file`` is what the first stop moves, None for one that every machine has. Prints to standard
+    output: text for people, or with ``as_json`` one JSON object. It forks, so call it in the only
+    thread. Raises InvalidValue for a stop that is none, NotFound, AccessDenied and InvalidValue for
+    a file that can't be moved; nothing was printed then.
+    """
+    chosen = _chosen(stops)
+    walk = Walk(file_to_move(file))
+    console = Console(quiet=as_json, highlight=False, emoji=False, markup=False)
+    accounts = [
+        _visit(stop, walk, console, number, len(chosen)) for number, stop in enumerate(chosen, 1)
+    ]
+    ok = all(account.ok for account in accounts)
+    if as_json:
+        report = {"kinfolk": kin.__version__, "kernel": os.uname().release, "ok": ok}
+        report["stops"] = [dataclasses.asdict(account) for account in accounts]
+        json.dump(report, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        console.print(_sum(accounts), soft_wrap=True)
+    sys.stdout.flush()
+    return ok
+
+
+def _chosen(names: Sequence[str]) -> list[Stop]:
+    known = {stop.name: stop for stop in STOPS}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise kin.InvalidValue(
+                f"the tour has no stop {name!r}",
+                remedy=f"did you mean {close[0]}?" if close else "the stops are " + ", ".join(known),
+            )
+    return [stop for stop in STOPS if not names or stop.name in names]
+
+
+def _visit(stop: Stop, walk: Walk, console: Console, number: int, of: int) -> Account:
+    account = Account(stop.name, stop.title, stop.chapter)
+    narrator = Narrator(console, account)
+    narrator.heading(number, of)
+    started = time.monotonic()
+    try:
+        stop.visit(narrator, walk)
+    except Exception as error:  # whatever it is, the next stop can still be shown
+        narrator.failed(error)
+    narrator.finish(time.monotonic() - started)
+    return account
+
+
+def _sum(accounts: Sequence[Account]) -> Text:
+    checks = [check for account in accounts for check in account.checks]
+    held = sum(check.ok for check in checks)
+    seconds = sum(account.seconds for account in accounts)
+    failed = [account.name for account in accounts if not account.ok]
+    line = f"{held} of {len(checks)} checks held at {len(accounts)} stops, in {seconds:.1f} s."
+    if failed:
+        return Text(f"{line} Failed: {', '.join(failed)}.", style="bold red")
+    return Text(line, style="bold green")

@@ -1,0 +1,170 @@
+"""One channel between two processes, whatever the mechanism and the way it is opened.
+
+    receiver, peer = link.from_peer(function)     the function runs in a child, with the sender
+    sender, peer = link.to_peer(function)         the function runs in a child, with the receiver
+    receiver, sender = link.both()                both ends in this process
+
+A function for a peer takes `(end, voice, *args)`. In the child every copy of an end that was
+inherited from the parent is closed, but the one that the function gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import kinfolk as kin
+from kinfolk.channels.opening import MECHANISMS
+from tests.conformance.mechanisms import Place, Variant
+from tests.conformance.peers import HANG, Call, Peer, Peers, Voice
+
+Role = Literal["receiver", "sender"]
+Job = Callable[..., Any]
+
+
+class Link:
+    """One channel. It closes every end that it gave, and removes the name."""
+
+    def __init__(self, variant: Variant, place: Place, peers: Peers) -> None:
+        self.variant, self.peers = variant, peers
+        self.address = variant.address(place)
+        #: options for both ends; to be set before the first end is opened
+        self.options: dict[str, Any] = {}
+        self._ends: list[Any] = []
+        self._spare: dict[Role, Any] = {}  # anonymous ends that nobody asked for yet
+        self._listener: kin.Listener | None = None
+
+    # ---------------------------------------------------------------------------- opening
+
+    def receiver(self) -> Any:
+        """A receiving end in this process."""
+        return self._keep(self._open("receiver"))
+
+    def sender(self) -> Any:
+        """A sending end in this process."""
+        return self._keep(self._open("sender"))
+
+    def both(self) -> tuple[Any, Any]:
+        """Receiver and sender, both in this process."""
+        self.prepare()
+        if self.variant.way in ("listener", "caller"):
+            accepting: Role = "receiver" if self.variant.way == "listener" else "sender"
+            calling: Role = "sender" if accepting == "receiver" else "receiver"
+            accept = Call(self._open, accepting)
+            ends = {calling: self._open(calling)}
+            ends[accepting] = accept.result()
+            return self._keep(ends["receiver"]), self._keep(ends["sender"])
+        return self.receiver(), self.sender()
+
+    def prepare(self) -> None:
+        """Make what has to exist before a child is forked."""
+        if self.variant.anonymous and not self._spare and not self._ends:
+            if self.variant.way == "channel":
+                receiver, sender = kin.channel(self.address, **self.options)
+            else:
+                receiver, sender = kin.pair(self.address, **self.options)  # type: ignore[assignment]
+            self._spare = {"receiver": receiver, "sender": sender}
+
+    def _open(self, role: Role) -> Any:
+        way = self.variant.way
+        if self.variant.anonymous:
+            self.prepare()
+            return self._spare.pop(role)
+        if way == "named":
+            opening: Any = kin.open_receiver if role == "receiver" else kin.open_sender
+            return opening(self.address, timeout=HANG, **self.options)
+        if (way == "listener") == (role == "receiver"):
+            with kin.listen(self.address, timeout=HANG, **self.options) as listener:
+                return listener.accept(timeout=HANG)
+        return kin.connect(self.address, timeout=HANG, **self.options)
+
+    def _keep(self, end: Any) -> Any:
+        self._ends.append(end)
+        return end
+
+    # ------------------------------------------------------------------------------ peers
+
+    def from_peer(self, function: Job, *args: Any) -> tuple[Any, Peer]:
+        """A receiver here, and a peer that runs `function(sender, voice, *args)`."""
+        peer = self.fork("sender", function, *args)
+        self.release("sender")
+        return self.receiver(), peer
+
+    def to_peer(self, function: Job, *args: Any) -> tuple[Any, Peer]:
+        """A sender here, and a peer that runs `function(receiver, voice, *args)`."""
+        peer = self.fork("receiver", function, *args)
+        self.release("receiver")
+        return self.sender(), peer
+
+    def fork(self, role: Role, function: Job, *args: Any) -> Peer:
+        """A peer with an end of its own; this process keeps what it has. Call `release` after the last."""
+        self.prepare()
+        return self.peers.fork(self._in_child, role, function, args)
+
+    def release(self, *roles: Role) -> None:
+        """Close the copies here of ends that are for peers."""
+        for role in roles or tuple(self._spare):
+            if (end := self._spare.pop(role, None)) is not None:
+                end.close()
+
+    def _in_child(self, voice: Voice, role: Role, function: Job, args: tuple[Any, ...]) -> Any:
+        for inherited in self._ends:
+            inherited.close()
+        end = self._open(role)
+        self.release()
+        with end:
+            return function(end, voice, *args)
+
+    # ------------------------------------------------------------------------------ the end
+
+    def renew(self) -> None:
+        """Close everything, and begin with a new channel: other options may be set."""
+        self.close()
+        self._ends, self._spare = [], {}
+
+    def close(self) -> None:
+        """Close everything here and remove the name."""
+        for end in (*self._ends, *self._spare.values()):
+            end.close()
+        if not self.variant.anonymous:
+            _CLEANERS.get(self.variant.scheme, _no_cleaning)(self.address)
+
+
+def limits_of(variant: Variant, place: Place, peers: Peers) -> kin.Limits:
+    """The limits of a variant, from an end that is opened for the purpose."""
+    link = Link(variant, place, peers)
+    try:
+        return link.both()[0].limits  # type: ignore[no-any-return]
+    finally:
+        link.close()
+
+
+# --------------------------------------------------------- names that outlive everybody on purpose
+
+
+def _no_cleaning(address: str) -> None:
+    """Its names are files below the test's own directory."""
+
+
+def _remove_posix_queue(address: str) -> None:
+    import posix_ipc
+
+    with contextlib.suppress(posix_ipc.ExistentialError):
+        posix_ipc.unlink_message_queue(address.partition(":")[2].partition("?")[0])
+
+
+def _remove_sysv_queue(address: str) -> None:
+    import sysv_ipc
+
+    with contextlib.suppress(sysv_ipc.ExistentialError):
+        sysv_ipc.MessageQueue(int(address.partition(":")[2].partition("?")[0])).remove()
+
+
+_CLEANERS: dict[str, Callable[[str], None]] = {
+    "mq": _remove_posix_queue,
+    "sysv-mq": _remove_sysv_queue,
+}
+
+#: The schemes that this build of the library has, with the variants of the table.
+REGISTERED = tuple(MECHANISMS)

@@ -53,6 +53,8 @@ class Interest(NamedTuple):
     call: BlockingCall | None = None
 
 
+_NOTHING = Interest()
+
 Steps = Generator[Interest, None, T]
 
 
@@ -208,6 +210,8 @@ class _Watched:
 
 
 # ── the two drivers ──────────────────────────────────────────────────────────────────────────
+#
+# Each is three parts: stepping into the turnstile, one wait, and running steps with such waits.
 
 
 def run(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
@@ -215,64 +219,97 @@ def run(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) ->
 
     ``what`` names the operation in a Timeout.
     """
-    if not turnstile.enter():
-        _stand_in_line(turnstile, deadline, what)
+    enter(turnstile, deadline, what)
     try:
-        interest = next(steps)
-        while True:
-            if deadline.passed():
-                raise timed_out(what, deadline)
-            if interest.call is None:
-                waiter = _thread_waiter()
-                turnstile.asleep(waiter)
-                waiter.wait(interest, deadline, what)
-            else:
-                turnstile.asleep(interest.call)
-                interest.call.block(deadline.milliseconds())
-            turnstile.awake()
-            interest = next(steps)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+        return drive(steps, turnstile, deadline, what)
     finally:
-        steps.close()
         turnstile.leave()
 
 
-def _stand_in_line(turnstile: Turnstile, deadline: Deadline, what: str) -> None:
-    if deadline.timeout == 0:
+def enter(turnstile: Turnstile, deadline: Deadline, what: str) -> None:
+    """Step into a turnstile, standing in line while somebody else is inside."""
+    if turnstile.enter():
+        return
+    if deadline.passed():
         raise timed_out(what, deadline)
     waiter = _thread_waiter()
     turnstile.queue(waiter)
     try:
         while not turnstile.enter_from_queue(waiter):
-            waiter.wait(Interest(), deadline, what)
+            waiter.wait(_NOTHING, deadline, what)
     except BaseException:
         turnstile.leave_queue(waiter)
         raise
 
 
-async def arun(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
-    """Run an operation in the current asyncio task; the same contract as `run`."""
-    waiter = TaskWaiter()
-    if not turnstile.enter():
-        turnstile.queue(waiter)
-        try:
-            while not turnstile.enter_from_queue(waiter):
-                await waiter.wait(Interest(), deadline, what)
-        except BaseException:
-            turnstile.leave_queue(waiter)
-            raise
+def drive(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
+    """Run steps inside a turnstile; they are closed when a wait ends in an exception."""
     try:
         interest = next(steps)
         while True:
-            if deadline.passed():
-                raise timed_out(what, deadline)
-            turnstile.asleep(waiter)
-            await waiter.wait(interest, deadline, what)
-            turnstile.awake()
+            block(interest, turnstile, deadline, what)
             interest = next(steps)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:
         steps.close()
+
+
+def block(interest: Interest, turnstile: Turnstile, deadline: Deadline, what: str) -> None:
+    """Sleep inside a turnstile until an interest is ready. Raises Timeout, Closed."""
+    if deadline.at is not None and deadline.passed():
+        raise timed_out(what, deadline)
+    if interest.call is None:
+        waiter = _thread_waiter()
+        turnstile.asleep(waiter)
+        waiter.wait(interest, deadline, what)
+    else:
+        turnstile.asleep(interest.call)
+        interest.call.block(deadline.milliseconds())
+    turnstile.awake()
+
+
+async def arun(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
+    """Run an operation in the current asyncio task; the same contract as `run`."""
+    await aenter(turnstile, deadline, what)
+    try:
+        return await adrive(steps, turnstile, deadline, what)
+    finally:
         turnstile.leave()
+
+
+async def aenter(turnstile: Turnstile, deadline: Deadline, what: str) -> None:
+    """`enter`, for the current task."""
+    if turnstile.enter():
+        return
+    waiter = TaskWaiter()
+    turnstile.queue(waiter)
+    try:
+        while not turnstile.enter_from_queue(waiter):
+            await waiter.wait(_NOTHING, deadline, what)
+    except BaseException:
+        turnstile.leave_queue(waiter)
+        raise
+
+
+async def adrive(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
+    """`drive`, for the current task."""
+    try:
+        interest = next(steps)
+        while True:
+            await ablock(interest, turnstile, deadline, what)
+            interest = next(steps)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    finally:
+        steps.close()
+
+
+async def ablock(interest: Interest, turnstile: Turnstile, deadline: Deadline, what: str) -> None:
+    """`block`, for the current task."""
+    if deadline.passed():
+        raise timed_out(what, deadline)
+    waiter = TaskWaiter()
+    turnstile.asleep(waiter)
+    await waiter.wait(interest, deadline, what)
+    turnstile.awake()

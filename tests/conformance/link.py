@@ -11,10 +11,15 @@ inherited from the parent is closed, but the one that the function gets.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
+import posix_ipc
+import sysv_ipc
+
 import kinfolk as kin
+from kinfolk.channels.address import parse
 from kinfolk.channels.opening import MECHANISMS
 from tests.conformance.mechanisms import Place, Variant
 from tests.conformance.peers import HANG, Call, Peer, Peers, Voice
@@ -118,6 +123,17 @@ class Link:
 
     # ------------------------------------------------------------------------------ the end
 
+    @property
+    def outlives(self) -> bool:
+        """Whether the name outlives its users, by the mechanism's default or the address."""
+        lifetime = parse(self.address).options.lifetime
+        return (lifetime or MECHANISMS[self.variant.scheme].default_lifetime) == "name"
+
+    def name_exists(self) -> bool | None:
+        """Whether the name is there, for the kernel; None where the kernel can't be asked."""
+        exists = _EXISTS.get(self.variant.scheme, os.path.lexists)
+        return exists(parse(self.address).name)
+
     def renew(self) -> None:
         """Close everything, and begin with a new channel: other options may be set."""
         self.close()
@@ -128,7 +144,7 @@ class Link:
         for end in (*self._ends, *self._spare.values()):
             end.close()
         if not self.variant.anonymous:
-            _CLEANERS.get(self.variant.scheme, _no_cleaning)(self.address)
+            _CLEANERS.get(self.variant.scheme, _no_cleaning)(parse(self.address).name)
 
 
 def limits_of(variant: Variant, place: Place, peers: Peers) -> kin.Limits:
@@ -143,27 +159,58 @@ def limits_of(variant: Variant, place: Place, peers: Peers) -> kin.Limits:
 # --------------------------------------------------------- names that outlive everybody on purpose
 
 
-def _no_cleaning(address: str) -> None:
+def _no_cleaning(name: str) -> None:
     """Its names are files below the test's own directory."""
 
 
-def _remove_posix_queue(address: str) -> None:
-    import posix_ipc
-
+def _remove_posix_queue(name: str) -> None:
     with contextlib.suppress(posix_ipc.ExistentialError):
-        posix_ipc.unlink_message_queue(address.partition(":")[2].partition("?")[0])
+        posix_ipc.unlink_message_queue(name)
 
 
-def _remove_sysv_queue(address: str) -> None:
-    import sysv_ipc
-
+def _remove_sysv_queue(name: str) -> None:
     with contextlib.suppress(sysv_ipc.ExistentialError):
-        sysv_ipc.MessageQueue(int(address.partition(":")[2].partition("?")[0])).remove()
+        sysv_ipc.MessageQueue(int(name)).remove()
+
+
+def _posix_queue_exists(name: str) -> bool:
+    try:
+        posix_ipc.MessageQueue(name).close()
+    except posix_ipc.ExistentialError:
+        return False
+    return True
+
+
+def _sysv_queue_exists(name: str) -> bool:
+    try:
+        sysv_ipc.MessageQueue(int(name))
+    except sysv_ipc.ExistentialError:
+        return False
+    return True
+
+
+def _unix_name_exists(name: str) -> bool:
+    if not name.startswith("@"):
+        return os.path.lexists(name)
+    with open("/proc/net/unix", encoding="utf-8", errors="surrogateescape") as file:
+        return any(line.endswith(f" {name}\n") for line in file)
+
+
+def _no_name(name: str) -> None:
+    """A port is no object."""
 
 
 _CLEANERS: dict[str, Callable[[str], None]] = {
     "mq": _remove_posix_queue,
     "sysv-mq": _remove_sysv_queue,
+}
+_EXISTS: dict[str, Callable[[str], bool | None]] = {
+    "mq": _posix_queue_exists,
+    "sysv-mq": _sysv_queue_exists,
+    "unix": _unix_name_exists,
+    "unix-seqpacket": _unix_name_exists,
+    "unix-dgram": _unix_name_exists,
+    "tcp": _no_name,
 }
 
 #: The schemes that this build of the library has, with the variants of the table.

@@ -94,10 +94,7 @@ TABLE: dict[str, list[Variant]] = {
     "fifo": _variants(
         "fifo",
         {
-            "named": {
-                "": lambda place: f"fifo:{place.path()}",
-                "one": lambda place: f"fifo:{place.path()}?senders=one",
-            }
+            "named": {"": lambda place: f"fifo:{place.path()}"},
         },
     ),
     "unix": _variants(

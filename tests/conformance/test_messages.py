@@ -281,3 +281,25 @@ def test_bytes_of_every_value(link: Link):
     sender.send(every)
     assert receiver.recv(timeout=HANG) == every
     assert receiver.recv_bytes(timeout=HANG) == every
+
+
+def test_messages_of_all_sizes_waiting_together(link: Link):
+    """Nothing that lies in the kernel beside another message runs into it."""
+    receiver, sender = link.both()
+    sent: list[bytes] = []
+    for number in range(400):
+        size = (number * number * 37) % 9_000 + (0 if sender.limits.empty_messages else 1)
+        if size > sender.limits.max_message:
+            size = sender.limits.max_message - number
+        message = pattern(size, number)
+        try:
+            sender.send_bytes(message, timeout=0)
+        except kin.Timeout:
+            # What was given up is not delivered; what waits is taken, and it goes on.
+            assert sent, "there is not even room for one"
+            while sent:
+                assert receiver.recv_bytes(timeout=HANG) == sent.pop(0)
+            sender.send_bytes(message, timeout=HANG)
+        sent.append(message)
+    sender.close()
+    assert [receiver.recv_bytes(timeout=HANG) for _ in sent] == sent

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from kinfolk.channels.address import Address, Codec, Lifetime
@@ -50,12 +50,12 @@ class Message:
     descriptors: Sequence[int] = ()
     #: who sent it, where the kernel says so for each message
     sender: Peer | None = None
+    #: bytes in all pieces
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        """Bytes in all pieces."""
+    def __post_init__(self) -> None:
         parts = self.parts
-        return len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        self.size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
 
     @property
     def body(self) -> Buffer:

@@ -70,10 +70,16 @@ class Chunker:
         total = message.size
         return [self._header(FIRST | LAST | riding, message.kind, total, total), *message.parts]
 
-    def chunks(self, message: Message, largest: int) -> Iterator[list[Buffer]]:
-        """The chunks of one message, each as pieces to be written together, the header first."""
+    def chunks(
+        self, message: Message, largest: int, *, committed: bool = False
+    ) -> Iterator[list[Buffer]]:
+        """The chunks of one message, each as pieces to be written together, the header first.
+
+        With ``committed``, an empty LAST chunk follows the others, whatever the size: for streams that may take
+        part of a chunk, where a message given up in the middle of its last one could not be taken back.
+        """
         total, kind = message.size, message.kind
-        if total <= largest:
+        if total <= largest and not committed:
             yield self.single(message)
             return
         if os.getpid() != self._pid:
@@ -82,9 +88,13 @@ class Chunker:
         riding = DESCRIPTORS if message.descriptors else 0
         sent = 0
         for pieces, length in _cut(message, largest):
-            flags = (FIRST | riding if sent == 0 else 0) | (LAST if sent + length == total else 0)
+            flags = FIRST | riding if sent == 0 else 0
             sent += length
+            if sent == total and not committed:
+                flags |= LAST
             yield [self._header(flags, kind, length, total), *pieces]
+        if committed:
+            yield [self._header(LAST, kind, 0, total)]
 
     def abort(self) -> bytes:
         """The chunk that makes the receiver forget the message that `chunks` began last."""

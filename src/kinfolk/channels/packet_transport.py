@@ -17,7 +17,7 @@ With framing="raw" a packet is the bare bytes of a message, as C programs send t
 Rules:
 1. A packet is looked at (MSG_PEEK) before it is taken: when descriptors ride on it and the process has no room for
    them, the kernel would drop them; so the packet stays, and LimitReached says why.
-2. The buffer for descriptors always has room for as many as the kernel lets ride, SCM_MAX_FD.
+2. The buffer for descriptors always has room for as many as the kernel lets ride (`kinfolk.channels.ancillary`).
 3. Each packet carries its sender's credentials (SO_PASSCRED; set before the socket can get any). A pickle of a user who
    is neither ours nor root is dropped unseen, with its descriptors, and counted.
 4. The packet of a large message is padded, so that the socket buffer holds few of them: memory in flight stays bounded. It is
@@ -28,18 +28,17 @@ Rules:
 from __future__ import annotations
 
 import array
-import contextlib
 import errno
 import fcntl
 import os
 import select
 import socket
-import struct
 import termios
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from kinfolk.channels import memfd
+from kinfolk.channels.ancillary import CREDENTIALS_ROOM, ROOM, close_all, read, rights
 from kinfolk.channels.codec import OUT_OF_BAND, PICKLE, RAW
 from kinfolk.channels.contract import (
     Buffer,
@@ -49,44 +48,41 @@ from kinfolk.channels.contract import (
     ReceiveTransport,
     SendTransport,
 )
+from kinfolk.channels.packet_limits import (
+    HEADER,
+    LARGE_SHARE,
+    LARGEST_PACKET,
+    buffer_size,
+    largest_inline,
+)
 from kinfolk.channels.presence import Presence
+from kinfolk.channels.socket_names import SocketName
 from kinfolk.channels.trust import is_trusted, peer_of
-from kinfolk.descriptors import Descriptor
 from kinfolk.errors import (
     BrokenChannel,
     CorruptChannel,
     EndOfChannel,
-    InvalidValue,
     LimitReached,
 )
 from kinfolk.identity import Peer
 from kinfolk.waiting import Interest, Steps
 
-HEADER = struct.Struct("<2sBBHHQ")
 MAGIC = b"kP"
 LARGE = 1
+#: The kind of a message that carries a connection: see `kinfolk.channels.unix_dgram`.
+CONNECTION = 0x7F
 
-#: What the kernel keeps of the socket buffer for itself (unix_dgram_sendmsg).
-_KERNEL_SHARE = 32
-#: The largest packet of ours, whatever the socket buffer: every receiver has so much room.
-LARGEST_PACKET = 1 << 18
-#: A large message takes this part of the socket buffer.
-_LARGE_SHARE = 8
+#: Up to here the kernel makes a packet of single pages, which it always finds.
+_SINGLE_PAGES = 1 << 16
 
 _MOST_PIECES = 1000  # sendmsg(2) takes IOV_MAX, 1024
-_MOST_DESCRIPTORS = 253  # SCM_MAX_FD, see unix(7)
 
-_UCRED = struct.Struct("@iII")
-_CREDENTIALS_ROOM = socket.CMSG_SPACE(_UCRED.size)
-_ANCILLARY_ROOM = _CREDENTIALS_ROOM + socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
 
 _PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
 _TAKE = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
 _SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 
 _RECEIVER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN)
-
-_Ancillary = Iterable[tuple[int, int, bytes]]
 
 
 class PacketSender(SendTransport):
@@ -100,23 +96,18 @@ class PacketSender(SendTransport):
         *,
         raw: bool,
         presence: Presence | None = None,
+        peer: Peer | None = None,
     ) -> None:
         """Take over the socket, and the ``presence`` that tells receivers of this end where the socket does not."""
         self._socket, self.limits, self._subject = sock, limits, subject
         self._raw, self._presence = raw, presence
-        self._inline = min(largest_packet(sock), LARGEST_PACKET) - HEADER.size
+        self._peer = peer or connected_peer(sock)
+        self._inline = largest_inline(sock)
         sock.setblocking(False)
 
     def send(self, message: Message) -> Steps[None]:
         """Send one message as one packet."""
         descriptors = message.descriptors
-        if len(descriptors) > _MOST_DESCRIPTORS - 1:
-            raise InvalidValue(
-                f"{len(descriptors)} descriptors can't ride on one message",
-                subject=self._subject,
-                why=f"the kernel lets {_MOST_DESCRIPTORS} ride, and a large message needs one",
-                remedy="send them with several messages",
-            )
         if self._raw:
             yield from self._send_packet(list(message.parts), descriptors)
             return
@@ -127,8 +118,8 @@ class PacketSender(SendTransport):
                 yield from self._send_packet([header, *message.parts], descriptors)
                 return
             except OSError as error:
-                # No run of free pages for a packet as long as this one: memory is fragmented.
-                if error.errno != errno.ENOBUFS or not size:
+                # Memory is so fragmented that there is no run of pages for a packet as long as this.
+                if error.errno != errno.ENOBUFS or size < _SINGLE_PAGES:
                     raise
         yield from self._send_large(message, size)
 
@@ -138,7 +129,7 @@ class PacketSender(SendTransport):
         header = HEADER.pack(MAGIC, LARGE, message.kind, len(message.descriptors), 0, size)
         body = memfd.sealed(message.parts, self._subject)
         try:
-            padding = bytes(max(0, buffer_size(self._socket) // _LARGE_SHARE - HEADER.size))
+            padding = bytes(max(0, buffer_size(self._socket) // LARGE_SHARE - HEADER.size))
             riding = (body.fileno(), *message.descriptors)
             yield from self._send_packet([header, padding], riding)
         finally:
@@ -152,12 +143,10 @@ class PacketSender(SendTransport):
     def _send_packet(self, pieces: list[Buffer], descriptors: Sequence[int]) -> Steps[None]:
         if len(pieces) > _MOST_PIECES:
             pieces = [b"".join(pieces)]
-        rights: list[tuple[int, int, Any]] = []
-        if descriptors:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+        riding = rights(descriptors, self._subject)
         while True:
             try:
-                self._socket.sendmsg(pieces, rights, _SEND)
+                self._socket.sendmsg(pieces, riding, _SEND)
                 return
             except BlockingIOError:
                 yield Interest(writable=(self._socket.fileno(),))
@@ -182,9 +171,9 @@ class PacketSender(SendTransport):
             ) from error
 
     def send_eof(self) -> None:
-        """End this direction: the peer gets EndOfChannel. For every copy of the socket."""
-        if self._socket.type != socket.SOCK_SEQPACKET:
-            super().send_eof()
+        """End this direction, for every copy of the socket: the peer gets EndOfChannel."""
+        if self._presence is not None:
+            self._presence.leave()
         self._socket.shutdown(socket.SHUT_WR)
 
     def fileno(self) -> int:
@@ -193,7 +182,7 @@ class PacketSender(SendTransport):
 
     def peer(self) -> Peer | None:
         """Who connected or listened, where the kernel says so."""
-        return _peer_of(self._socket)
+        return self._peer
 
     def depth(self) -> int:
         """Bytes sent and not yet received, with what the kernel adds to each packet."""
@@ -207,7 +196,9 @@ class PacketSender(SendTransport):
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The same socket in another process."""
-        return rebuild_sender, (*_parts(self._socket, self._presence), self.limits, self._subject, self._raw)
+        presence = passed_presence(self._presence)
+        arguments = self.limits, self._subject, self._raw, self._peer
+        return rebuild_sender, (Passed(self._socket.fileno()), *presence, *arguments)
 
 
 class PacketReceiver(ReceiveTransport):
@@ -221,11 +212,19 @@ class PacketReceiver(ReceiveTransport):
         *,
         raw: bool,
         presence: Presence | None = None,
-        name: SupportsRelease | None = None,
+        peer: Peer | None = None,
+        name: SocketName | None = None,
+        connections: bool = False,
     ) -> None:
-        """Take over the socket, the ``presence`` of the senders where the socket does not tell, and its ``name``."""
+        """Take over the socket, the ``presence`` of the senders where the socket does not tell, and its ``name``.
+
+        ``peer`` is who is at the other end, where the socket does not tell that either; ``connections`` takes
+        messages of the kind `CONNECTION`, and only those.
+        """
         self._socket, self.limits, self._subject = sock, limits, subject
         self._raw, self._presence, self._name = raw, presence, name
+        self._peer = peer or connected_peer(sock)
+        self._connections = connections
         self._head = bytearray(HEADER.size)
         self._room = bytearray(LARGEST_PACKET)
         self._ended = False
@@ -255,30 +254,32 @@ class PacketReceiver(ReceiveTransport):
     def _take(self) -> Message | None:
         if self._ended:
             self._end()
-        length, ancillary, flags, _ = self._socket.recvmsg_into([self._head], _CREDENTIALS_ROOM, _PEEK)
+        length, ancillary, flags, _ = self._socket.recvmsg_into(
+            [self._head], CREDENTIALS_ROOM, _PEEK
+        )
         if not length and not ancillary:  # even an empty packet has credentials
             self._end()
         if flags & socket.MSG_CTRUNC:
             self._check_descriptors_fit()
         if length > len(self._room) and self._raw:
             self._room = bytearray(length)
-        length, ancillary, flags, _ = self._socket.recvmsg_into([self._room], _ANCILLARY_ROOM, _TAKE)
-        sender, descriptors = _read(ancillary)
+        length, ancillary, flags, _ = self._socket.recvmsg_into([self._room], ROOM, _TAKE)
+        sender, descriptors = read(ancillary)
         try:
             if flags & socket.MSG_CTRUNC:
                 raise _no_room(self._subject)
             message = self._opened(length, flags, sender, descriptors)
         except BaseException:
-            _close_all(descriptors)
+            close_all(descriptors)
             raise
         if message is None:
-            _close_all(descriptors)
+            close_all(descriptors)
             self.dropped += 1
         return message
 
     def _check_descriptors_fit(self) -> None:
-        _, ancillary, flags, _ = self._socket.recvmsg_into([self._head], _ANCILLARY_ROOM, _PEEK | _TAKE)
-        _close_all(_read(ancillary)[1])
+        _, ancillary, flags, _ = self._socket.recvmsg_into([self._head], ROOM, _PEEK | _TAKE)
+        close_all(read(ancillary)[1])
         if flags & socket.MSG_CTRUNC:
             raise _no_room(self._subject)
 
@@ -303,18 +304,24 @@ class PacketReceiver(ReceiveTransport):
                 self._corrupt(f"{riding} descriptors were announced, and {len(descriptors)} came")
             if kind & ~OUT_OF_BAND == PICKLE and (sender is None or not is_trusted(sender.uid)):
                 return None
+            if (kind == CONNECTION) != self._connections:
+                return None
             body: Buffer
             if marks & LARGE:
                 body = memfd.view(descriptors[0], size, self._subject)
                 os.close(descriptors.pop(0))
             else:
                 if flags & socket.MSG_TRUNC or size != length - HEADER.size:
-                    self._corrupt(f"a message of {size} bytes was announced in a packet of {length}")
+                    self._corrupt(
+                        f"a message of {size} bytes was announced in a packet of {length}"
+                    )
                 body = bytes(room[HEADER.size : length])
             return Message(kind, (body,), descriptors=descriptors, sender=sender)
 
     def _corrupt(self, what: str, remedy: str = "") -> NoReturn:
-        remedy = remedy or "does the other side send bare bytes? then open this end with framing='raw'"
+        remedy = (
+            remedy or "does the other side send bare bytes? then open this end with framing='raw'"
+        )
         raise CorruptChannel(what, subject=self._subject, remedy=remedy)
 
     def _end(self) -> NoReturn:
@@ -327,7 +334,7 @@ class PacketReceiver(ReceiveTransport):
 
     def peer(self) -> Peer | None:
         """Who connected or listened, where the kernel says so."""
-        return _peer_of(self._socket)
+        return self._peer
 
     def depth(self) -> int | None:
         """Bytes that wait, headers included; None for datagrams, of which the kernel tells the next one's."""
@@ -344,13 +351,73 @@ class PacketReceiver(ReceiveTransport):
 
     def close(self) -> None:
         """Close; the last holder of a named socket removes its name."""
-        self._socket.close()
+        # In this order a sender that finds us present has connected to our socket, and nobody else's.
         if self._presence is not None:
             self._presence.leave()
+        self._socket.close()
         if self._name is not None:
             self._name.release()
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The same socket in another process."""
-        parts = _parts(self._socket, self._presence)
-        return rebuild_receiver, (*parts, self.limits, self._subject, self._raw, self._name)
+        presence = passed_presence(self._presence)
+        arguments = self.limits, self._subject, self._raw, self._peer, self._name
+        return rebuild_receiver, (Passed(self._socket.fileno()), *presence, *arguments)
+
+
+def rebuild_sender(
+    fd: int,
+    presence: int | None,
+    path: str | None,
+    limits: Limits,
+    subject: str,
+    raw: bool,
+    peer: Peer | None,
+) -> PacketSender:
+    """A sender around descriptors that came from another process."""
+    present = None if presence is None else Presence.around(presence, path)
+    sock = socket.socket(fileno=fd)
+    return PacketSender(sock, limits, subject, raw=raw, presence=present, peer=peer)
+
+
+def rebuild_receiver(
+    fd: int,
+    presence: int | None,
+    path: str | None,
+    limits: Limits,
+    subject: str,
+    raw: bool,
+    peer: Peer | None,
+    name: SocketName | None,
+) -> PacketReceiver:
+    """A receiver around descriptors that came from another process."""
+    present = None if presence is None else Presence.around(presence, path)
+    sock = socket.socket(fileno=fd)
+    return PacketReceiver(
+        sock, limits, subject, raw=raw, presence=present, peer=peer, name=name
+    )
+
+
+def passed_presence(presence: Presence | None) -> tuple[Passed | None, str | None]:
+    """A presence among the arguments of `passable`."""
+    return (None, None) if presence is None else (Passed(presence.fileno()), presence.path)
+
+
+def _no_room(subject: str) -> LimitReached:
+    return LimitReached(
+        "there is no room for the descriptors of the next message",
+        subject=subject,
+        why=os.strerror(errno.EMFILE),
+        remedy="close descriptors, or raise the limit: ulimit -n; then receive again",
+    )
+
+
+def connected_peer(sock: socket.socket) -> Peer | None:
+    """Who connected, or listened; the kernel does not say so of datagram sockets."""
+    return peer_of(sock) if sock.type == socket.SOCK_SEQPACKET else None
+
+
+def _asked(sock: socket.socket, question: int) -> int:
+    answer = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), question, answer)
+    return answer[0]

@@ -50,6 +50,9 @@ from kinfolk.errors import CorruptChannel, EndOfChannel
 from kinfolk.identity import is_dead, open_pidfd
 from kinfolk.waiting import Interest, Steps
 
+#: What one slot of a pipe holds.
+_PAGE = os.sysconf("SC_PAGESIZE")
+
 
 class PipeSender(SendTransport):
     """The write end of a pipe."""
@@ -71,8 +74,9 @@ class PipeSender(SendTransport):
             self._claim.take()
         yield from self._settle()
         if self._raw:
-            for part in message.parts:
-                yield from self._write_stream(part)
+            parts = message.parts
+            whole = parts[0] if len(parts) == 1 else b"".join(parts)
+            yield from self._write_stream(whole, owed=False)
             return
         begun = False
         try:
@@ -101,22 +105,32 @@ class PipeSender(SendTransport):
             return
         yield from self._write_packet(pieces[:1])
         self._abort_owed = True  # unless the body goes out whole
-        self._packets(False)
-        for position, piece in enumerate(pieces[1:], 1):
-            try:
-                yield from self._write_stream(piece)
-            except GeneratorExit:
-                self._rest += b"".join(bytes(later) for later in pieces[position + 1 :])
-                raise
-        self._packets(True)
+        yield from self._write_body(pieces[1] if len(pieces) == 2 else b"".join(pieces[1:]))
         self._abort_owed = False
+
+    def _write_body(self, body: Buffer) -> Steps[None]:
+        """Whole pages as a plain stream, the odd bytes behind them as a packet.
+
+        To a page that a stream has left half full the kernel adds what is written next, packet or not, and the
+        receiver would find two headers in one read.
+        """
+        view = memoryview(body)
+        pages = len(view) // _PAGE * _PAGE
+        self._packets(False)
+        try:
+            yield from self._write_stream(view[:pages])
+        except GeneratorExit:
+            self._rest += view[pages:]
+            raise
+        self._packets(True)
+        if len(view) > pages:
+            yield from self._write_stream(view[pages:])
 
     def _settle(self) -> Steps[None]:
         """Bring to an end what an earlier call left half done."""
         if self._rest:
             rest, self._rest = self._rest, b""
-            yield from self._write_stream(rest)
-            self._packets(not self._raw)
+            yield from self._write_stream(rest) if self._raw else self._write_body(rest)
         if self._abort_owed:
             yield from self._write_packet([self._chunker.abort()])
             self._abort_owed = False
@@ -130,7 +144,8 @@ class PipeSender(SendTransport):
             except BlockingIOError:
                 yield Interest(writable=(fd,))
 
-    def _write_stream(self, data: Buffer) -> Steps[None]:
+    def _write_stream(self, data: Buffer, *, owed: bool = True) -> Steps[None]:
+        """Write bytes; what is unwritten when it is given up is owed, unless nothing was written and it was not before."""
         fd = self._descriptor.fileno()
         rest = memoryview(data)
         try:
@@ -140,10 +155,8 @@ class PipeSender(SendTransport):
                 except BlockingIOError:
                     yield Interest(writable=(fd,))
         except GeneratorExit:
-            # The caller may change his buffer from now on. What is unwritten of raw bytes is owed only
-            # when some of them went out.
-            if not self._raw or len(rest) < len(data):
-                self._rest = bytes(rest)
+            if owed or len(rest) < len(data):
+                self._rest = bytes(rest)  # a copy: the caller may change his buffer from now on
             raise
 
     def _packets(self, on: bool) -> None:
@@ -216,6 +229,7 @@ class PipeReceiver(ReceiveTransport):
         self._claim.take()
         fd = self._descriptor.fileno()
         doomed: list[tuple[int, int]] = []
+        message: Message | None
         while True:
             try:
                 if self._raw:

@@ -150,6 +150,16 @@ class Presence:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         return cls(Descriptor(reading, "presence")), cls(Descriptor(writing, "presence"))
 
+    @classmethod
+    def around(cls, fd: int, path: str | None) -> Presence:
+        """A member anew around a descriptor that was duplicated, with the `path` that it had."""
+        return cls(Descriptor(fd, "presence") if path is None else FifoEnd(fd, path))
+
+    @property
+    def path(self) -> str | None:
+        """The FIFO's name; None for an anonymous one."""
+        return self._descriptor.path if isinstance(self._descriptor, FifoEnd) else None
+
     def fileno(self) -> int:
         """The descriptor that hangs up: for `Interest.hangup`."""
         return self._descriptor.fileno()

@@ -7,7 +7,7 @@ the next call: none is lost by asking wrongly.
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from kinfolk.channels.codec import decode
@@ -23,7 +23,23 @@ from kinfolk.errors import (
     UsageError,
 )
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Steps, arun, run
+from kinfolk.waiting import ablock, aenter, block, enter
+
+#: Raises when a message can't be handed over to the call that got it.
+Accept = Callable[[Message], None]
+
+
+def anything(message: Message) -> None:
+    """Every message will do."""
+
+
+def no_descriptors(message: Message) -> None:
+    """Raise UsageError for a message whose descriptors would be lost."""
+    if message.descriptors:
+        raise UsageError(
+            f"the next message carries {len(message.descriptors)} descriptors",
+            remedy="take it with recv_fds()",
+        )
 
 
 class Receives(End):
@@ -42,56 +58,28 @@ class Receives(End):
                 os.close(fd)
         self._receiving.close()
 
-    def _receive_at_once(self) -> Message | None:
-        """The next message if it is here already, and nobody else is receiving; without steps, for speed."""
-        turn = self._receive_turn
-        if not turn.enter():
-            return None
+    def _receive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
+        due, turn = deadline(timeout), self._receive_turn
+        enter(turn, due, self._receive_what)
         try:
-            message = self._next_message()
-            if message is None:
-                return None
-            if message.descriptors:
-                self._held = message  # the steps say what is wrong with that
-                return None
-            self._count_received(message)
-            return message
+            while (message := self._next_message()) is None:
+                block(self._receiving.interest, turn, due, self._receive_what)
+            return self._handed_over(message, accept)
         finally:
             turn.leave()
 
-    def _receive(self, timeout: float | None) -> Message:
-        due = deadline(timeout)
-        message = self._receive_at_once()
-        if message is None:
-            message = run(self._message_steps(), self._receive_turn, due, self._receive_what)
-        return message
-
-    async def _areceive(self, timeout: float | None) -> Message:
-        due = deadline(timeout)
-        message = self._receive_at_once()
-        if message is None:
-            message = await arun(self._message_steps(), self._receive_turn, due, self._receive_what)
-        return message
-
-    def _count_received(self, message: Message) -> None:
-        self._statistics.messages_received += 1
-        self._statistics.bytes_received += message.size
-
-    def _message_steps(self, *, with_descriptors: bool = False) -> Steps[Message]:
-        while (message := self._next_message()) is None:
-            yield self._receiving.interest
-        if message.descriptors and not with_descriptors:
-            self._held = message
-            raise UsageError(
-                f"the next message carries {len(message.descriptors)} descriptors",
-                subject=self._address,
-                remedy="take it with recv_fds()",
-            )
-        self._count_received(message)
-        return message
+    async def _areceive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
+        due, turn = deadline(timeout), self._receive_turn
+        await aenter(turn, due, self._receive_what)
+        try:
+            while (message := self._next_message()) is None:
+                await ablock(self._receiving.interest, turn, due, self._receive_what)
+            return self._handed_over(message, accept)
+        finally:
+            turn.leave()
 
     def _next_message(self) -> Message | None:
-        """What was held or postponed comes first. Called inside the turnstile."""
+        """What was held or postponed comes first; None when there is nothing now."""
         if self._postponed is not None:
             error, self._postponed = self._postponed, None
             raise error
@@ -101,7 +89,29 @@ class Receives(End):
         try:
             return self._receiving.try_receive()
         except (OSError, KinfolkError) as error:
+            raise located(error, "can't receive", self._address) from error.__cause__
+
+    def _handed_over(self, message: Message, accept: Accept) -> Message:
+        """Count a message, unless it can't be taken like this: then it is held for the next call."""
+        try:
+            accept(message)
+        except KinfolkError as error:
+            self._held = message
             raise located(error, "can't receive", self._address) from None
+        self._statistics.messages_received += 1
+        self._statistics.bytes_received += message.size
+        return message
+
+    def _receive_now(self) -> Message | None:
+        """The next message if it is here and nobody else is receiving."""
+        turn = self._receive_turn
+        if not turn.enter():
+            return None
+        try:
+            message = self._next_message()
+            return None if message is None else self._handed_over(message, no_descriptors)
+        finally:
+            turn.leave()
 
     def _decoded(self, message: Message, copy: bool) -> Any:
         try:
@@ -110,27 +120,10 @@ class Receives(End):
             error.subject = error.subject or self._address
             raise
 
-    def _recv_bytes_into_steps(self, buffer: object) -> Steps[int]:
-        room = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        if room.readonly:
-            raise UsageError("the buffer is read-only", subject=self._address)
-        message = yield from self._message_steps()
-        if message.size > room.nbytes:
-            self._held = message
-            self._statistics.messages_received -= 1
-            self._statistics.bytes_received -= message.size
-            raise BufferTooSmall(
-                f"the message has {message.size} bytes, the buffer {room.nbytes}",
-                subject=self._address,
-                remedy="the message waits: call again with a larger buffer",
-            )
-        room[: message.size] = message.body
-        return message.size
-
     def _recv_more(self, objects: list[Any], most: int, copy: bool) -> list[Any]:
         """Add what is here already, up to ``most`` in all."""
         try:
-            while len(objects) < most and (message := self._receive_at_once()) is not None:
+            while len(objects) < most and (message := self._receive_now()) is not None:
                 objects.append(self._decoded(message, copy))
         except KinfolkError as error:
             self._postponed = error  # what came before it is not lost: the next call says so
@@ -144,15 +137,13 @@ class Receives(End):
                 remedy="ask for 1 or more",
             )
 
-    def _recv_fds_steps(self) -> Steps[tuple[bytes, list[int]]]:
+    def _descriptors_allowed(self) -> None:
         if not self._limits.descriptors:
             raise Unsupported(
                 "descriptors can't be passed here",
                 subject=self._address,
                 remedy="use unix: or unix-seqpacket:",
             )
-        message = yield from self._message_steps(with_descriptors=True)
-        return bytes(message.body), list(message.descriptors)
 
     def recv(self, *, timeout: float | None = None, copy: bool = False) -> Any:
         """The next object. Raises EndOfChannel when every sender has gone and all was received.
@@ -179,21 +170,13 @@ class Receives(End):
 
         Raises BufferTooSmall, and then the message waits for the next call.
         """
-        return run(
-            self._recv_bytes_into_steps(buffer),
-            self._receive_turn,
-            deadline(timeout),
-            self._receive_what,
-        )
+        room = _room_in(buffer)
+        return _fill(room, self._receive(timeout, _fits(room)))
 
     async def arecv_bytes_into(self, buffer: object, *, timeout: float | None = None) -> int:
         """`recv_bytes_into`, on asyncio."""
-        return await arun(
-            self._recv_bytes_into_steps(buffer),
-            self._receive_turn,
-            deadline(timeout),
-            self._receive_what,
-        )
+        room = _room_in(buffer)
+        return _fill(room, await self._areceive(timeout, _fits(room)))
 
     def recv_many(
         self, most: int, *, timeout: float | None = None, copy: bool = False
@@ -211,15 +194,15 @@ class Receives(End):
 
     def recv_fds(self, *, timeout: float | None = None) -> tuple[bytes, list[int]]:
         """The next message and the descriptors that ride with it (perhaps none), all close-on-exec and yours to close."""
-        return run(
-            self._recv_fds_steps(), self._receive_turn, deadline(timeout), self._receive_what
-        )
+        self._descriptors_allowed()
+        message = self._receive(timeout, anything)
+        return bytes(message.body), list(message.descriptors)
 
     async def arecv_fds(self, *, timeout: float | None = None) -> tuple[bytes, list[int]]:
         """`recv_fds`, on asyncio."""
-        return await arun(
-            self._recv_fds_steps(), self._receive_turn, deadline(timeout), self._receive_what
-        )
+        self._descriptors_allowed()
+        message = await self._areceive(timeout, anything)
+        return bytes(message.body), list(message.descriptors)
 
     def __iter__(self) -> Iterator[Any]:
         """Objects until the channel ends."""
@@ -240,3 +223,30 @@ class Receives(End):
 
 def _bytes_of(message: Message) -> bytes:
     return message.body if isinstance(message.body, bytes) else bytes(message.body)
+
+
+def _room_in(buffer: object) -> memoryview:
+    try:
+        room = memoryview(buffer)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidValue(f"a {type(buffer).__qualname__} is no buffer") from None
+    if room.readonly or not room.c_contiguous:
+        raise InvalidValue("the buffer is read-only or not contiguous")
+    return room.cast("B") if room.nbytes else memoryview(bytearray())
+
+
+def _fits(room: memoryview) -> Accept:
+    def check(message: Message) -> None:
+        no_descriptors(message)
+        if message.size > room.nbytes:
+            raise BufferTooSmall(
+                f"the message has {message.size} bytes, the buffer {room.nbytes}",
+                remedy="the message waits: call again with a larger buffer",
+            )
+
+    return check
+
+
+def _fill(room: memoryview, message: Message) -> int:
+    room[: message.size] = message.body
+    return message.size

@@ -10,7 +10,7 @@ from kinfolk.channels.end import End, guarded, located
 from kinfolk.deadlines import deadline
 from kinfolk.errors import KinfolkError, MessageTooBig, Unsupported
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Steps, arun, run
+from kinfolk.waiting import Steps, adrive, aenter, arun, drive, enter, run
 
 
 class Sends(End):
@@ -62,38 +62,33 @@ class Sends(End):
         message.descriptors = tuple(fds)
         return message
 
-    def _send_at_once(self, message: Message) -> bool:
-        """Send without waiting and without steps, where the mechanism can; whether it was sent."""
-        turn = self._send_turn
-        if not turn.enter():
-            return False
+    def _send(self, message: Message, timeout: float | None) -> None:
+        due, turn = deadline(timeout), self._send_turn
+        enter(turn, due, self._send_what)
         try:
-            sent = self._sending.try_send(message)
+            if not self._sending.try_send(message):
+                drive(self._sending.send(message), turn, due, self._send_what)
+            self._count_sent(message)
         except (OSError, KinfolkError) as error:
-            raise located(error, "can't send", self._address) from error
+            raise located(error, "can't send", self._address) from error.__cause__
         finally:
             turn.leave()
-        if sent:
-            self._count_sent(message)
-        return sent
 
-    def _send_steps(self, message: Message) -> Steps[None]:
-        yield from guarded(self._sending.send(message), "can't send", self._address)
-        self._count_sent(message)
+    async def _asend(self, message: Message, timeout: float | None) -> None:
+        due, turn = deadline(timeout), self._send_turn
+        await aenter(turn, due, self._send_what)
+        try:
+            if not self._sending.try_send(message):
+                await adrive(self._sending.send(message), turn, due, self._send_what)
+            self._count_sent(message)
+        except (OSError, KinfolkError) as error:
+            raise located(error, "can't send", self._address) from error.__cause__
+        finally:
+            turn.leave()
 
     def _count_sent(self, message: Message) -> None:
         self._statistics.messages_sent += 1
         self._statistics.bytes_sent += message.size
-
-    def _send(self, message: Message, timeout: float | None) -> None:
-        due = deadline(timeout)
-        if not self._send_at_once(message):
-            run(self._send_steps(message), self._send_turn, due, self._send_what)
-
-    async def _asend(self, message: Message, timeout: float | None) -> None:
-        due = deadline(timeout)
-        if not self._send_at_once(message):
-            await arun(self._send_steps(message), self._send_turn, due, self._send_what)
 
     def _send_many_steps(self, objects: Iterable[object], priority: int | None) -> Steps[int]:
         count = 0
@@ -115,6 +110,12 @@ class Sends(End):
         A large object that times out or is interrupted in the middle is never delivered.
         """
         self._send(self._encoded(obj, priority), timeout)
+
+    async def asend(
+        self, obj: object, *, timeout: float | None = None, priority: int | None = None
+    ) -> None:
+        """`send`, on asyncio. A cancelled one is not delivered, and the stream stays whole."""
+        await self._asend(self._encoded(obj, priority), timeout)
 
     def send_bytes(
         self, data: object, *, timeout: float | None = None, priority: int | None = None

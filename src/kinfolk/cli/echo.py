@@ -53,5 +53,7 @@ def command(
     server = Server("kin echo", answer, count=count, quiet=quiet)
     server.run(address, **ends.opening(style, framed, codec, mode=mode))
     if as_json:
-        report.finish(to_stderr=False, address=server.address, clients=server.clients, failed=server.failed)
+        report.finish(
+            to_stderr=False, address=server.address, clients=server.clients, failed=server.failed
+        )
     return ExitCode.OK

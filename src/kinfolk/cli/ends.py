@@ -8,8 +8,9 @@ How data travels, decided by --framed, --codec and the same options in the addre
     --codec raw                 MESSAGES   messages of kinfolk, each a block of bytes
     --codec json|msgpack|…      OBJECTS    messages of kinfolk, each an object
 
-Who comes to whom, where a mechanism has two-way connections: a receiver listens and a sender connects, unless
-it is told to be the other way round. Where it has none, the receiver makes the name and the sender waits for it.
+Who comes to whom: the receiver makes the name, any number of senders wait for it and come. What has no boundaries to
+keep senders apart (bare bytes on a stream, a checked transfer) travels over one connection, where the mechanism has
+connections: the receiver listens and takes the first that comes, or the two are told to be the other way round.
 """
 
 from __future__ import annotations
@@ -80,13 +81,25 @@ def opening(style: Style, framed: bool, codec: str | None, **others: Any) -> dic
     """The options to open an end with. The codec of a checked transfer is only for its header and trailer."""
     if style is Style.RAW:
         return {"framing": "raw", **others}
-    return {"framing": "framed" if framed else None, "codec": codec or ("msgpack" if style is Style.CHECKED else None), **others}
+    return {
+        "framing": "framed" if framed else None,
+        "codec": codec or ("msgpack" if style is Style.CHECKED else None),
+        **others,
+    }
+
+
+def is_connection(address: str, style: Style, turned: bool) -> bool:
+    """Whether data travels over one connection. ``turned``: told to be the other way round."""
+    single = style is Style.CHECKED or not has_boundaries(address, style)
+    return scheme_of(address) in TWO_WAY and (single or turned)
 
 
 @contextlib.contextmanager
-def sender_to(address: str, *, listen: bool, timeout: float | None, **options: Any) -> Iterator[Sending]:
+def sender_to(
+    address: str, style: Style, *, listen: bool, timeout: float | None, **options: Any
+) -> Iterator[Sending]:
     """An end to send to, whose other side is there within ``timeout`` seconds."""
-    if scheme_of(address) in TWO_WAY:
+    if is_connection(address, style, listen):
         with _connection(address, listen, timeout, options) as connection:
             yield connection
         return
@@ -96,9 +109,11 @@ def sender_to(address: str, *, listen: bool, timeout: float | None, **options: A
 
 
 @contextlib.contextmanager
-def receiver_from(address: str, *, connect: bool, timeout: float | None, **options: Any) -> Iterator[Receiving]:
+def receiver_from(
+    address: str, style: Style, *, connect: bool, timeout: float | None, **options: Any
+) -> Iterator[Receiving]:
     """An end to receive from. Where a connection is needed, it is there; else the first message has still to come."""
-    if scheme_of(address) in TWO_WAY:
+    if is_connection(address, style, connect):
         with _connection(address, not connect, timeout, options) as connection:
             yield connection
         return
@@ -108,13 +123,15 @@ def receiver_from(address: str, *, connect: bool, timeout: float | None, **optio
 
 
 @contextlib.contextmanager
-def _connection(address: str, listen: bool, timeout: float | None, options: dict[str, Any]) -> Iterator[kin.Connection]:
+def _connection(
+    address: str, listen: bool, timeout: float | None, options: dict[str, Any]
+) -> Iterator[kin.Connection]:
     if not listen:
         with kin.connect(address, timeout=timeout, **options) as connection:
             yield connection
         return
     with kin.listen(address, **options) as listener:
-        if listener.address != address.partition("?")[0]:
+        if scheme_of(address) == "tcp" and listener.address != address.partition("?")[0]:
             say(f"listening on {listener.address}")  # the kernel chose the port
         connection = listener.accept(timeout=timeout)
     with connection:

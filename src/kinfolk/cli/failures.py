@@ -53,7 +53,10 @@ def say(text: str) -> None:
 
 def printable(text: str) -> str:
     """The text on one line, without characters that a terminal would obey."""
-    return "".join(_escaped(c) if not c.isprintable() and not c.isspace() or c in _BREAKS else c for c in text)
+    return "".join(
+        _escaped(c) if (not c.isprintable() and not c.isspace()) or c in _BREAKS else c
+        for c in text
+    )
 
 
 _BREAKS = "\n\r\t\v\f\x1c\x1d\x1e\x85\u2028\u2029"

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import kinfolk as kin
-from kinfolk.cli.ends import Style
+from kinfolk.cli.ends import Receiving, Sending, Style
 
 
-async def receive(end: kin.Connection, style: Style) -> Any:
+async def receive(end: Receiving, style: Style) -> Any:
     """The next message: bytes, or an object if it came as one."""
     return await (end.arecv_bytes() if style is Style.RAW else end.arecv())
 
 
-async def send(end: kin.Connection, style: Style, message: Any) -> None:
+async def send(end: Sending, style: Style, message: Any) -> None:
     """Send what `receive` gave."""
     if isinstance(message, bytes):
         if message or end.limits.empty_messages:
@@ -25,7 +24,7 @@ async def send(end: kin.Connection, style: Style, message: Any) -> None:
         await end.asend(message)
 
 
-async def in_pieces(end: kin.Connection, style: Style, data: bytes) -> None:
+async def in_pieces(end: Sending, style: Style, data: bytes) -> None:
     """Send bytes as one message; bare ones in as many as the limits ask for."""
     largest = end.limits.max_message
     if style is not Style.RAW or len(data) <= largest:

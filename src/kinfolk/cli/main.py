@@ -14,6 +14,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -62,7 +63,9 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="An ADDRESS is mechanism:name?option=value, such as fifo:/tmp/f, unix:/run/app.sock?mode=0640, mq:/jobs.",
 )
-@click.option("--traceback", is_flag=True, help="Show where an error came from (KIN_DEBUG=1 does the same).")
+@click.option(
+    "--traceback", is_flag=True, help="Show where an error came from (KIN_DEBUG=1 does the same)."
+)
 @click.version_option(kin.__version__, prog_name="kin", message="%(prog)s %(version)s")
 def group(traceback: bool) -> None:
     """Move data between the processes of this machine, over every mechanism that the kernel has."""
@@ -79,7 +82,7 @@ def main() -> NoReturn:
     except signals.EndedBySignal as ended:
         signals.die_of(ended.number)
     except KeyboardInterrupt:  # from code that has put Python's own handler back
-        signals.die_of(signals.signal.SIGINT)
+        signals.die_of(signal.SIGINT)
     sys.exit(code)
 
 
@@ -105,7 +108,10 @@ def run(arguments: Sequence[str]) -> ExitCode:
     except Exception as error:
         if not _trace(arguments):
             shown = f"{type(error).__name__}: {error}"
-            failures.complain(program, f"a bug of kinfolk: {shown} (please report it; kin --traceback shows where)")
+            failures.complain(
+                program,
+                f"a bug of kinfolk: {shown} (please report it; kin --traceback shows where)",
+            )
         return ExitCode.BUG
     return result if isinstance(result, ExitCode) else ExitCode.OK
 
@@ -132,7 +138,9 @@ def _flush() -> None:
         except BrokenPipeError:
             raise signals.StandardOutputClosed from None
         except OSError as error:
-            failures.complain("kin", failures.file_error(error, "can't be written", failures.STDOUT).explain())
+            failures.complain(
+                "kin", failures.file_error(error, "can't be written", failures.STDOUT).explain()
+            )
             os._exit(ExitCode.FAILED)
 
 

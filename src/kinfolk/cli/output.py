@@ -31,7 +31,11 @@ class Output(Protocol):
     """Where received bytes go."""
 
     name: str
-    is_data_stream: bool  # standard output: then reports go elsewhere
+
+    @property
+    def is_data_stream(self) -> bool:
+        """Whether this is standard output: then reports go elsewhere."""
+        ...
 
     def write(self, data: bytes) -> None:
         """Write all of it."""
@@ -42,7 +46,10 @@ class Output(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
 
 
@@ -58,7 +65,9 @@ def output_to(path: str | None) -> Output:
     except OSError as error:
         raise file_error(error, "can't be written", path) from error
     if stat.S_ISDIR(there.st_mode):
-        raise kin.KernelError("can't be written", subject=path, why="it is a directory", remedy="name a file in it")
+        raise kin.KernelError(
+            "can't be written", subject=path, why="it is a directory", remedy="name a file in it"
+        )
     if stat.S_ISREG(there.st_mode):
         return WholeFile(path, stat.S_IMODE(there.st_mode))
     try:
@@ -75,7 +84,7 @@ class _Writing:
 
     def write(self, data: bytes) -> None:
         rest = memoryview(data)
-        while len(rest):
+        while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except BlockingIOError:
@@ -95,7 +104,12 @@ class _Writing:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with contextlib.suppress(OSError):
             self._close()
 
@@ -119,8 +133,6 @@ class Stream(_Writing):
 class WholeFile(_Writing):
     """A file that nobody sees before `commit`."""
 
-    is_data_stream = False
-
     def __init__(self, path: str, mode: int | None) -> None:
         """Begin a file for ``path``; ``mode`` is that of the file which it replaces, None if there is none."""
         self._directory, self._base = os.path.split(path)
@@ -133,6 +145,11 @@ class WholeFile(_Writing):
         except OSError as error:
             raise file_error(error, "can't be written", path) from error
 
+    @property
+    def is_data_stream(self) -> bool:
+        """A file is not standard output."""
+        return False
+
     def _begin(self) -> int:
         # 0666 and the umask, as every program that writes a file for its user.
         try:
@@ -141,7 +158,9 @@ class WholeFile(_Writing):
             if error.errno not in _NO_TMPFILE:
                 raise
         spare = self._new_spare()
-        fd = os.open(spare, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        fd = os.open(
+            spare, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666
+        )
         self._spare = spare
         return fd
 
@@ -180,7 +199,12 @@ class WholeFile(_Writing):
         # which does not follow. The path is absolute: the directory itself plays no part.
         os.link(f"/proc/self/fd/{self._fd}", name, src_dir_fd=self._fd, follow_symlinks=True)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._spare is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._spare)

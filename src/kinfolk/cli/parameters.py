@@ -3,49 +3,63 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
 
 
-def address(name: str = "address") -> Decorator[Command]:
+def address(name: str = "address") -> Decorator:
     """An address, such as fifo:/tmp/f."""
     return click.argument(name, metavar="ADDRESS")
 
 
-def timeout(what: str) -> Decorator[Command]:
+def timeout(what: str) -> Decorator:
     """How long to wait without anything moving."""
-    return click.option("--timeout", type=float, metavar="SECONDS", help=f"Give up {what}; without it, wait for ever.")
+    return click.option(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help=f"Give up {what}; without it, wait for ever.",
+    )
 
 
-def framed() -> Decorator[Command]:
+def framed() -> Decorator:
     """Messages of kinfolk instead of bare bytes."""
     return click.option("--framed", is_flag=True, help="Messages of kinfolk instead of bare bytes.")
 
 
-def codec(what: str) -> Decorator[Command]:
+def codec(what: str) -> Decorator:
     """Objects instead of bytes."""
-    return click.option("--codec", type=click.Choice(["raw", "json", "msgpack", "pickle"]), help=what)
+    return click.option(
+        "--codec", type=click.Choice(["raw", "json", "msgpack", "pickle"]), help=what
+    )
 
 
-def mode(what: str) -> Decorator[Command]:
+def mode(what: str) -> Decorator:
     """Permission bits of what is created."""
     return click.option("--mode", metavar="OCTAL", help=f"Permissions of {what} (default 0600).")
 
 
-def as_json(where: str) -> Decorator[Command]:
+def as_json(where: str) -> Decorator:
     """A report for programs."""
-    return click.option("--json", "as_json", is_flag=True, help=f"Report what was done as one JSON object on {where}.")
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help=f"Report what was done as one JSON object on {where}.",
+    )
 
 
-def quiet(what: str) -> Decorator[Command]:
+def quiet(what: str) -> Decorator:
     """Less on standard error."""
     return click.option("-q", "--quiet", is_flag=True, help=f"No {what}.")
 
 
-def count(what: str) -> Decorator[Command]:
+def count(what: str) -> Decorator:
     """End after so many."""
-    return click.option("--count", type=click.IntRange(min=1), metavar="N", help=f"End after N {what}.")
+    return click.option(
+        "--count", type=click.IntRange(min=1), metavar="N", help=f"End after N {what}."
+    )

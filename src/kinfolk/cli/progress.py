@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class Progress:
     """Counts bytes, and shows them where somebody looks; a context manager."""
 
-    def __init__(self, what: str, total: int | None, *, quiet: bool, data_on_terminal: bool) -> None:
+    def __init__(
+        self, what: str, total: int | None, *, quiet: bool, data_on_terminal: bool
+    ) -> None:
         """``total`` is None while nobody knows it."""
         self._what, self._total = what, total
         self._bar: Bar | None = None
@@ -40,7 +42,12 @@ class Progress:
         if self._bar is not None:
             self._bar.advance(self._task, size)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             if error is None:  # a total that nobody knew is what came
                 done = self._bar.tasks[0].completed
@@ -58,7 +65,13 @@ def can_show() -> bool:
 
 def _make_bar() -> Bar:
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Bar
     from rich.text import Text
 
@@ -67,5 +80,10 @@ def _make_bar() -> Bar:
             return Text(str(getattr(task, "description", "")), overflow="ellipsis", no_wrap=True)
 
     return Bar(
-        Name(""), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)
+        Name(""),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
     )

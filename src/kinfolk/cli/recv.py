@@ -22,9 +22,13 @@ from kinfolk.cli.transfer import Checksum, cut_short, read_header
 @parameters.address()
 @click.argument("file", required=False)
 @parameters.framed()
-@parameters.codec("Messages instead of bare bytes: raw writes them one after the other; else each object is a line of JSON.")
+@parameters.codec(
+    "Messages instead of bare bytes: raw writes them one after the other; else each object is a line of JSON."
+)
 @click.option("--messages", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
-@click.option("--connect", is_flag=True, help="Connect to a sender that listens, instead of listening.")
+@click.option(
+    "--connect", is_flag=True, help="Connect to a sender that listens, instead of listening."
+)
 @parameters.mode("the FIFO, socket or queue")
 @parameters.timeout("when nothing comes for so long")
 @parameters.quiet("progress bar")
@@ -50,23 +54,36 @@ def command(
     options = ends.opening(style, framed, codec, mode=mode)
     with (
         output_to(file) as output,
-        ends.receiver_from(address, connect=connect, timeout=timeout, **options) as end,
+        ends.receiver_from(address, style, connect=connect, timeout=timeout, **options) as end,
     ):
         report = Report("recv", address=end.address, file=output.name)
         on_terminal = output.is_data_stream and os.isatty(1)
-        with Progress(f"from {end.address}", None, quiet=quiet, data_on_terminal=on_terminal) as progress:
-            facts = _receive(_messages(end, style, messages, timeout), style, output, report, progress, end.address)
+        with Progress(
+            f"from {end.address}", None, quiet=quiet, data_on_terminal=on_terminal
+        ) as progress:
+            facts = _receive(
+                _messages(end, style, messages, timeout),
+                style,
+                output,
+                report,
+                progress,
+                end.address,
+            )
         output.commit()
     if as_json:
         report.finish(to_stderr=output.is_data_stream, **facts)
 
 
 def _check(address: str, style: Style, file: str | None, messages: int | None) -> None:
-    if messages is not None and not (ends.has_boundaries(address, style) and style is not Style.CHECKED):
+    if messages is not None and not (
+        ends.has_boundaries(address, style) and style is not Style.CHECKED
+    ):
         raise kin.UsageError(
             "--messages has nothing to count",
             subject=address,
-            why="a transfer ends by itself" if style is Style.CHECKED else "bare bytes have no boundaries here",
+            why="a transfer ends by itself"
+            if style is Style.CHECKED
+            else "bare bytes have no boundaries here",
             remedy="leave it out, or receive messages of kinfolk: --codec raw",
         )
     if file not in (None, "-") and messages is None and ends.never_ends(address, style):
@@ -78,7 +95,9 @@ def _check(address: str, style: Style, file: str | None, messages: int | None) -
         )
 
 
-def _messages(end: Receiving, style: Style, most: int | None, timeout: float | None) -> Iterator[Any]:
+def _messages(
+    end: Receiving, style: Style, most: int | None, timeout: float | None
+) -> Iterator[Any]:
     """Bytes, or objects; until the channel ends, or there were as many as asked for."""
     count = 0
     while most is None or count < most:
@@ -95,7 +114,12 @@ def _messages(end: Receiving, style: Style, most: int | None, timeout: float | N
 
 
 def _receive(
-    incoming: Iterator[Any], style: Style, output: Output, report: Report, progress: Progress, address: str
+    incoming: Iterator[Any],
+    style: Style,
+    output: Output,
+    report: Report,
+    progress: Progress,
+    address: str,
 ) -> dict[str, str]:
     if style is Style.CHECKED:
         return _receive_checked(incoming, output, report, progress, address)
@@ -128,5 +152,8 @@ def _receive_checked(
 
 def _too_few(count: int, asked: int, address: str) -> kin.CorruptChannel:
     return kin.CorruptChannel(
-        f"{count} of {asked} messages came", subject=address, why="the senders have gone", remedy="send the others again"
+        f"{count} of {asked} messages came",
+        subject=address,
+        why="the senders have gone",
+        remedy="send the others again",
     )

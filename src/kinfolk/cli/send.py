@@ -22,10 +22,21 @@ _LARGEST_FILLED = 1 << 20
 @parameters.address()
 @click.argument("file", required=False)
 @parameters.framed()
-@parameters.codec("Messages instead of bare bytes: raw for blocks of bytes; else each line is a JSON text, sent as an object.")
-@click.option("--block", type=click.IntRange(min=1), metavar="BYTES", help="The largest message, where boundaries arrive.")
-@click.option("--priority", type=int, metavar="N", help="Priority on mq:, message type on sysv-mq:.")
-@click.option("--listen", is_flag=True, help="Wait for the receiver to connect, instead of connecting to it.")
+@parameters.codec(
+    "Messages instead of bare bytes: raw for blocks of bytes; else each line is a JSON text, sent as an object."
+)
+@click.option(
+    "--block",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    help="The largest message, where boundaries arrive.",
+)
+@click.option(
+    "--priority", type=int, metavar="N", help="Priority on mq:, message type on sysv-mq:."
+)
+@click.option(
+    "--listen", is_flag=True, help="Wait for the receiver to connect, instead of connecting to it."
+)
 @parameters.mode("the socket that --listen makes")
 @parameters.timeout("when nothing moves for so long")
 @parameters.quiet("progress bar")
@@ -49,14 +60,23 @@ def command(
     """
     style = ends.style_of(address, framed, codec)
     if mode is not None and not listen:
-        raise kin.UsageError("--mode is for what --listen makes", remedy="leave it out, or give it to the receiver")
+        raise kin.UsageError(
+            "--mode is for what --listen makes", remedy="leave it out, or give it to the receiver"
+        )
     options = ends.opening(style, framed, codec, mode=mode)
-    with Source(file) as source, ends.sender_to(address, listen=listen, timeout=timeout, **options) as end:
+    with (
+        Source(file) as source,
+        ends.sender_to(address, style, listen=listen, timeout=timeout, **options) as end,
+    ):
         report = Report("send", address=end.address, file=source.name)
         moving = _Moving(end, report, timeout, priority)
         try:
-            with Progress(f"to {end.address}", source.size, quiet=quiet, data_on_terminal=source.is_terminal) as progress:
-                facts = _send(moving, source, style, block, ends.has_boundaries(address, style), progress)
+            with Progress(
+                f"to {end.address}", source.size, quiet=quiet, data_on_terminal=source.is_terminal
+            ) as progress:
+                facts = _send(
+                    moving, source, style, block, ends.has_boundaries(address, style), progress
+                )
                 ends.finish_sending(end, timeout)
         except kin.BrokenChannel as error:
             raise _nobody_receives(error, report, source) from error
@@ -67,7 +87,9 @@ def command(
 class _Moving:
     """An end, and what every message to it has in common."""
 
-    def __init__(self, end: Sending, report: Report, timeout: float | None, priority: int | None) -> None:
+    def __init__(
+        self, end: Sending, report: Report, timeout: float | None, priority: int | None
+    ) -> None:
         self.end, self._report, self._timeout, self._priority = end, report, timeout, priority
 
     def bytes(self, data: memoryview) -> None:
@@ -81,7 +103,12 @@ class _Moving:
 
 
 def _send(
-    moving: _Moving, source: Source, style: Style, block: int | None, boundaries: bool, progress: Progress
+    moving: _Moving,
+    source: Source,
+    style: Style,
+    block: int | None,
+    boundaries: bool,
+    progress: Progress,
 ) -> dict[str, str]:
     if style is Style.OBJECTS:
         for obj in source.objects():

@@ -27,7 +27,12 @@ class Server:
     """Serves the clients of one address."""
 
     def __init__(
-        self, program: str, handle: Callable[[kin.Connection], Awaitable[None]], *, count: int | None, quiet: bool
+        self,
+        program: str,
+        handle: Callable[[kin.Connection], Awaitable[None]],
+        *,
+        count: int | None,
+        quiet: bool,
     ) -> None:
         """``handle`` serves one client and closes it; after ``count`` clients the server ends."""
         self._program, self._handle, self._count, self._quiet = program, handle, count, quiet
@@ -67,7 +72,9 @@ class Server:
                 connection = accepting.result()
             except kin.LimitReached as error:
                 failures.complain(self._program, error.explain())
-                await asyncio.wait({*self._tasks, ending}, timeout=_PAUSE, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    {*self._tasks, ending}, timeout=_PAUSE, return_when=asyncio.FIRST_COMPLETED
+                )
                 continue
             self.clients += 1
             task = asyncio.create_task(self._client(connection))

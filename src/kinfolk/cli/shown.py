@@ -9,11 +9,15 @@ import kinfolk as kin
 
 
 def as_json_line(obj: object) -> bytes:
-    """One line with the object. What JSON lacks is shown as text: bytes with ``\\xNN`` where they are no UTF-8,
+    """One line with the object.
 
-    arrays as lists, anything else as Python would print it.
+    What JSON lacks is shown: bytes as text with escapes where they are no UTF-8, arrays as lists,
+    anything else as Python would print it.
     """
-    return json.dumps(obj, default=_shown, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+    return (
+        json.dumps(obj, default=_shown, ensure_ascii=False).encode(errors="backslashreplace")
+        + b"\n"
+    )
 
 
 def _shown(value: Any) -> Any:
@@ -32,13 +36,17 @@ def from_json(text: bytes) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise kin.CodecError(
-            "the message is no JSON text", why=str(error), remedy='write it as JSON ("text", 1, {"key": "value"}), or send bytes with --codec raw'
+            "the message is no JSON text",
+            why=str(error),
+            remedy='write it as JSON ("text", 1, {"key": "value"}), or send bytes with --codec raw',
         ) from None
 
 
 def excerpt(message: object) -> str:
     """A message as one short piece of text in quotes, for a log."""
-    text = message.decode(errors="backslashreplace") if isinstance(message, bytes) else repr(message)
+    text = (
+        message.decode(errors="backslashreplace") if isinstance(message, bytes) else repr(message)
+    )
     return f'"{text[:_EXCERPT]}"' + ("…" if len(text) > _EXCERPT else "")
 
 

@@ -35,7 +35,9 @@ class Source:
             raise file_error(error, "can't be read", self.name) from error
         if stat.S_ISDIR(status.st_mode):
             self.close()
-            raise kin.KernelError("can't be read", subject=self.name, why="it is a directory", remedy="name a file")
+            raise kin.KernelError(
+                "can't be read", subject=self.name, why="it is a directory", remedy="name a file"
+            )
         self.is_terminal = os.isatty(self._fd)
         #: bytes that are to come; None when nobody knows
         self.size = self._size(status)
@@ -104,7 +106,12 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
 

@@ -11,7 +11,11 @@ from kinfolk.cli.reports import emit, print_bytes
 
 @click.command(short_help="Walk through the kernel's mechanisms, with real processes.")
 @click.argument("stops", nargs=-1, metavar="[STOP]...")
-@click.option("--file", metavar="FILE", help="The file that the first stop moves; by default one that is here, of some MB.")
+@click.option(
+    "--file",
+    metavar="FILE",
+    help="The file that the first stop moves; by default one that is here, of some MB.",
+)
 @click.option("--list", "as_list", is_flag=True, help="List the stops and end.")
 @parameters.as_json("standard output")
 def command(stops: tuple[str, ...], file: str | None, as_list: bool, as_json: bool) -> int:
@@ -26,7 +30,14 @@ def command(stops: tuple[str, ...], file: str | None, as_list: bool, as_json: bo
 
 def _list(stops: list[tuple[str, str, str]], as_json: bool) -> None:
     if as_json:
-        emit({"stops": [dict(zip(("name", "title", "chapter"), stop, strict=True)) for stop in stops]}, to_stderr=False)
+        emit(
+            {
+                "stops": [
+                    dict(zip(("name", "title", "chapter"), stop, strict=True)) for stop in stops
+                ]
+            },
+            to_stderr=False,
+        )
         return
     width = max(len(name) for name, _, _ in stops)
     for name, title, _ in stops:

@@ -58,7 +58,10 @@ class Checksum:
         elif isinstance(trailer, dict) and trailer.get("kinfolk") == _TRANSFER:
             why = "another transfer began in the middle"
         raise kin.CorruptChannel(
-            "what came is not what was sent", subject=subject, why=why, remedy="send it again, one sender at a time"
+            "what came is not what was sent",
+            subject=subject,
+            why=why,
+            remedy="send it again, one sender at a time",
         )
 
 

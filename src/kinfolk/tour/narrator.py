@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -70,6 +71,8 @@ class Account:
     checks: list[Check] = field(default_factory=list)
     #: what this kernel was built without
     lacking: list[str] = field(default_factory=list)
+    #: where the stop broke off, for who repairs it; empty when it was walked to its end
+    traceback: str = ""
 
 
 class Narrator:
@@ -94,7 +97,9 @@ class Narrator:
         """A number for programs; people read it in a sentence or a table."""
         self.account.figures[name] = value
 
-    def table(self, name: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> None:
+    def table(
+        self, name: str, columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
         """A table, printed as the columns say and written down as the figure ``name``."""
         self.figure(name, [dict(row) for row in rows])
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
@@ -126,6 +131,7 @@ class Narrator:
         if kernel_lacks(error):
             self.lacks(self.account.name, error)
         else:
+            self.account.traceback = "".join(traceback.format_exception(error))
             self.check("the stop was walked to its end", False, one_line(error))
 
     def lacks(self, what: str, error: BaseException) -> None:

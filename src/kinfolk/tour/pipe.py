@@ -14,11 +14,12 @@ import fcntl
 import mmap
 import os
 import time
+from collections.abc import Iterator
 
 import kinfolk as kin
 from kinfolk.tour.narrator import Narrator
 from kinfolk.tour.processes import HANG_LIMIT, Line, crew
-from kinfolk.tour.stop import Stop, Walk
+from kinfolk.tour.stop import Stop, Walk, outcome
 
 _FROM_PARENT, _FROM_CHILD = "parent_say_tochild", "child_say_to_parent"
 
@@ -35,25 +36,26 @@ def visit(narrator: Narrator, walk: Walk) -> None:
 
 
 def _two_pipes(narrator: Narrator) -> None:
-    with crew() as hands:
-        mine, childs = kin.pair("pipe:")
-        with mine, childs:
-            child = hands.start("child", _answer, childs, closes=[mine])
-            childs.close()
-            mine.send(_FROM_PARENT, timeout=HANG_LIMIT)
-            answer = mine.recv(timeout=HANG_LIMIT)
-            heard = child.result()
-            try:
-                after = repr(mine.recv(timeout=HANG_LIMIT))
-            except kin.EndOfChannel:
-                after = "EndOfChannel"
+    mine, childs = kin.pair("pipe:")
+    with mine, childs, crew() as hands:
+        child = hands.start("child", _answer, childs, closes=[mine])
+        childs.close()
+        mine.send(_FROM_PARENT, timeout=HANG_LIMIT)
+        answer = mine.recv(timeout=HANG_LIMIT)
+        heard = child.result()
+        try:
+            after = repr(mine.recv(timeout=HANG_LIMIT))
+        except kin.EndOfChannel:
+            after = "EndOfChannel"
     narrator.says(
         f"Two pipes: process {os.getpid()} wrote {_FROM_PARENT!r} into one, its child {child.pid} "
         f"read it there and wrote {_FROM_CHILD!r} into the other. No sleep: a read waits by itself."
     )
     narrator.check("the child read what its parent wrote", heard == _FROM_PARENT, repr(heard))
     narrator.check("the parent read what its child wrote", answer == _FROM_CHILD, repr(answer))
-    narrator.check("when the child had ended, the parent was told so", after == "EndOfChannel", after)
+    narrator.check(
+        "when the child had ended, the parent was told so", after == "EndOfChannel", after
+    )
 
 
 def _answer(line: Line, connection: kin.Connection) -> object:
@@ -87,7 +89,9 @@ def _one_pipe(narrator: Narrator) -> None:
             receiver.recv(timeout=HANG_LIMIT)
             child = hands.start("second receiver", _receive_too, receiver, closes=[sender])
             told = child.result()
-    narrator.says(f"kinfolk lets one process read a pipe at a time; child {child.pid} was told: {told}")
+    narrator.says(
+        f"kinfolk lets one process read a pipe at a time; child {child.pid} was told: {told}"
+    )
     narrator.check(
         "a second reading process is told that, and by whom, before it takes a byte",
         told.startswith("Busy") and str(os.getpid()) in told,
@@ -124,15 +128,15 @@ def _not_blocking(narrator: Narrator) -> None:
             raw = f"EAGAIN ({error.strerror})"
     receiver, sender = kin.channel("pipe:")
     with receiver, sender:
-        empty = _outcome_now(lambda: receiver.recv(timeout=0))
+        empty = outcome(lambda: receiver.recv(timeout=0))
         waited = time.monotonic()
-        patient = _outcome_now(lambda: receiver.recv(timeout=0.05))
+        patient = outcome(lambda: receiver.recv(timeout=0.05))
         waited = time.monotonic() - waited
         sent = 0
-        full = "nothing"
-        while full == "nothing" and sent < 10_000:
-            full = _outcome_now(lambda: sender.send_bytes(bytes(1000), timeout=0))
-            sent += full == "nothing"
+        full = ""
+        while not full and sent < 10_000:
+            full = outcome(lambda: sender.send_bytes(bytes(1000), timeout=0))
+            sent += not full
         got = sum(1 for _ in range(sent) if len(receiver.recv_bytes(timeout=HANG_LIMIT)) == 1000)
     narrator.says(
         f"O_NONBLOCK: read(2) of an empty pipe gave {raw} at once. In kinfolk the wait is the "
@@ -154,14 +158,6 @@ def _not_blocking(narrator: Narrator) -> None:
         full == "Timeout" and got == sent,
         f"{full}; {got} of {sent} arrived",
     )
-
-
-def _outcome_now(call: object) -> str:
-    try:
-        call()  # type: ignore[operator]
-    except kin.KinfolkError as error:
-        return type(error).__name__
-    return "nothing"
 
 
 # ── how much it holds ────────────────────────────────────────────────────────────────────────
@@ -191,7 +187,7 @@ def _capacity(narrator: Narrator) -> None:
 
 
 @contextlib.contextmanager
-def _raw_pipe():  # type: ignore[no-untyped-def]
+def _raw_pipe() -> Iterator[tuple[int, int]]:
     reading, writing = os.pipe()
     try:
         yield reading, writing

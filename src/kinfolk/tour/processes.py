@@ -9,8 +9,8 @@ Rules:
 1. Every child is reaped when the crew is dismissed, however the stop ended; who still runs then is
    killed first.
 2. No child outlives HANG_LIMIT, even if the tour is killed: an alarm of its own ends it.
-3. A child that fails says why: its last line of traceback becomes a `ChildFailed` here. A child
-   that dies or says nothing in time is a `ChildFailed` too, which names it and its pid.
+3. A child that fails says why: its error becomes a `ChildFailed` here, with its traceback as a
+   note. A child that dies or says nothing in time is a `ChildFailed` too, which names it.
 4. A forked child holds copies of all that was open, so every end that is not the child's is named
    in ``closes``; otherwise it counts as a peer until the child ends.
 
@@ -30,6 +30,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, Protocol
+
+import kinfolk as kin
 
 #: Seconds after which a process that has not come forward is taken for hung. No measure of speed.
 HANG_LIMIT = 30
@@ -87,19 +89,15 @@ class Child:
     def hear(self) -> Any:
         """Wait for what the child tells next. Raises ChildFailed."""
         kind, content = self._next()
-        if kind == "failed":
-            raise ChildFailed(f"the {self.name}, process {self.pid}, failed:\n{content}")
         if kind != "told":
-            raise ChildFailed(f"the {self.name}, process {self.pid}, ended too early")
+            raise ChildFailed(f"{self} ended too early")
         return content
 
     def result(self) -> Any:
         """What the child's function returned, once it has ended and is reaped. Raises ChildFailed."""
         kind, content = self._next()
-        if kind == "failed":
-            raise ChildFailed(f"the {self.name}, process {self.pid}, failed:\n{content}")
         if kind != "returned":
-            raise ChildFailed(f"the {self.name}, process {self.pid}, told {content!r} unasked")
+            raise ChildFailed(f"{self} told {content!r} unasked")
         self.reap()
         return content
 
@@ -132,17 +130,23 @@ class Child:
             self._reaped = True
         self._connection.close()
 
+    def __str__(self) -> str:
+        return f"the {self.name}, process {self.pid},"
+
     def _next(self) -> tuple[str, Any]:
         try:
-            if self._connection.poll(HANG_LIMIT):
-                kind, content = self._connection.recv()
-                return kind, content
+            if not self._connection.poll(HANG_LIMIT):
+                raise ChildFailed(f"{self} said nothing for {HANG_LIMIT} s")
+            kind, content = self._connection.recv()
         except (EOFError, ConnectionError):
             self.reap()
-            raise ChildFailed(
-                f"the {self.name}, process {self.pid}, {how_it_ended(self.status)}"
-            ) from None
-        raise ChildFailed(f"the {self.name}, process {self.pid}, said nothing for {HANG_LIMIT} s")
+            raise ChildFailed(f"{self} {how_it_ended(self.status)}") from None
+        if kind == "failed":
+            summary, trace, error = content
+            failure = ChildFailed(f"{self} failed: {summary}")
+            failure.add_note(trace)
+            raise failure from error
+        return kind, content
 
 
 class Crew:
@@ -213,8 +217,11 @@ def _live(
         for end in closes:
             end.close()
         connection.send(("returned", function(Line(connection), *arguments)))
-    except BaseException:
+    except BaseException as error:
+        summary = traceback.format_exception_only(error)[-1].strip()
+        # Other kinds of errors may be unfit for pickling; their text has to do.
+        cause = error if isinstance(error, kin.KinfolkError | OSError) else None
         with contextlib.suppress(OSError):  # nobody listens any more
-            connection.send(("failed", traceback.format_exc()))
+            connection.send(("failed", (summary, traceback.format_exc(), cause)))
         os._exit(1)
     os._exit(0)

@@ -19,12 +19,32 @@ from rich.console import Console
 from rich.text import Text
 
 import kinfolk as kin
+from kinfolk.tour.ends import STOP as ENDS
+from kinfolk.tour.fifo import STOP as FIFO
 from kinfolk.tour.file import STOP as FILE
 from kinfolk.tour.file import file_to_move
+from kinfolk.tour.mq import STOP as MQ
 from kinfolk.tour.narrator import Account, Narrator
+from kinfolk.tour.pipe import STOP as PIPE
 from kinfolk.tour.stop import Stop, Walk
+from kinfolk.tour.sysv_mq import STOP as SYSV_MQ
+from kinfolk.tour.tcp import STOP as TCP
+from kinfolk.tour.unix import STOP as UNIX
+from kinfolk.tour.unix_dgram import STOP as UNIX_DGRAM
+from kinfolk.tour.unix_seqpacket import STOP as UNIX_SEQPACKET
 
-STOPS: tuple[Stop, ...] = (FILE,)
+STOPS: tuple[Stop, ...] = (
+    FILE,
+    PIPE,
+    FIFO,
+    UNIX,
+    UNIX_DGRAM,
+    UNIX_SEQPACKET,
+    MQ,
+    SYSV_MQ,
+    TCP,
+    ENDS,
+)
 
 
 def stops() -> list[tuple[str, str, str]]:
@@ -65,7 +85,9 @@ def _chosen(names: Sequence[str]) -> list[Stop]:
             close = difflib.get_close_matches(name, known, 1)
             raise kin.InvalidValue(
                 f"the tour has no stop {name!r}",
-                remedy=f"did you mean {close[0]}?" if close else "the stops are " + ", ".join(known),
+                remedy=f"did you mean {close[0]}?"
+                if close
+                else "the stops are " + ", ".join(known),
             )
     return [stop for stop in STOPS if not names or stop.name in names]
 

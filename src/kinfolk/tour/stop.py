@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import kinfolk as kin
 from kinfolk.tour.narrator import Narrator
 
 #: A socket's path has at most 107 bytes (unix(7)): what a directory may take of them.
@@ -60,3 +61,12 @@ def unused_name() -> str:
 def unused_key() -> int:
     """A key that nobody has, for System V queues (31 bits by chance, as ftok(3) would give)."""
     return secrets.randbelow(2**31 - 1) + 1
+
+
+def outcome(call: Callable[[], object]) -> str:
+    """The name of kinfolk's error that a call raises, empty when it raises none."""
+    try:
+        call()
+    except kin.KinfolkError as error:
+        return type(error).__name__
+    return ""

@@ -1,0 +1,192 @@
+/* The one thread of a process that waits for what must interrupt something else.
+ *
+ * A thread that blocks in a system call without a descriptor (msgrcv, later a futex) can't wait
+ * for a hang-up or a death at the same time. The watcher does it for all of them: one epoll, and
+ * for each descriptor what to do when it is ready.
+ *
+ *      presence FIFO  ─┐                          ┌─> wakes a kin_wait (sysv_wait.c)
+ *      (pidfd)        ─┼─> epoll ─> the thread ───┤
+ *      (…)            ─┘                          └─> writes an eventfd
+ *
+ * Rules:
+ * 1. A watch acts once (EPOLLONESHOT); who waits again, watches again. What is ready when the
+ *    watch is added counts, so nothing is missed between looking and watching.
+ * 2. The thread is there only while the process is not forking: `stop` before fork, `resume` in
+ *    the parent. So no child has a watcher that it did not start, and what a thread of the parent
+ *    holds is never taken for something of the child's.
+ * 3. It handles no signals, knows no Python, allocates nothing, and sleeps unless something is
+ *    ready.
+ * 4. An action runs with the mutex held: when `remove` has returned, it is over. Actions wait for
+ *    nobody who may wait for the watcher: kin_wait_wake is answered by a thread that left its
+ *    system call, before that thread does anything else.
+ */
+
+#include "watcher.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { STOP = 0, EVENTS = 16, STACK = 128 * 1024 };
+
+struct kin_watch_entry {
+    struct kin_watch watch;
+    uint64_t number; /* in epoll's data: an event that is fetched already finds nothing, or this */
+    struct kin_watch_entry *next;
+};
+
+/* ------------------------------------------------------------------------------- the thread */
+
+static void
+act(const struct kin_watch *watch)
+{
+    uint64_t one = 1;
+    if (watch->event_fd >= 0)
+        while (write(watch->event_fd, &one, sizeof one) < 0 && errno == EINTR)
+            ;
+    if (watch->wait != NULL)
+        kin_wait_wake(watch->wait);
+}
+
+static void *
+watch_for_ever(void *argument)
+{
+    struct kin_watcher *watcher = argument;
+    struct epoll_event events[EVENTS];
+    for (;;) {
+        int count = epoll_wait(watcher->epoll, events, EVENTS, -1);
+        for (int i = 0; i < count; i++) {
+            if (events[i].data.u64 == STOP)
+                return NULL;
+            pthread_mutex_lock(&watcher->mutex);
+            for (struct kin_watch_entry *entry = watcher->all; entry != NULL; entry = entry->next)
+                if (entry->number == events[i].data.u64)
+                    act(&entry->watch);
+            pthread_mutex_unlock(&watcher->mutex);
+        }
+    }
+}
+
+static int
+start(struct kin_watcher *watcher)
+{
+    sigset_t every, before;
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error != 0)
+        return error;
+    pthread_attr_setstacksize(&attributes, STACK);
+    sigfillset(&every);
+    pthread_sigmask(SIG_BLOCK, &every, &before);
+    error = pthread_create(&watcher->thread, &attributes, watch_for_ever, watcher);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (error == 0) {
+        watcher->running = true;
+        pthread_setname_np(watcher->thread, "kinfolk-watcher");
+    }
+    return error;
+}
+
+/* ------------------------------------------------------------------------------- its owners */
+
+int
+kin_watcher_init(struct kin_watcher *watcher)
+{
+    *watcher = (struct kin_watcher){.epoll = -1, .stop_fd = -1};
+    return pthread_mutex_init(&watcher->mutex, NULL);
+}
+
+static int
+open_descriptors(struct kin_watcher *watcher)
+{
+    struct epoll_event stop = {.events = EPOLLIN, .data.u64 = STOP};
+    watcher->epoll = epoll_create1(EPOLL_CLOEXEC);
+    watcher->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (watcher->epoll >= 0 && watcher->stop_fd >= 0 &&
+        epoll_ctl(watcher->epoll, EPOLL_CTL_ADD, watcher->stop_fd, &stop) == 0)
+        return 0;
+    int error = errno;
+    kin_watcher_clear(watcher);
+    return error;
+}
+
+int
+kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint64_t *number)
+{
+    int error;
+    if (watcher->epoll < 0 && (error = open_descriptors(watcher)) != 0)
+        return error;
+    if (!watcher->running && (error = start(watcher)) != 0)
+        return error;
+    struct kin_watch_entry *entry = malloc(sizeof *entry);
+    if (entry == NULL)
+        return ENOMEM;
+
+    struct epoll_event event = {.events = watch->events | EPOLLONESHOT};
+    pthread_mutex_lock(&watcher->mutex);
+    *entry = (struct kin_watch_entry){*watch, ++watcher->last_number, watcher->all};
+    watcher->all = entry;
+    *number = event.data.u64 = entry->number;
+    error = epoll_ctl(watcher->epoll, EPOLL_CTL_ADD, watch->fd, &event) < 0 ? errno : 0;
+    if (error != 0) {
+        watcher->all = entry->next;
+        free(entry);
+    }
+    pthread_mutex_unlock(&watcher->mutex);
+    return error;
+}
+
+void
+kin_watcher_remove(struct kin_watcher *watcher, uint64_t number)
+{
+    pthread_mutex_lock(&watcher->mutex);
+    for (struct kin_watch_entry **place = &watcher->all; *place != NULL; place = &(*place)->next) {
+        struct kin_watch_entry *entry = *place;
+        if (entry->number == number) {
+            epoll_ctl(watcher->epoll, EPOLL_CTL_DEL, entry->watch.fd, NULL);
+            *place = entry->next;
+            free(entry);
+            break;
+        }
+    }
+    pthread_mutex_unlock(&watcher->mutex);
+}
+
+void
+kin_watcher_stop(struct kin_watcher *watcher)
+{
+    uint64_t count = 1;
+    if (!watcher->running)
+        return;
+    while (write(watcher->stop_fd, &count, sizeof count) < 0 && errno == EINTR)
+        ;
+    pthread_join(watcher->thread, NULL);
+    watcher->running = false;
+    while (read(watcher->stop_fd, &count, sizeof count) < 0 && errno == EINTR)
+        ;
+}
+
+int
+kin_watcher_resume(struct kin_watcher *watcher)
+{
+    return watcher->all != NULL && !watcher->running ? start(watcher) : 0;
+}
+
+void
+kin_watcher_clear(struct kin_watcher *watcher)
+{
+    while (watcher->all != NULL) {
+        struct kin_watch_entry *entry = watcher->all;
+        watcher->all = entry->next;
+        free(entry);
+    }
+    if (watcher->epoll >= 0)
+        close(watcher->epoll);
+    if (watcher->stop_fd >= 0)
+        close(watcher->stop_fd);
+    watcher->epoll = watcher->stop_fd = -1;
+}

@@ -1,0 +1,56 @@
+"""What rides beside the bytes of a Unix socket: descriptors (SCM_RIGHTS) and credentials (SCM_CREDENTIALS), unix(7).
+
+Rules:
+1. `ROOM` holds all that the kernel can put there, so that it never has to drop a descriptor for want of it.
+2. Descriptors that were read are the reader's, whatever else is wrong with the message.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Iterable, Sequence
+
+from kinfolk.errors import InvalidValue
+from kinfolk.identity import Peer
+
+#: SCM_MAX_FD: more do not ride on one message.
+MOST_DESCRIPTORS = 253
+
+_UCRED = struct.Struct("@iII")
+
+CREDENTIALS_ROOM = socket.CMSG_SPACE(_UCRED.size)
+ROOM = CREDENTIALS_ROOM + socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
+
+
+def rights(descriptors: Sequence[int], subject: str) -> list[tuple[int, int, array.array[int]]]:
+    """What sendmsg(2) takes to let descriptors ride. Raises InvalidValue for too many."""
+    if not descriptors:
+        return []
+    if len(descriptors) > MOST_DESCRIPTORS:
+        raise InvalidValue(
+            f"{len(descriptors)} descriptors can't ride on one message",
+            subject=subject,
+            why=f"the kernel lets {MOST_DESCRIPTORS} ride, and a large message takes one of them",
+            remedy="send them with several messages",
+        )
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+
+
+def read(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[Peer | None, list[int]]:
+    """The sender, where the kernel says so, and the descriptors, which are the caller's from now on."""
+    sender, descriptors = None, array.array("i")
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            sender = Peer(*_UCRED.unpack(data))
+    return sender, descriptors.tolist()
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Give descriptors back that nobody wants."""
+    for fd in descriptors:
+        os.close(fd)

@@ -1,0 +1,391 @@
+"""Messages over a connected stream socket: what `unix:` and `tcp:` share.
+
+    small message   one chunk, FIRST and LAST, in one sendmsg(2) that the kernel takes whole or not at all
+    larger message  chunks of up to 1 MiB, then an empty LAST one: it alone commits the message, so that one which
+                    is given up in the middle of whatever chunk can still be aborted
+    framing="raw"   bare bytes, as socat and C programs write them
+
+Rules:
+1. Sockets are non-blocking and never raise SIGPIPE; waiting is the driver's (`kinfolk.waiting`).
+2. A chunk that is given up half sent is finished, and its message aborted, before the next one begins; raw bytes
+   are finished.
+3. One process writes and one reads a stream at a time: a forked copy that tries meets the other's `Claim`, and two ends
+   of one process meet there too.
+4. A process that ends in the middle of a larger message leaves the stream *torn* for its forked copies, which must not write
+   into the half chunk. The socket itself remembers that, in an option which means nothing here (SO_OOBINLINE: nobody sends
+   urgent data), as everything else dies with the process.
+5. A copy may not read on where another process has read ahead: ForkedCopy.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import socket
+import termios
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kinfolk.channels.claims import RECEIVING, SENDING, Claim
+from kinfolk.channels.contract import (
+    Buffer,
+    Duplex,
+    Limits,
+    Message,
+    Passed,
+    ReceiveTransport,
+    SendTransport,
+)
+from kinfolk.channels.framing import HEADER, MAX_CHUNK, Chunker
+from kinfolk.channels.pipe_size import bytes_waiting
+from kinfolk.channels.stream_reader import MOST_DESCRIPTORS, StreamReader
+from kinfolk.channels.stream_terms import Stream, Terms
+from kinfolk.errors import (
+    BrokenChannel,
+    Busy,
+    Closed,
+    ForkedCopy,
+    LimitReached,
+    MessageTooBig,
+)
+from kinfolk.identity import Peer
+from kinfolk.waiting import Interest, Steps
+
+_FLAGS = socket.MSG_NOSIGNAL
+_MOST_PIECES = 1024  # IOV_MAX
+_SMALL_UNIX = 32 << 10  # one socket buffer of the kernel's holds it (unix_stream_sendmsg)
+_SMALL_TCP = 4 << 10  # surely fits where poll(2) says that there is room
+
+
+class StreamSender(SendTransport):
+    """The sending direction of a connected socket."""
+
+    def __init__(self, stream: Stream, terms: Terms, *, one_way: bool, senders: str = "one") -> None:
+        """Join ``stream``; ``one_way`` if nothing is received there, so that the peer's end is our end."""
+        self._stream, self._terms, self._one_way = stream.join(), terms, one_way
+        self._sock = stream.sock
+        self.limits = terms.limits(stream.sock, senders=senders)
+        self._chunker = Chunker()
+        self._claim = Claim(stream.sock.fileno(), SENDING, terms.subject, sole=True)
+        self._pid = 0  # of the process that has sent here
+        self._rest = b""  # of a chunk (or of raw bytes) that was given up half sent
+        self._abort_owed = self._eof = False
+        self._poll: select.poll | None = None
+        room = stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2 - 64
+        self._small = min(_SMALL_UNIX, room) - HEADER.size
+        if not stream.is_unix:
+            self._small = _SMALL_TCP
+            self._poll = select.poll()
+            self._poll.register(stream.sock.fileno(), select.POLLOUT | select.POLLRDHUP)
+
+    def announce(self) -> None:
+        """Tell the receiver that a sender has come, with a chunk that means nothing else."""
+        if not self._terms.raw:
+            with contextlib.suppress(OSError):  # the first message meets it too
+                self._sock.sendmsg([self._chunker.abort()], (), _FLAGS)
+
+    def send(self, message: Message) -> Steps[None]:
+        """Send one message."""
+        self._begin(message.descriptors)
+        if self._rest or self._abort_owed:
+            yield from self._settle()
+        if self._terms.raw:
+            yield from self._write(message.parts, message.descriptors)
+        elif message.size <= self._small and len(message.parts) < _MOST_PIECES:
+            pieces = self._chunker.single(message)
+            while not self._write_whole(pieces, message.descriptors):
+                yield Interest(writable=(self._sock.fileno(),))
+        else:
+            yield from self._send_large(message)
+
+    def try_send(self, message: Message) -> bool:
+        """Send a small message, if nothing is owed."""
+        if (
+            message.size > self._small
+            or self._rest
+            or self._abort_owed
+            or self._terms.raw
+            or len(message.parts) >= _MOST_PIECES
+        ):
+            return False
+        self._begin(message.descriptors)
+        return self._write_whole(self._chunker.single(message), message.descriptors)
+
+    def _begin(self, descriptors: Sequence[int]) -> None:
+        self._claim.take()
+        if self._pid != os.getpid():
+            self._begin_in_this_process()
+        if self._eof:
+            raise Closed("sending was ended with send_eof()", subject=self._terms.subject)
+        if len(descriptors) > MOST_DESCRIPTORS:
+            raise MessageTooBig(
+                f"{len(descriptors)} descriptors are more than one message carries",
+                subject=self._terms.subject,
+                why=f"the kernel takes {MOST_DESCRIPTORS} at a time (SCM_MAX_FD)",
+                remedy="send them with several messages",
+            )
+
+    def _begin_in_this_process(self) -> None:
+        self._rest, self._abort_owed = b"", False  # a copy's: they are the original's to settle
+        if self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE):
+            raise BrokenChannel(
+                "the stream was left in the middle of a message",
+                subject=self._terms.subject,
+                why="another process that sent here gave up or ended there",
+                remedy="connect again",
+            )
+        self._pid = os.getpid()
+
+    def _torn(self, torn: bool) -> None:
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, torn)
+
+    def _send_large(self, message: Message) -> Steps[None]:
+        self._torn(True)
+        descriptors = message.descriptors
+        for pieces in self._chunker.chunks(message, MAX_CHUNK, committed=True):
+            commit = len(pieces) == 1 and self._abort_owed
+            if commit:
+                yield from self._commit(pieces)
+            else:
+                yield from self._write(pieces, descriptors)
+                self._abort_owed = True
+            descriptors = ()
+        self._abort_owed = False
+        self._torn(False)
+
+    def _commit(self, pieces: Sequence[Buffer]) -> Steps[None]:
+        while not self._write_whole(pieces, ()):
+            yield Interest(writable=(self._sock.fileno(),))
+
+    def _settle(self) -> Steps[None]:
+        """Bring to an end what an earlier call left half done."""
+        if self._rest:
+            rest, self._rest = self._rest, b""
+            yield from self._write([rest], ())
+        if self._abort_owed:
+            yield from self._commit([self._chunker.abort()])
+            self._abort_owed = False
+            self._torn(False)
+
+    def _write_whole(self, pieces: Sequence[Buffer], descriptors: Sequence[int]) -> bool:
+        """Write what the kernel takes whole or not at all; False when there is no room now."""
+        if self._poll is not None and not self._has_room():
+            return False
+        try:
+            sent = self._sock.sendmsg(pieces, _ancillary(descriptors), _FLAGS)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise _explained(error, self._terms.subject) from None
+        if sent < sum(map(len, pieces)):
+            # TCP, against all expectation: nobody may go on behind half a chunk.
+            self._sock.shutdown(socket.SHUT_RDWR)
+            raise BrokenChannel(
+                "the kernel took half of a chunk", subject=self._terms.subject, remedy="connect again"
+            )
+        return True
+
+    def _has_room(self) -> bool:
+        assert self._poll is not None
+        for _, events in self._poll.poll(0):
+            if self._one_way and events & select.POLLRDHUP and not events & select.POLLERR:
+                raise BrokenChannel("the receiver has gone", subject=self._terms.subject)
+            return bool(events & ~select.POLLRDHUP)
+        return False
+
+    def _write(self, pieces: Sequence[Buffer], descriptors: Sequence[int]) -> Steps[None]:
+        """Write pieces of which the kernel may take a part at a time; the descriptors go with the first byte."""
+        rest = [piece if isinstance(piece, memoryview) else memoryview(piece) for piece in pieces]
+        begun = not descriptors and not self._terms.raw and self._abort_owed
+        try:
+            while rest:
+                try:
+                    sent = self._sock.sendmsg(rest[:_MOST_PIECES], _ancillary(descriptors), _FLAGS)
+                except BlockingIOError:
+                    yield Interest(writable=(self._sock.fileno(),))
+                    continue
+                except OSError as error:
+                    raise _explained(error, self._terms.subject) from None
+                begun, descriptors = True, ()
+                _skip(rest, sent)
+        except GeneratorExit:
+            # The caller may change his buffers from now on.
+            pass
+        return
+        yield
+
+    def fileno(self) -> int:
+        """Writable when there is room; reports an error when the peer has gone."""
+        return self._sock.fileno()
+
+    def depth(self) -> int:
+        """Bytes that the peer has not read (unix), or not confirmed (tcp); with the kernel's own overhead."""
+        count = array.array("i", [0])
+        fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, count)
+        return count[0]
+
+    def peer(self) -> Peer | None:
+        """Who connected, or listened."""
+        return self._stream.peer
+
+    def send_eof(self) -> None:
+        """shutdown(2): the peer gets EndOfChannel; the other direction goes on."""
+        self._eof = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # the peer has gone, and knows all about ends
+                raise
+
+    def close(self) -> None:
+        """Leave; the last of both directions closes the socket."""
+        self._stream.leave()
+        self._claim.closed()
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same direction of the same socket in another process."""
+        arguments = (Passed(self._sock.fileno()), self._terms, self._one_way, self.limits.senders)
+        return rebuild_sender, arguments
+
+
+class StreamReceiver(ReceiveTransport):
+    """The receiving direction of a connected socket."""
+
+    def __init__(self, stream: Stream, terms: Terms, *, ahead: bytes = b"") -> None:
+        """Join ``stream``; ``ahead`` is what another end had read of it."""
+        self._stream, self._terms = stream.join(), terms
+        self.limits = terms.limits(stream.sock, senders="one")
+        self._reader = terms.reader(stream.sock, ahead)
+        self._claim = Claim(stream.sock.fileno(), RECEIVING, terms.subject, sole=True)
+        self._pid = os.getpid()
+        self._passed_on = False
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Incomplete messages that were dropped."""
+        return self._reader.dropped
+
+    def receive(self) -> Steps[Message]:
+        """Read until a message is whole."""
+        self._begin()
+        while (message := self._reader.next_message()) is None:
+            yield Interest(readable=(self._sock_number(),))
+        return message
+
+    def try_receive(self) -> Message | None:
+        """Read what is here."""
+        self._begin()
+        return self._reader.next_message()
+
+    def _begin(self) -> None:
+        self._claim.take()
+        if self._pid != os.getpid():
+            check_copy(self._reader, self._terms.subject)
+            self._pid = os.getpid()
+        if self._passed_on:
+            raise Busy(
+                "this end was passed on, with messages that it had read",
+                subject=self._terms.subject,
+                remedy="close it",
+            )
+
+    def _sock_number(self) -> int:
+        return self._stream.sock.fileno()
+
+    def buffered(self) -> bool:
+        """Whether a message was read ahead."""
+        return self._reader.buffered()
+
+    def fileno(self) -> int:
+        """Readable when bytes are there or the peer has gone."""
+        return self._sock_number()
+
+    def depth(self) -> int:
+        """Bytes in the socket, headers included."""
+        return bytes_waiting(self._sock_number())
+
+    def peer(self) -> Peer | None:
+        """Who connected, or listened."""
+        return self._stream.peer
+
+    def close(self) -> None:
+        """Leave; the last of both directions closes the socket."""
+        self._reader.discard()
+        self._stream.leave()
+        self._claim.closed()
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same direction of the same socket in another process, with what was read ahead."""
+        ahead = pass_ahead(self._reader, self._terms.subject)
+        self._passed_on = bool(ahead)
+        return rebuild_receiver, (Passed(self._sock_number()), self._terms, ahead)
+
+
+def duplex(stream: Stream, terms: Terms) -> Duplex:
+    """Both directions of a connection."""
+    return Duplex(StreamReceiver(stream, terms), StreamSender(stream, terms, one_way=False))
+
+
+def rebuild_sender(fd: int, terms: Terms, one_way: bool, senders: str) -> StreamSender:
+    """A sender around a descriptor that came from another process."""
+    stream = Stream(socket.socket(fileno=fd), terms)
+    return StreamSender(stream, terms, one_way=one_way, senders=senders)
+
+
+def rebuild_receiver(fd: int, terms: Terms, ahead: bytes) -> StreamReceiver:
+    """A receiver around a descriptor that came from another process."""
+    return StreamReceiver(Stream(socket.socket(fileno=fd), terms), terms, ahead=ahead)
+
+
+def check_copy(reader: StreamReader, subject: str) -> None:
+    """Raise ForkedCopy in a forked process whose parent holds a part of the stream."""
+    if reader.in_the_middle():
+        raise ForkedCopy(
+            "this copy can't receive",
+            subject=subject,
+            why="the process that was forked had read ahead here",
+            remedy="fork before the first receive, or pass the end to the process instead",
+        )
+
+
+def pass_ahead(reader: StreamReader, subject: str) -> bytes:
+    """What a reader has read ahead, to go on elsewhere. Raises Busy in the middle of a message."""
+    if reader.has_part():
+        raise Busy(
+            "an end can't be passed on in the middle of a message",
+            subject=subject,
+            remedy="receive it first",
+        )
+    return reader.give_ahead()
+
+
+def _ancillary(descriptors: Sequence[int]) -> Sequence[tuple[int, int, array.array[int]]]:
+    if not descriptors:
+        return ()
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+
+
+def _skip(pieces: list[memoryview], count: int) -> None:
+    """Take the first ``count`` bytes off."""
+    done = 0
+    while done < len(pieces) and count >= len(pieces[done]):
+        count -= len(pieces[done])
+        done += 1
+    del pieces[:done]
+    if count:
+        pieces[0] = pieces[0][count:]
+
+
+def _explained(error: OSError, subject: str) -> OSError:
+    if error.errno == errno.ETOOMANYREFS:
+        return LimitReached(
+            "no more descriptors can be on their way",
+            subject=subject,
+            why="this user has as many in sockets, unreceived, as a process may open",
+            remedy="let the peers receive them first, or raise the limit: ulimit -n",
+        )
+    return error

@@ -76,12 +76,12 @@ _held: weakref.WeakSet[_Held] = weakref.WeakSet()
 class Claim(_Held):
     """The right of this process to use one direction of one stream; nothing is taken before `take`."""
 
-    __slots__ = ("_direction", "_pid", "_subject")
+    __slots__ = ("_direction", "_pid", "_sole", "_subject")
 
-    def __init__(self, fd: int, direction: int, subject: str) -> None:
-        """Prepare a claim on the stream of ``fd``."""
+    def __init__(self, fd: int, direction: int, subject: str, *, sole: bool = False) -> None:
+        """Prepare a claim on the stream of ``fd``; ``sole`` if two ends of one process can't share it either."""
         super().__init__(fd)
-        self._direction, self._subject = direction, subject
+        self._direction, self._subject, self._sole = direction, subject, sole
         self._pid = 0
 
     def take(self) -> None:
@@ -89,6 +89,10 @@ class Claim(_Held):
         pid = os.getpid()
         if self._pid == pid:
             return
+        if self._sole and any(
+            isinstance(other, Claim) and other._pid == pid and self._same(other) for other in _held
+        ):
+            raise self._busy(pid)
         try:
             self._lock(self._direction)
         except BlockingIOError:
@@ -98,6 +102,9 @@ class Claim(_Held):
             raise self._busy(holder)
         self._pid = pid
 
+    def _same(self, other: Claim) -> bool:
+        return (self._inode, self._direction) == (other._inode, other._direction)
+
     def lost(self) -> None:
         """To be taken again at the next use."""
         self._pid = 0
@@ -105,7 +112,7 @@ class Claim(_Held):
     def _busy(self, holder: int) -> Busy:
         verb = "receives" if self._direction == RECEIVING else "sends"
         return Busy(
-            f"another process {verb} here",
+            f"another {'end' if holder == os.getpid() else 'process'} {verb} here",
             subject=self._subject,
             why=f"process {holder} does, and only one can at a time"
             if holder
@@ -129,8 +136,11 @@ class Membership(_Held):
         self._lock(_MEMBERS + os.getpid())
 
     def others(self) -> bool:
-        """Whether another process has the FIFO open (a kinfolk one: nobody else says so)."""
-        return self._holder(_MEMBERS, 0) != 0
+        """Whether it is open elsewhere, here or in another process (of kinfolk: nobody else says so)."""
+        return self._holder(_MEMBERS, 0) != 0 or any(
+            isinstance(other, Membership) and other._inode == self._inode and other is not self
+            for other in list(_held)
+        )
 
 
 def _after_fork_in_child() -> None:

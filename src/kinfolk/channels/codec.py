@@ -228,11 +228,13 @@ def _is_array(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def as_bytes_view(data: object) -> memoryview:
-    """A flat view of the bytes of an object that has the buffer protocol, in C order.
+def as_bytes_view(data: object) -> Buffer:
+    """A flat view of the bytes of an object that has the buffer protocol, in C order; bytes are their own.
 
     Raises CodecError for an object that has none; copies only what is not contiguous.
     """
+    if type(data) is bytes:
+        return data
     try:
         view = memoryview(data)  # type: ignore[arg-type]
     except TypeError:

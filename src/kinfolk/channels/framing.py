@@ -13,7 +13,8 @@ stream it is at most PIPE_BUF bytes in all, so that the kernel writes it whole (
     flags   1 FIRST · 2 LAST · 4 ABORT (forget this message) · 8 descriptors ride on the first byte
 
 Rules:
-1. (sender, nonce) names a sending end, sequence its messages. Chunks of several ends may alternate.
+1. (sender, nonce) names a sending end, sequence its messages. Chunks of several ends may alternate. The nonce is a
+   counter of the process below 16 bits of its pid namespace: a pid means something only to a receiver in the same one.
 2. FIRST opens a message, LAST closes it; the lengths of its chunks add up to `total`, or the stream is corrupt.
 3. A message is delivered when its LAST chunk is in; before that nobody sees any of it. ABORT, a new FIRST of the
    same end, the end of the stream, or the death of the sender drop what is incomplete.
@@ -25,6 +26,7 @@ Rules:
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import struct
 from collections.abc import Iterator
@@ -50,6 +52,14 @@ _ROOM_STEP = 8 << 20  # memory taken at once on the strength of a promise
 # ── sending ──────────────────────────────────────────────────────────────────────────────────
 
 
+_ends = itertools.count()  # of this process that ever sent
+
+
+def pid_namespace() -> int:
+    """16 bits that differ between the pid namespaces of a host (their inode numbers follow one another)."""
+    return os.stat("/proc/self/ns/pid").st_ino & 0xFFFF
+
+
 class Chunker:
     """Cuts the messages of one sending end into chunks."""
 
@@ -58,7 +68,7 @@ class Chunker:
 
     def _renew(self) -> None:
         self._pid = os.getpid()
-        self._nonce = int.from_bytes(os.urandom(4), "little")
+        self._nonce = pid_namespace() << 16 | next(_ends) & 0xFFFF
         self._sequence = 0
 
     def single(self, message: Message) -> list[Buffer]:
@@ -66,9 +76,8 @@ class Chunker:
         if os.getpid() != self._pid:
             self._renew()  # a forked copy is an end of its own
         self._sequence = (self._sequence + 1) & 0xFFFFFFFF
-        riding = DESCRIPTORS if message.descriptors else 0
-        total = message.size
-        return [self._header(FIRST | LAST | riding, message.kind, total, total), *message.parts]
+        flags = FIRST | LAST | DESCRIPTORS if message.descriptors else FIRST | LAST
+        return [self._header(flags, message.kind, message.size, message.size), *message.parts]
 
     def chunks(
         self, message: Message, largest: int, *, committed: bool = False

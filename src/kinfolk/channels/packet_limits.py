@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
 
 from kinfolk.channels.address import Address, Options
 from kinfolk.channels.contract import DEFAULT_MAX_MESSAGE, Limits
+from kinfolk.channels.packet_format import HEADER
 from kinfolk.errors import AddressError, LimitReached
 
-#: The header of a packet: see `kinfolk.channels.packet_transport`.
-HEADER = struct.Struct("<2sBBHHQ")
 #: The largest packet of ours, whatever the socket buffer: every receiver has so much room.
 LARGEST_PACKET = 1 << 18
 #: A message in memory of its own weighs this part of the socket buffer.

@@ -1,16 +1,8 @@
 """Messages over sockets that keep packets whole: what `unix-seqpacket:` and `unix-dgram:` share.
 
 One message is one packet, which the kernel delivers whole or not at all, to one of those who receive. So a process
-that is killed leaves nothing half done, and any number of forked copies may send and receive on one socket.
-
-    0      2      3      4        6      8         16
-    ├──────┼──────┼──────┼────────┼──────┼─────────┼──────────────────────────────
-    │ "kP" │flags │ kind │ riding │  0   │ length  │ the message, or padding
-    └──────┴──────┴──────┴────────┴──────┴─────────┴──────────────────────────────
-                          the user's       of the        little-endian
-                          descriptors      message
-
-    flags   1 LARGE: the message is in a sealed memfd, the first descriptor that rides (`kinfolk.channels.memfd`)
+that is killed leaves nothing half done, and any number of forked copies may send and receive on one socket. See
+`kinfolk.channels.packet_format` for what one looks like.
 
 With framing="raw" a packet is the bare bytes of a message, as C programs send them.
 
@@ -22,7 +14,6 @@ Rules:
    is neither ours nor root is dropped unseen, with its descriptors, and counted.
 4. The packet of a large message is padded, so that the socket buffer holds few of them: memory in flight stays bounded. It is
    copied only once the buffer has drained; a full channel costs no memory.
-5. Nothing announced is trusted: see `_opened`.
 """
 
 from __future__ import annotations
@@ -30,6 +21,7 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
+import mmap
 import os
 import select
 import socket
@@ -48,8 +40,8 @@ from kinfolk.channels.contract import (
     ReceiveTransport,
     SendTransport,
 )
+from kinfolk.channels.packet_format import CONNECTION, HEADER, read_header, write_header
 from kinfolk.channels.packet_limits import (
-    HEADER,
     LARGE_SHARE,
     LARGEST_PACKET,
     buffer_size,
@@ -67,19 +59,15 @@ from kinfolk.errors import (
 from kinfolk.identity import Peer
 from kinfolk.waiting import Interest, Steps
 
-MAGIC = b"kP"
-LARGE = 1
-#: The kind of a message that carries a connection: see `kinfolk.channels.unix_dgram`.
-CONNECTION = 0x7F
-
 #: Up to here the kernel makes a packet of single pages, which it always finds.
 _SINGLE_PAGES = 1 << 16
 
+_BREATH = 64  # packets dropped at a stretch
 _MOST_PIECES = 1000  # sendmsg(2) takes IOV_MAX, 1024
 
 
 _PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
-_TAKE = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+_TAKE = socket.MSG_CMSG_CLOEXEC | socket.MSG_TRUNC | socket.MSG_DONTWAIT
 _SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 
 _RECEIVER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN)
@@ -101,7 +89,7 @@ class PacketSender(SendTransport):
         """Take over the socket, and the ``presence`` that tells receivers of this end where the socket does not."""
         self._socket, self.limits, self._subject = sock, limits, subject
         self._raw, self._presence = raw, presence
-        self._peer = peer or connected_peer(sock)
+        self._peer = peer or _connected_peer(sock)
         self._inline = largest_inline(sock)
         sock.setblocking(False)
 
@@ -112,7 +100,7 @@ class PacketSender(SendTransport):
             yield from self._send_packet(list(message.parts), descriptors)
             return
         size = message.size
-        header = HEADER.pack(MAGIC, 0, message.kind, len(descriptors), 0, size)
+        header = write_header(message, size)
         if size <= self._inline:
             try:
                 yield from self._send_packet([header, *message.parts], descriptors)
@@ -126,7 +114,7 @@ class PacketSender(SendTransport):
     def _send_large(self, message: Message, size: int) -> Steps[None]:
         while not self._is_drained():
             yield Interest(writable=(self._socket.fileno(),))
-        header = HEADER.pack(MAGIC, LARGE, message.kind, len(message.descriptors), 0, size)
+        header = write_header(message, size, large=True)
         body = memfd.sealed(message.parts, self._subject)
         try:
             padding = bytes(max(0, buffer_size(self._socket) // LARGE_SHARE - HEADER.size))
@@ -223,10 +211,10 @@ class PacketReceiver(ReceiveTransport):
         """
         self._socket, self.limits, self._subject = sock, limits, subject
         self._raw, self._presence, self._name = raw, presence, name
-        self._peer = peer or connected_peer(sock)
+        self._peer = peer or _connected_peer(sock)
         self._connections = connections
         self._head = bytearray(HEADER.size)
-        self._room = bytearray(LARGEST_PACKET)
+        self._room = _room(LARGEST_PACKET)
         self._ended = False
         self.dropped = 0
         sock.setblocking(False)
@@ -250,6 +238,10 @@ class PacketReceiver(ReceiveTransport):
             else:
                 if message is not None:
                     return message
+                if self.dropped % _BREATH == 0:
+                    yield Interest(
+                        again_in=0
+                    )  # a flood of them holds up neither a close nor a timeout
 
     def _take(self) -> Message | None:
         if self._ended:
@@ -262,13 +254,15 @@ class PacketReceiver(ReceiveTransport):
         if flags & socket.MSG_CTRUNC:
             self._check_descriptors_fit()
         if length > len(self._room) and self._raw:
-            self._room = bytearray(length)
+            self._room = _room(length)
         length, ancillary, flags, _ = self._socket.recvmsg_into([self._room], ROOM, _TAKE)
+        if not length and not ancillary:  # another process took the packet that was looked at
+            self._end()
         sender, descriptors = read(ancillary)
         try:
             if flags & socket.MSG_CTRUNC:
                 raise _no_room(self._subject)
-            message = self._opened(length, flags, sender, descriptors)
+            message = self._opened(length, sender, descriptors)
         except BaseException:
             close_all(descriptors)
             raise
@@ -278,51 +272,37 @@ class PacketReceiver(ReceiveTransport):
         return message
 
     def _check_descriptors_fit(self) -> None:
-        _, ancillary, flags, _ = self._socket.recvmsg_into([self._head], ROOM, _PEEK | _TAKE)
+        _, ancillary, flags, _ = self._socket.recvmsg_into(
+            [self._head], ROOM, _TAKE | socket.MSG_PEEK
+        )
         close_all(read(ancillary)[1])
         if flags & socket.MSG_CTRUNC:
             raise _no_room(self._subject)
 
-    def _opened(
-        self, length: int, flags: int, sender: Peer | None, descriptors: list[int]
-    ) -> Message | None:
-        """The message of a packet, None for a pickle that we may not take. Raises CorruptChannel."""
-        with memoryview(self._room) as room:
+    def _opened(self, length: int, sender: Peer | None, descriptors: list[int]) -> Message | None:
+        """The message of a packet, None for one that we may not take. Raises CorruptChannel."""
+        with memoryview(self._room)[:length] as room:
             if self._raw:
-                return Message(RAW, (bytes(room[:length]),), descriptors=descriptors, sender=sender)
-            if length < HEADER.size:
-                self._corrupt(f"a packet of {length} bytes came that kinfolk did not send")
-            magic, marks, kind, riding, zero, size = HEADER.unpack_from(room)
-            if magic != MAGIC or marks & ~LARGE or zero:
-                self._corrupt("a packet came that kinfolk did not send")
-            if size > self.limits.max_message:
-                self._corrupt(
-                    f"a message of {size} bytes was announced, and the limit is {self.limits.max_message}",
-                    f"open this end with max_message={size} if the sender is right",
-                )
-            if len(descriptors) != riding + bool(marks & LARGE):
-                self._corrupt(f"{riding} descriptors were announced, and {len(descriptors)} came")
-            if kind & ~OUT_OF_BAND == PICKLE and (sender is None or not is_trusted(sender.uid)):
+                if len(room) < length:
+                    raise CorruptChannel(
+                        f"a packet of {length} bytes was cut", subject=self._subject
+                    )
+                return Message(RAW, (bytes(room),), descriptors=descriptors, sender=sender)
+            packet = read_header(
+                room, length, len(descriptors), self.limits.max_message, self._subject
+            )
+            trusted = sender is not None and is_trusted(sender.uid)
+            if packet.kind & ~OUT_OF_BAND == PICKLE and not trusted:
                 return None
-            if (kind == CONNECTION) != self._connections:
+            if (packet.kind == CONNECTION) != self._connections:
                 return None
             body: Buffer
-            if marks & LARGE:
-                body = memfd.view(descriptors[0], size, self._subject)
+            if packet.large:
+                body = memfd.view(descriptors[0], packet.size, self._subject)
                 os.close(descriptors.pop(0))
             else:
-                if flags & socket.MSG_TRUNC or size != length - HEADER.size:
-                    self._corrupt(
-                        f"a message of {size} bytes was announced in a packet of {length}"
-                    )
-                body = bytes(room[HEADER.size : length])
-            return Message(kind, (body,), descriptors=descriptors, sender=sender)
-
-    def _corrupt(self, what: str, remedy: str = "") -> NoReturn:
-        remedy = (
-            remedy or "does the other side send bare bytes? then open this end with framing='raw'"
-        )
-        raise CorruptChannel(what, subject=self._subject, remedy=remedy)
+                body = bytes(room[HEADER.size :])
+            return Message(packet.kind, (body,), descriptors=descriptors, sender=sender)
 
     def _end(self) -> NoReturn:
         self._ended = True
@@ -393,14 +373,17 @@ def rebuild_receiver(
     """A receiver around descriptors that came from another process."""
     present = None if presence is None else Presence.around(presence, path)
     sock = socket.socket(fileno=fd)
-    return PacketReceiver(
-        sock, limits, subject, raw=raw, presence=present, peer=peer, name=name
-    )
+    return PacketReceiver(sock, limits, subject, raw=raw, presence=present, peer=peer, name=name)
 
 
 def passed_presence(presence: Presence | None) -> tuple[Passed | None, str | None]:
     """A presence among the arguments of `passable`."""
     return (None, None) if presence is None else (Passed(presence.fileno()), presence.path)
+
+
+def _room(size: int) -> mmap.mmap:
+    """Memory of this process, of which only what was written to takes any."""
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _no_room(subject: str) -> LimitReached:
@@ -412,7 +395,7 @@ def _no_room(subject: str) -> LimitReached:
     )
 
 
-def connected_peer(sock: socket.socket) -> Peer | None:
+def _connected_peer(sock: socket.socket) -> Peer | None:
     """Who connected, or listened; the kernel does not say so of datagram sockets."""
     return peer_of(sock) if sock.type == socket.SOCK_SEQPACKET else None
 

@@ -24,6 +24,7 @@ import select
 from collections.abc import Callable
 from typing import Any
 
+from kinfolk._native import try_read
 from kinfolk.channels.claims import RECEIVING, SENDING, Claim
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import (
@@ -42,6 +43,7 @@ from kinfolk.channels.framing import (
     Assembler,
     Chunk,
     Chunker,
+    pid_namespace,
 )
 from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.presence import FifoEnd
@@ -52,6 +54,9 @@ from kinfolk.waiting import Interest, Steps
 
 #: What one slot of a pipe holds.
 _PAGE = os.sysconf("SC_PAGESIZE")
+
+
+_DEAD = -1  # in place of a pidfd: the process had ended before one could be opened
 
 
 class PipeSender(SendTransport):
@@ -78,9 +83,12 @@ class PipeSender(SendTransport):
             whole = parts[0] if len(parts) == 1 else b"".join(parts)
             yield from self._write_stream(whole, owed=False)
             return
+        long = self._alone and message.size > ATOMIC_CHUNK
         begun = False
         try:
-            for pieces in self._chunker.chunks(message, MAX_CHUNK if self._alone else ATOMIC_CHUNK):
+            for pieces in self._chunker.chunks(
+                message, MAX_CHUNK if long else ATOMIC_CHUNK, committed=long
+            ):
                 yield from self._write_chunk(pieces)
                 begun = True
             begun = False
@@ -89,7 +97,7 @@ class PipeSender(SendTransport):
 
     def try_send(self, message: Message) -> bool:
         """Write a message that is one packet."""
-        if self._raw or self._rest or self._abort_owed or message.size > ATOMIC_CHUNK:
+        if message.size > ATOMIC_CHUNK or self._abort_owed or self._rest or self._raw:
             return False
         if self._alone:
             self._claim.take()
@@ -209,6 +217,7 @@ class PipeReceiver(ReceiveTransport):
             None  # a long chunk of which some bytes are in
         )
         self._pidfds: dict[tuple[int, int], int] = {}  # of senders with an incomplete message
+        self._namespace = pid_namespace()
         self._ended = False
         self.interest = self._idle = Interest(readable=(descriptor.fileno(),))
         os.set_blocking(descriptor.fileno(), False)
@@ -232,18 +241,18 @@ class PipeReceiver(ReceiveTransport):
         message: Message | None
         while True:
             try:
-                if self._raw:
-                    message = self._read_raw(fd)
+                if self._body is not None:
+                    message = self._read_body(fd)
                 else:
-                    message = self._read_body(fd) if self._body else self._read_packet(fd)
+                    message = self._read_raw(fd) if self._raw else self._read_packet(fd)
                 if message is not None:
                     return message
-            except (BlockingIOError, _NoSenderYet):
+            except _Nothing:
                 if not self._pidfds:
                     return None
                 for sender in doomed:
                     self._forget(sender)
-                doomed = [sender for sender, pidfd in self._pidfds.items() if is_dead(pidfd)]
+                doomed = [sender for sender, pidfd in self._pidfds.items() if _is_gone(pidfd)]
                 if not doomed:
                     self.interest = Interest(readable=(fd, *self._pidfds.values()))
                     return None
@@ -280,7 +289,10 @@ class PipeReceiver(ReceiveTransport):
         if room is None:
             missing -= len(self._read(fd, missing))
         else:
-            count = os.readv(fd, [room[chunk.length - missing :]])
+            try:
+                count = os.readv(fd, [room[chunk.length - missing :]])
+            except BlockingIOError:
+                raise _Nothing from None
             if count == 0:
                 self._end(fd)
             missing -= count
@@ -293,7 +305,9 @@ class PipeReceiver(ReceiveTransport):
         return self._assembler.filled(chunk)
 
     def _read(self, fd: int, size: int) -> bytes:
-        data = b"" if self._ended else os.read(fd, size)
+        data = b"" if self._ended else try_read(fd, size)
+        if data is None:
+            raise _Nothing
         if not data:
             self._end(fd)
         return data
@@ -303,7 +317,7 @@ class PipeReceiver(ReceiveTransport):
         poll = select.poll()
         poll.register(fd, 0)
         if not self._ended and not poll.poll(0):
-            raise _NoSenderYet
+            raise _Nothing
         self._ended = True
         self._body = None
         self._assembler.forget_all()
@@ -313,11 +327,11 @@ class PipeReceiver(ReceiveTransport):
     def _watch(self, chunk: Chunk) -> None:
         incomplete = chunk.sender in self._assembler.partials
         if incomplete and chunk.sender not in self._pidfds:
-            pidfd = open_pidfd(chunk.sender[0])
-            if pidfd is None:
-                # It ended just now: any later read finds the pipe empty, or its last chunks.
-                return
-            self._pidfds[chunk.sender] = pidfd
+            pid, nonce = chunk.sender
+            # A pid of another namespace says nothing here: then the end of the pipe has to do.
+            if nonce >> 16 == self._namespace:
+                pidfd = open_pidfd(pid)
+                self._pidfds[chunk.sender] = _DEAD if pidfd is None else pidfd
         elif not incomplete and chunk.sender in self._pidfds:
             self._unwatch(chunk.sender)
 
@@ -326,7 +340,8 @@ class PipeReceiver(ReceiveTransport):
         self._unwatch(sender)
 
     def _unwatch(self, sender: tuple[int, int]) -> None:
-        os.close(self._pidfds.pop(sender))
+        if (pidfd := self._pidfds.pop(sender)) != _DEAD:
+            os.close(pidfd)
         self.interest = self._idle
 
     def _unwatch_all(self) -> None:
@@ -366,8 +381,12 @@ class PipeReceiver(ReceiveTransport):
         )
 
 
-class _NoSenderYet(Exception):
-    """A FIFO was read before its first sender came."""
+class _Nothing(Exception):
+    """The pipe is empty, or nobody has come to send yet."""
+
+
+def _is_gone(pidfd: int) -> bool:
+    return pidfd == _DEAD or is_dead(pidfd)
 
 
 def rebuild_sender(

@@ -24,7 +24,7 @@ import os
 import select
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 from kinfolk import runtime_directory
@@ -56,17 +56,30 @@ class FifoEnd(Descriptor):
         """Close; the last member removes the name."""
         self.leave()
 
-    def leave(self) -> bool:
-        """Close; whether this was the last member, by whom the name was removed."""
+    def alone(self) -> bool:
+        """Whether nobody else is a member."""
+        return not self._membership.others()
+
+    def leave(self, if_last: Callable[[], None] | None = None) -> bool:
+        """Close; whether this was the last member, by whom the name was removed.
+
+        ``if_last`` is then called under the lock, before the name goes, to remove what the members shared.
+        """
         if self.closed:
             return False
         with _lock_for_leaving() as locked:
-            last = locked and not self._kept and not self._membership.others() and self._made_here()
+            last = locked and not self._kept and self.alone() and self._made_here()
             if last:
+                if if_last is not None:
+                    if_last()
                 self.unlink()
-            super().close()
-            self._membership.closed()
+            self.abandon()
         return last
+
+    def abandon(self) -> None:
+        """Close and leave the name as it is, to be used under the lock."""
+        super().close()
+        self._membership.closed()
 
     def unlink(self) -> None:
         """Remove the name, if it still is this FIFO's."""
@@ -79,8 +92,17 @@ class FifoEnd(Descriptor):
         return bool(os.fstat(self.fileno()).st_mode & _MADE_BY_KINFOLK)
 
 
-def open_end(path: str, flags: int, *, make: int | None = None, keep_name: bool = False) -> FifoEnd:
+def open_end(
+    path: str,
+    flags: int,
+    *,
+    make: int | None = None,
+    keep_name: bool = False,
+    if_first: Callable[[], None] | None = None,
+) -> FifoEnd:
     """Open one end of a FIFO, making it with the permission bits ``make`` when there is none.
+
+    ``if_first`` is called under the lock when nobody else is a member.
 
     To be tried again (`kinfolk.rendezvous.wait_for_path`): raises NotYet while there is no FIFO, or, for O_WRONLY, while
     nobody has its read end. Raises AddressError for what is no FIFO, and OSError.
@@ -100,7 +122,15 @@ def open_end(path: str, flags: int, *, make: int | None = None, keep_name: bool 
             if error.errno == errno.ENXIO:
                 raise NotYet from None  # the opening of the other end is an event on the path
             raise
-        return FifoEnd(fd, path, keep_name=keep_name)
+        end = FifoEnd(fd, path, keep_name=keep_name)
+        if if_first is not None and end.alone():
+            try:
+                if_first()
+            except BaseException:
+                # not by `leave`, which would wait for the lock that is held here
+                end.abandon()
+                raise
+        return end
 
 
 def _make(path: str, mode: int) -> None:
@@ -135,14 +165,19 @@ class Presence:
         self._descriptor = descriptor
 
     @classmethod
-    def join_receiver(cls, path: str, mode: int = 0o600) -> Steps[Presence]:
-        """Make the FIFO when there is none, and hold its read end."""
-        return (yield from _joined(path, os.O_RDONLY, mode))
+    def join_receiver(
+        cls, path: str, mode: int = 0o600, if_first: Callable[[], None] | None = None
+    ) -> Steps[Presence]:
+        """Make the FIFO when there is none, and hold its read end.
+
+        ``if_first`` is called under the lock when nobody else is a member, to clear what killed ones left.
+        """
+        return (yield from _joined(path, os.O_RDONLY, mode, if_first))
 
     @classmethod
     def join_sender(cls, path: str) -> Steps[Presence]:
         """Wait for a receiver to be there, and hold the write end."""
-        return (yield from _joined(path, os.O_WRONLY, None))
+        return (yield from _joined(path, os.O_WRONLY))
 
     @classmethod
     def anonymous(cls) -> tuple[Presence, Presence]:
@@ -160,6 +195,11 @@ class Presence:
         """The FIFO's name; None for an anonymous one."""
         return self._descriptor.path if isinstance(self._descriptor, FifoEnd) else None
 
+    @classmethod
+    def passed(cls, fd: int, path: str | None) -> Presence:
+        """The membership of an end that came from another process, by its `fileno` and `path`."""
+        return cls(Descriptor(fd, "presence") if path is None else FifoEnd(fd, path))
+
     def fileno(self) -> int:
         """The descriptor that hangs up: for `Interest.hangup`."""
         return self._descriptor.fileno()
@@ -170,17 +210,19 @@ class Presence:
         poll.register(self._descriptor.fileno(), 0)
         return bool(poll.poll(0))
 
-    def leave(self) -> bool:
-        """Close; True for the last member of all, which also removed the FIFO's name."""
+    def leave(self, if_last: Callable[[], None] | None = None) -> bool:
+        """Close; True for the last member of all, which also removed the FIFO's name: see `FifoEnd.leave`."""
         if isinstance(self._descriptor, FifoEnd):
-            return self._descriptor.leave()
+            return self._descriptor.leave(if_last)
         self._descriptor.close()
         return False
 
 
-def _joined(path: str, flags: int, make: int | None) -> Steps[Presence]:
+def _joined(
+    path: str, flags: int, make: int | None = None, if_first: Callable[[], None] | None = None
+) -> Steps[Presence]:
     def attempt() -> FifoEnd:
-        return open_end(path, flags, make=make)
+        return open_end(path, flags, make=make, if_first=if_first)
 
     if os.path.dirname(path) == runtime_directory.path_name():
         return Presence((yield from retry(attempt)))  # the directory itself comes and goes

@@ -64,7 +64,9 @@ _SMALL_TCP = 4 << 10  # surely fits where poll(2) says that there is room
 class StreamSender(SendTransport):
     """The sending direction of a connected socket."""
 
-    def __init__(self, stream: Stream, terms: Terms, *, one_way: bool, senders: str = "one") -> None:
+    def __init__(
+        self, stream: Stream, terms: Terms, *, one_way: bool, senders: str = "one"
+    ) -> None:
         """Join ``stream``; ``one_way`` if nothing is received there, so that the peer's end is our end."""
         self._stream, self._terms, self._one_way = stream.join(), terms, one_way
         self._sock = stream.sock
@@ -96,9 +98,7 @@ class StreamSender(SendTransport):
         if self._terms.raw:
             yield from self._write(message.parts, message.descriptors)
         elif message.size <= self._small and len(message.parts) < _MOST_PIECES:
-            pieces = self._chunker.single(message)
-            while not self._write_whole(pieces, message.descriptors):
-                yield Interest(writable=(self._sock.fileno(),))
+            yield from self._write_when_room(self._chunker.single(message), message.descriptors)
         else:
             yield from self._send_large(message)
 
@@ -144,32 +144,37 @@ class StreamSender(SendTransport):
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, torn)
 
     def _send_large(self, message: Message) -> Steps[None]:
-        self._torn(True)
         descriptors = message.descriptors
-        for pieces in self._chunker.chunks(message, MAX_CHUNK, committed=True):
-            commit = len(pieces) == 1 and self._abort_owed
-            if commit:
-                yield from self._commit(pieces)
-            else:
-                yield from self._write(pieces, descriptors)
-                self._abort_owed = True
-            descriptors = ()
+        self._torn(True)
+        try:
+            for pieces in self._chunker.chunks(message, MAX_CHUNK, committed=True):
+                if len(pieces) > 1:
+                    yield from self._write(pieces, descriptors)
+                    self._abort_owed, descriptors = True, ()
+                else:
+                    yield from self._write_when_room(pieces)
+        except GeneratorExit:
+            self._abort_owed = self._abort_owed or bool(self._rest)
+            self._torn(self._abort_owed)
+            raise
         self._abort_owed = False
         self._torn(False)
-
-    def _commit(self, pieces: Sequence[Buffer]) -> Steps[None]:
-        while not self._write_whole(pieces, ()):
-            yield Interest(writable=(self._sock.fileno(),))
 
     def _settle(self) -> Steps[None]:
         """Bring to an end what an earlier call left half done."""
         if self._rest:
             rest, self._rest = self._rest, b""
-            yield from self._write([rest], ())
+            yield from self._write([rest], (), owed=True)
         if self._abort_owed:
-            yield from self._commit([self._chunker.abort()])
+            yield from self._write_when_room([self._chunker.abort()])
             self._abort_owed = False
             self._torn(False)
+
+    def _write_when_room(
+        self, pieces: Sequence[Buffer], descriptors: Sequence[int] = ()
+    ) -> Steps[None]:
+        while not self._write_whole(pieces, descriptors):
+            yield Interest(writable=(self._sock.fileno(),))
 
     def _write_whole(self, pieces: Sequence[Buffer], descriptors: Sequence[int]) -> bool:
         """Write what the kernel takes whole or not at all; False when there is no room now."""
@@ -185,22 +190,28 @@ class StreamSender(SendTransport):
             # TCP, against all expectation: nobody may go on behind half a chunk.
             self._sock.shutdown(socket.SHUT_RDWR)
             raise BrokenChannel(
-                "the kernel took half of a chunk", subject=self._terms.subject, remedy="connect again"
+                "the kernel took half of a chunk",
+                subject=self._terms.subject,
+                remedy="connect again",
             )
         return True
 
     def _has_room(self) -> bool:
         assert self._poll is not None
         for _, events in self._poll.poll(0):
-            if self._one_way and events & select.POLLRDHUP and not events & select.POLLERR:
+            if self._one_way and events & select.POLLRDHUP:
                 raise BrokenChannel("the receiver has gone", subject=self._terms.subject)
             return bool(events & ~select.POLLRDHUP)
         return False
 
-    def _write(self, pieces: Sequence[Buffer], descriptors: Sequence[int]) -> Steps[None]:
-        """Write pieces of which the kernel may take a part at a time; the descriptors go with the first byte."""
-        rest = [piece if isinstance(piece, memoryview) else memoryview(piece) for piece in pieces]
-        begun = not descriptors and not self._terms.raw and self._abort_owed
+    def _write(
+        self, pieces: Sequence[Buffer], descriptors: Sequence[int], *, owed: bool = False
+    ) -> Steps[None]:
+        """Write what the kernel may take a part at a time; the descriptors go with the first byte.
+
+        Given up, it keeps the rest if it is ``owed``: if some of it went out, now or earlier.
+        """
+        rest = [memoryview(piece) for piece in pieces]
         try:
             while rest:
                 try:
@@ -210,13 +221,12 @@ class StreamSender(SendTransport):
                     continue
                 except OSError as error:
                     raise _explained(error, self._terms.subject) from None
-                begun, descriptors = True, ()
+                owed, descriptors = True, ()
                 _skip(rest, sent)
         except GeneratorExit:
-            # The caller may change his buffers from now on.
-            pass
-        return
-        yield
+            if owed:  # a copy, for the caller may change his buffers from now on
+                self._rest = b"".join(rest)
+            raise
 
     def fileno(self) -> int:
         """Writable when there is room; reports an error when the peer has gone."""

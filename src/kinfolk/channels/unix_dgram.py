@@ -30,10 +30,12 @@ With framing="raw" C programs and socat are the peers: no FIFO, so a receiver wa
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from kinfolk.channels.address import Address
 from kinfolk.channels.ancillary import close_all
@@ -47,11 +49,11 @@ from kinfolk.channels.contract import (
     SendTransport,
 )
 from kinfolk.channels.packet_limits import check_lifetime, packet_limits, set_options, socket_pair
-from kinfolk.channels.packet_transport import CONNECTION, PacketReceiver, PacketSender
+from kinfolk.channels.packet_format import CONNECTION
+from kinfolk.channels.packet_transport import PacketReceiver, PacketSender
 from kinfolk.channels.presence import Presence, presence_path
-from kinfolk.channels.socket_names import bind, connecting, is_abstract
-from kinfolk.channels.trust import check_object, is_trusted
-from kinfolk.descriptors import Descriptor
+from kinfolk.channels.socket_names import SocketName, bind, connecting, is_abstract
+from kinfolk.channels.trust import check_object, check_peer
 from kinfolk.errors import AddressError, CorruptChannel, UntrustedPeer
 from kinfolk.identity import Peer
 from kinfolk.waiting import Interest, Steps, ready
@@ -73,7 +75,11 @@ class UnixDgramMechanism(Mechanism):
 
     def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
         """Make the name. Raises Busy when a live socket has it."""
-        return (yield from _bound(address))
+        sock, name, presence = yield from _bound(address)
+        limits = _named_limits(address, sock)
+        return PacketReceiver(
+            sock, limits, str(address), raw=_is_raw(address), presence=presence, name=name
+        )
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver to be there, and connect."""
@@ -88,7 +94,7 @@ class UnixDgramMechanism(Mechanism):
             except BaseException:
                 receiver.close()
                 raise
-        here, there = _ends(address)
+        here, there = yield from self.pair(address)
         here.sending.close()
         there.receiving.close()
         return here.receiving, there.sending
@@ -99,29 +105,254 @@ class UnixDgramMechanism(Mechanism):
             raise AddressError(
                 "a pair has no name", subject=str(address), remedy="use listen and connect"
             )
-        return ready(_ends(address))
+        here, there = _halves(address)
+        try:
+            return ready((_duplex(here, address), _duplex(there, address)))
+        except BaseException:
+            here.close()
+            there.close()
+            raise
 
     def listen(self, address: Address) -> Steps[ListenTransport]:
         """Make the name, and take connections there."""
         if _is_raw(address):
             raise self._lacks("bare datagrams make no connection", address)
-        return DgramListener((yield from _bound(address, connections=True)), address)
+        sock, name, presence = yield from _bound(address)
+        limits = _named_limits(address, sock)
+        door = PacketReceiver(sock, limits, str(address), raw=False, name=name, connections=True)
+        return DgramListener(door, presence, address)
 
     def connect(self, address: Address) -> Steps[Duplex]:
-        """Wait for a listener, and hand it the other end of a new connection."""
+        """Wait for a listener, and hand it one half of a new connection."""
         if _is_raw(address):
             raise self._lacks("bare datagrams make no connection", address)
         door = yield from _joined(address)
         try:
             here, there = _halves(address)
             try:
-                numbers = [number.fileno() for number in there]
-                yield from door.send(Message(CONNECTION, (), descriptors=numbers))
+                yield from door.send(Message(CONNECTION, (), descriptors=there.numbers()))
+                return _duplex(here, address)
             except BaseException:
-                _close(here)
+                here.close()
                 raise
             finally:
-                _close(there)
-            return _duplex(here, address)
+                there.close()
         finally:
             door.close()
+
+
+class DgramListener(ListenTransport):
+    """A named socket that takes halves of connections."""
+
+    def __init__(self, door: PacketReceiver, presence: Presence | None, address: Address) -> None:
+        self._door, self._presence, self._address = door, presence, address
+        self.limits = door.limits
+        self._untrusted = 0
+
+    @property
+    def refused(self) -> int:  # type: ignore[override]
+        """Connections of users who may not, and whatever else came that is no connection."""
+        return self._untrusted + self._door.dropped
+
+    def accept(self) -> Steps[Duplex]:
+        """The next connection whose user may send what this end decodes."""
+        while True:
+            try:
+                message = yield from self._door.receive()
+                half = _Half.arrived(message.descriptors, str(self._address))
+            except CorruptChannel:
+                self._untrusted += 1
+                continue
+            try:
+                if message.sender is None:
+                    raise UntrustedPeer("nobody vouches for the peer", subject=str(self._address))
+                codec = self._address.options.codec or "pickle"
+                check_peer(message.sender, codec, str(self._address))
+                set_options(half.sock, self._address)
+                return _duplex(half, self._address, message.sender)
+            except UntrustedPeer:
+                half.close()
+                self._untrusted += 1
+            except BaseException:
+                half.close()
+                raise
+
+    def fileno(self) -> int:
+        """Readable when a connection waits."""
+        return self._door.fileno()
+
+    def close(self) -> None:
+        """Stop listening; the last holder of the socket removes its name."""
+        if self._presence is not None:
+            self._presence.leave()
+        self._door.close()
+
+    @property
+    def address(self) -> str:
+        """The address as it was given."""
+        return str(self._address)
+
+
+# ── names ────────────────────────────────────────────────────────────────────────────────────
+
+_Bound = tuple[socket.socket, SocketName, Presence | None]
+
+
+def _bound(address: Address) -> Steps[_Bound]:
+    """A socket with a name, whose presence says so once it can be sent to."""
+    sock, name, presence = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), None, None
+    try:
+        set_options(sock, address)
+        name = yield from bind(sock, address)
+        if not _is_raw(address):
+            mode = 0o600 if address.options.mode is None else address.options.mode
+            presence = yield from Presence.join_receiver(_presence_path(address), mode)
+            status = os.fstat(presence.fileno())
+            check_object(status.st_uid, 0o600, "pickle", presence.path or "", receiving=True)
+        return sock, name, presence
+    except BaseException:
+        if presence is not None:
+            presence.leave()
+        sock.close()
+        if name is not None:
+            name.release()
+        raise
+
+
+def _joined(address: Address) -> Steps[PacketSender]:
+    """A sender to the socket with a name, once a receiver has it."""
+    presence = None
+    if not _is_raw(address):
+        presence = yield from Presence.join_sender(_presence_path(address))
+    try:
+        sock = yield from connecting(address, _connect)
+        # If our receivers have left meanwhile, who has the name now may be anybody.
+        while presence is not None and presence.others_gone():
+            sock.close()
+            yield Interest(again_in=_NAME_LOST)
+            sock = yield from connecting(address, _connect)
+    except BaseException:
+        if presence is not None:
+            presence.leave()
+        raise
+    try:
+        if not is_abstract(address):
+            owner, codec = os.stat(address.name).st_uid, address.options.codec or "pickle"
+            check_object(owner, 0o600, codec, str(address), receiving=False)
+        set_options(sock, address)
+        limits, raw = _named_limits(address, sock), _is_raw(address)
+        return PacketSender(sock, limits, str(address), raw=raw, presence=presence)
+    except BaseException:
+        sock.close()
+        if presence is not None:
+            presence.leave()
+        raise
+
+
+def _connect(where: bytes) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        sock.connect(where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _presence_path(address: Address) -> str:
+    if is_abstract(address):
+        return presence_path(UnixDgramMechanism.scheme, address.name)
+    directory, name = os.path.split(os.path.abspath(address.name))
+    return f"{directory}/.{name}.presence"
+
+
+# ── connections ──────────────────────────────────────────────────────────────────────────────
+
+
+class _Half(NamedTuple):
+    """One side of a connection: its socket, and its two ends of the two pipes."""
+
+    sock: socket.socket
+    receiving: Presence
+    sending: Presence
+
+    @classmethod
+    def arrived(cls, descriptors: Sequence[int], subject: str) -> _Half:
+        """Out of descriptors that came from a peer. Raises CorruptChannel for any others, and closes them."""
+        if [_kind_of(fd) for fd in descriptors] != ["socket", os.O_RDONLY, os.O_WRONLY]:
+            close_all(descriptors)
+            raise CorruptChannel("what came is no connection of kinfolk's", subject=subject)
+        sock = socket.socket(fileno=descriptors[0])
+        half = cls(sock, *(Presence.around(fd, None) for fd in descriptors[1:]))
+        if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_DGRAM):
+            half.close()
+            raise CorruptChannel("what came is no datagram socket", subject=subject)
+        return half
+
+    def numbers(self) -> list[int]:
+        """The descriptors, in the order in which they ride."""
+        return [self.sock.fileno(), self.receiving.fileno(), self.sending.fileno()]
+
+    def close(self) -> None:
+        """Close all three."""
+        self.sock.close()
+        self.receiving.leave()
+        self.sending.leave()
+
+
+def _kind_of(fd: int) -> str | int:
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISFIFO(mode):
+        return fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    return "socket" if stat.S_ISSOCK(mode) else "another"
+
+
+def _halves(address: Address) -> tuple[_Half, _Half]:
+    one, other = socket_pair(address, socket.SOCK_DGRAM)
+    try:
+        one_receives, other_sends = Presence.anonymous()
+        try:
+            other_receives, one_sends = Presence.anonymous()
+        except BaseException:
+            one_receives.leave()
+            other_sends.leave()
+            raise
+    except BaseException:
+        one.close()
+        other.close()
+        raise
+    return _Half(one, one_receives, one_sends), _Half(other, other_receives, other_sends)
+
+
+def _duplex(half: _Half, address: Address, peer: Peer | None = None) -> Duplex:
+    limits, raw = _limits(address, half.sock), _is_raw(address)
+    second = half.sock.dup()
+    return Duplex(
+        PacketReceiver(
+            half.sock, limits, str(address), raw=raw, presence=half.receiving, peer=peer
+        ),
+        PacketSender(second, limits, str(address), raw=raw, presence=half.sending, peer=peer),
+    )
+
+
+# ── limits ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _limits(address: Address, sock: socket.socket) -> Limits:
+    return packet_limits(UnixDgramMechanism.scheme, sock, address.options, presence=True)
+
+
+def _named_limits(address: Address, sock: socket.socket) -> Limits:
+    with open("/proc/sys/net/unix/max_dgram_qlen", encoding="ascii") as file:
+        depth = int(file.read()) + 1  # the kernel stops when more than so many wait
+    raw = _is_raw(address)
+    return packet_limits(
+        UnixDgramMechanism.scheme, sock, address.options, presence=not raw, depth=depth
+    )
+
+
+def _is_raw(address: Address) -> bool:
+    return address.options.framing == "raw"
+
+
+MECHANISM = UnixDgramMechanism()

@@ -21,7 +21,7 @@ from typing import Any
 
 import kinfolk as kin
 from kinfolk.tour.links import Link, links
-from kinfolk.tour.narrator import Column, Narrator, kernel_lacks, one_line
+from kinfolk.tour.narrator import Column, Narrator
 from kinfolk.tour.processes import HANG_LIMIT, ChildFailed, Line, crew, how_it_ended
 from kinfolk.tour.stop import Stop, Walk, scratch_directory
 
@@ -56,11 +56,8 @@ def visit(narrator: Narrator, walk: Walk) -> None:
             except (kin.KinfolkError, ChildFailed, OSError) as error:
                 problems.append((link.label, error))
     narrator.table("ends", _COLUMNS, rows)
-    for label, error in problems:
-        if kernel_lacks(error):
-            narrator.lacks(label, error)
-        else:
-            narrator.check(f"{label}: either end could be killed", False, one_line(error))
+    for label, problem in problems:
+        narrator.unavailable(label, problem)
     for key, wanted, sentence in (
         ("stopped", "Timeout", "a stopped sender is no dead one"),
         ("sender_killed", "EndOfChannel", "a killed sender is EndOfChannel for who waits for it"),

@@ -143,7 +143,7 @@ def _whole(narrator: Narrator, path: str) -> None:
             for sender in senders:
                 sender.hear()  # it has joined: the victim is not the last one to leave
             victim.kill()
-            got = list(receiver.recv_bytes(timeout=HANG_LIMIT) for _ in range(_WRITERS * _EACH))
+            got = [receiver.recv_bytes(timeout=HANG_LIMIT) for _ in range(_WRITERS * _EACH)]
             after = _end_of(receiver)
             dropped = receiver.statistics().dropped
         for sender in senders:

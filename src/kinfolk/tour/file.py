@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import kinfolk as kin
 from kinfolk.tour.links import Link, links
-from kinfolk.tour.narrator import Column, Narrator, kernel_lacks, mib_a_second, one_line
+from kinfolk.tour.narrator import Column, Narrator, mib_a_second, one_line
 from kinfolk.tour.processes import HANG_LIMIT, Child, ChildFailed, Line, crew
 from kinfolk.tour.stop import Stop, Walk, scratch_directory
 
@@ -228,11 +228,8 @@ def _judge(
     problems: list[tuple[str, Exception]],
 ) -> None:
     changed = os.stat(cargo.path).st_mtime_ns != cargo.modified
-    for label, error in problems:
-        if kernel_lacks(error):
-            narrator.lacks(label, error)
-        else:
-            narrator.check(f"{label}: the file arrived", False, one_line(error))
+    for label, problem in problems:
+        narrator.unavailable(label, problem)
     for row in rows:
         if "sha256" in row:
             narrator.check(

@@ -2,7 +2,7 @@
 
 Rules:
 1. What is printed at once for people is also written down in an `Account`, which becomes the JSON.
-2. A check is a sentence that is true or not: ✓ or ✗. Nothing else decides whether a stop passed.
+2. A check is a sentence that is true or not: ✓ or ✗. Checks alone decide whether a stop passed.
 3. Colour and a progress bar only on a terminal (rich sees to it, and to NO_COLOR); plain text in a
    pipe, where a sentence stays on one line.
 4. What this kernel was built without is said (–) and is no failure.
@@ -91,7 +91,7 @@ class Narrator:
     def says(self, sentence: str) -> None:
         """One line of what happened."""
         self.account.said.append(sentence)
-        self._print(Text("  " + sentence))
+        self._print(Text(sentence), indent=2)
 
     def figure(self, name: str, value: Any) -> None:
         """A number for programs; people read it in a sentence or a table."""
@@ -118,26 +118,26 @@ class Narrator:
     def check(self, sentence: str, ok: bool, detail: str = "") -> bool:
         """Say that ``sentence`` holds, or that it does not, with what was found instead."""
         self.account.checks.append(Check(sentence, ok, detail))
-        line = Text("  ")
+        line = Text()
         line.append("✓ " if ok else "✗ ", style="bold green" if ok else "bold red")
         line.append(sentence)
         if detail and not ok:
             line.append(f" ({detail})", style="red")
-        self._print(line)
+        self._print(line, indent=2)
         return ok
 
-    def failed(self, error: BaseException) -> None:
-        """The stop could not be finished: a failed check, or something that this kernel lacks."""
-        if kernel_lacks(error):
-            self.lacks(self.account.name, error)
-        else:
-            self.account.traceback = "".join(traceback.format_exception(error))
-            self.check("the stop was walked to its end", False, one_line(error))
+    def broke_off(self, error: BaseException) -> None:
+        """The stop could not be finished."""
+        self.account.traceback = "".join(traceback.format_exception(error))
+        self.unavailable(self.account.name, error, "the stop was walked to its end")
 
-    def lacks(self, what: str, error: BaseException) -> None:
-        """This kernel was built without it: no failure, but not passed over in silence."""
+    def unavailable(self, what: str, error: BaseException, sentence: str = "") -> None:
+        """It could not be shown: a failed check, unless this kernel was built without it."""
+        if not kernel_lacks(error):
+            self.check(sentence or f"{what} is available", False, one_line(error))
+            return
         self.account.lacking.append(f"{what}: {one_line(error)}")
-        self._print(Text(f"  – {self.account.lacking[-1]}", style="yellow"))
+        self._print(Text(f"– {self.account.lacking[-1]}", style="yellow"), indent=2)
 
     def finish(self, seconds: float) -> None:
         """Sum up: passed when every check holds, and there was something to check."""
@@ -179,10 +179,12 @@ class Narrator:
         with bar:
             yield advance
 
-    def _print(self, line: Text) -> None:
+    def _print(self, line: Text, indent: int = 0) -> None:
         line.plain = self._writable(line.plain)
-        # In a pipe a sentence stays on one line, so that grep finds it.
-        self._console.print(line, soft_wrap=not self._console.is_terminal)
+        if self._console.is_terminal:
+            self._console.print(Padding(line, (0, 0, 0, indent), expand=False))
+        else:  # a sentence stays on one line, so that grep finds it
+            self._console.print(Text(" " * indent) + line, soft_wrap=True)
 
     def _writable(self, text: str) -> str:
         """The text as far as the encoding of the output has it; a check mark is worth no crash."""

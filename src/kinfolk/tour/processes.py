@@ -120,12 +120,13 @@ class Child:
     def signal(self, number: int) -> None:
         """Send it a signal; one that was reaped gets none."""
         if not self._reaped:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # SIGCHLD is ignored: the kernel reaps
+                os.kill(self.pid, number)
 
     def reap(self) -> None:
         """Wait for its end and take its status; afterwards there is no trace of it."""
         if not self._reaped:
-            with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: the kernel reaps
+            with contextlib.suppress(ChildProcessError):  # as above
                 self.status = os.waitpid(self.pid, 0)[1]
             self._reaped = True
         self._connection.close()

@@ -100,7 +100,7 @@ def _visit(stop: Stop, walk: Walk, console: Console, number: int, of: int) -> Ac
     try:
         stop.visit(narrator, walk)
     except Exception as error:  # whatever it is, the next stop can still be shown
-        narrator.failed(error)
+        narrator.broke_off(error)
     narrator.finish(time.monotonic() - started)
     return account
 
@@ -110,7 +110,8 @@ def _sum(accounts: Sequence[Account]) -> Text:
     held = sum(check.ok for check in checks)
     seconds = sum(account.seconds for account in accounts)
     failed = [account.name for account in accounts if not account.ok]
-    line = f"{held} of {len(checks)} checks held at {len(accounts)} stops, in {seconds:.1f} s."
+    where = "1 stop" if len(accounts) == 1 else f"{len(accounts)} stops"
+    line = f"{held} of {len(checks)} checks held at {where}, in {seconds:.1f} s."
     if failed:
         return Text(f"{line} Failed: {', '.join(failed)}.", style="bold red")
     return Text(line, style="bold green")

@@ -48,12 +48,12 @@ def _types(narrator: Narrator, address: str, owner: kin.Receiver) -> None:
         f"turn. Worker {workers[2].pid} asked for type 2 and took {len(done[2])}, worker "
         f"{workers[3].pid} for type 3 and took {len(done[3])}."
     )
-    for kind in done:
+    for kind, got in done.items():
         wanted = [text for its, text in _JOBS if its == kind]
         narrator.check(
             f"the worker for type {kind} got all of its own, in order, and nothing else",
-            done[kind] == wanted,
-            repr(done[kind]),
+            got == wanted,
+            repr(got),
         )
 
 

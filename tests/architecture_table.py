@@ -42,7 +42,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             "ground",
             (
                 "deadlines descriptors",
-                "identity",
+                "identity helper_threads",
                 "waiting",
                 "runtime_directory",
                 "rendezvous",
@@ -64,14 +64,20 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             (
                 "address",
                 "contract",  # what a mechanism promises: limits, messages, transports
-                "codec framing claims credentials trust",
-                "pipe_size presence",
-                "pipe_transport",  # what several mechanisms move their bytes with
+                "codec framing claims credentials trust ancillary message_reader memfd packet_format",
+                "pipe_size presence queue_limits packet_limits",
+                "pipe_transport queue_transport",
+                "posix_queue sysv_queue",
+                "pipe_sender pipe_receiver stream_reader packet_reader socket_names",  # what several mechanisms move their bytes with
+                "stream_terms packet_transport",
+                "socket_transport",
+                "listening",
+                "fan_in",
                 "end",
                 "passing sending receiving",
                 "endpoints",
                 # The mechanisms: siblings, which never import each other.
-                "pipe fifo unix_stream unix_packet mq sysv_mq tcp ring file",
+                "pipe fifo unix_stream unix_seqpacket unix_dgram mq sysv_mq tcp ring file",
                 "registry",
                 "opening",
             ),

@@ -142,12 +142,11 @@ def _marked_processes(mark: str) -> Iterator[int]:
 
 def _shared_memory() -> Iterator[Key]:
     """/dev/shm; the library's own directory there counts only by what is in it."""
-    top = Path("/dev/shm")
-    if not top.is_dir():
-        return
-    for path in top.rglob("*"):
-        with contextlib.suppress(OSError):
-            if not (path.is_dir() and re.fullmatch(r"kinfolk-\d+", path.name)):
+    top = "/dev/shm"
+    for directory, below, files in os.walk(top):  # skips what vanishes meanwhile
+        for name in (*below, *files):
+            path = Path(directory, name)
+            if not (path.is_dir() and re.fullmatch(r"kinfolk-\d+", name)):
                 yield "in /dev/shm", str(path.relative_to(top))
 
 

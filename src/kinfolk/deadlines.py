@@ -15,6 +15,9 @@ from kinfolk.errors import InvalidValue
 #: The longest wait that poll(2) takes, in milliseconds: a longer one is made of several.
 _POLL_MAX = 2**31 - 1
 
+#: The longest timeout in seconds, some centuries: a longer one is as long.
+_LONGEST = 1e10
+
 
 class Deadline:
     """A moment on the monotonic clock, or never. Immutable; safe to share between threads."""
@@ -29,7 +32,7 @@ class Deadline:
                 remedy="give seconds as a number, 0 to try once, None to wait for ever",
             )
         self.timeout = timeout
-        self.at = None if timeout is None else time.monotonic() + timeout
+        self.at = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
 
     def remaining(self) -> float | None:
         """Seconds left, never negative; None when there is no end."""

@@ -76,7 +76,7 @@ class KinfolkError(Exception):
             line += f": {self.why}"
         if self.remedy:
             line += f" ({self.remedy})"
-        return line
+        return " ".join(line.splitlines())
 
     def __str__(self) -> str:
         return self.explain()
@@ -248,7 +248,7 @@ def from_os_error(error: OSError, what: str, subject: str = "", remedy: str = ""
         return error
     code = error.errno or 0
     kind, usual_remedy = _BY_ERRNO.get(code, (KernelError, ""))
-    why = os.strerror(code) if code else str(error)
+    why = os.strerror(code) if code > 0 else str(error)  # getaddrinfo(3) counts below zero
     if error.filename is not None and str(error.filename) not in subject:
         why += f" [{error.filename}]"
     return kind(what, subject=subject, why=why, remedy=remedy or usual_remedy, code=code)

@@ -7,6 +7,7 @@ soon as the process has ended, also while it is still an unreaped zombie (pidfd_
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from typing import NamedTuple
@@ -50,14 +51,18 @@ def start_time(pid: int) -> int | None:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A pidfd of a process (close-on-exec), None when it has gone already.
+    """A pidfd of a process (close-on-exec), None when there is no process of that pid (any more).
 
     Raises OSError for what is not the process's death (EMFILE, …).
     """
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return None
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):  # 0, or a thread's number
+            return None
+        raise
 
 
 def is_dead(pidfd: int) -> bool:

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -26,6 +27,7 @@ from kinfolk.rendezvous import NotYet, retry
 from kinfolk.waiting import Steps
 
 _PARENT = "/dev/shm"
+_SQUATTED = errno.ELOOP, errno.ENOTDIR, errno.EACCES
 
 
 def path_name() -> str:
@@ -43,6 +45,8 @@ def _open() -> int:
         except FileNotFoundError:
             continue  # removed by somebody's last use, just now
         except OSError as error:
+            if error.errno not in _SQUATTED:
+                raise
             raise _squatted(name, error.strerror or "it can't be opened") from error
         status = os.fstat(fd)
         if status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077:
@@ -80,6 +84,8 @@ class Lock:
     ) -> None:
         with contextlib.suppress(OSError):  # not empty: others use it
             os.rmdir(path_name())
+        # Not only by closing: a process that another thread forked just now has a copy, and would hold the lock.
+        fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
         self._descriptor.close()
 
 

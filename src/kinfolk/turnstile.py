@@ -105,10 +105,10 @@ class Turnstile:
         if self.closed:
             self._refuse()
 
-    def awake(self) -> None:
-        """Who is inside woke up. Raises Closed when that was because of a close."""
+    def awake(self, done: bool = False) -> None:
+        """Who is inside woke up, perhaps with its operation ``done``. Raises Closed when it was a close, unless so."""
         self._sleeper = None
-        if self.closed:
+        if self.closed and not done:
             self._refuse()
 
     def leave(self) -> None:

@@ -11,11 +11,13 @@ Rules:
 2. Who may run, and who is woken by a close, is the turnstile's: see `kinfolk.turnstile`.
 3. A thread that blocks needs something to be woken by: one eventfd a thread, made when it blocks for
    the first time and made anew after a fork, because a forked child would share its parent's.
+4. What can't be polled is a `BlockingCall`: a thread runs it itself, a task has a helper thread run it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import select
@@ -23,8 +25,9 @@ import threading
 from collections.abc import Callable, Generator
 from typing import NamedTuple, Protocol, TypeVar
 
+from kinfolk import helper_threads
 from kinfolk.deadlines import Deadline
-from kinfolk.errors import Timeout
+from kinfolk.errors import Timeout, from_os_error
 from kinfolk.turnstile import Turnstile
 
 T = TypeVar("T")
@@ -33,8 +36,12 @@ T = TypeVar("T")
 class BlockingCall(Protocol):
     """A wait for which the kernel has no descriptor (msgrcv(2)), as a call that blocks."""
 
-    def block(self, milliseconds: int | None) -> None:
-        """Return once another try is worth it, when `wake` was called, or when time is up."""
+    def block(self, milliseconds: int | None) -> bool:
+        """Return once another try is worth it, when `wake` was called, or when time is up.
+
+        True when the call itself has done the operation (the message is sent): the steps are told, whatever
+        else has happened meanwhile.
+        """
 
     def wake(self) -> None:
         """Make `block` return soon, in whatever thread it runs, also if it is only about to."""
@@ -78,7 +85,11 @@ class ThreadWaiter:
     __slots__ = ("__weakref__", "_fd", "_interest", "_pid", "_poll")
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fd = -1
+        try:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as error:
+            raise from_os_error(error, "a blocking call can't be made wakeable") from error
         self._pid = os.getpid()
         self._interest: Interest | None = None  # what _poll was made for
         self._poll = select.poll()
@@ -112,7 +123,8 @@ class ThreadWaiter:
         return self._pid == os.getpid()
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        close(self._fd)
+        if self._fd >= 0:
+            close(self._fd)
 
 
 def _masks(interest: Interest) -> dict[int, int]:
@@ -149,7 +161,7 @@ class TaskWaiter:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._future: asyncio.Future[None] = self._loop.create_future()
+        self._future: asyncio.Future[bool] = self._loop.create_future()
 
     def wake(self) -> None:
         """Make the task run again; safe from any thread."""
@@ -160,21 +172,27 @@ class TaskWaiter:
 
     def _ready(self) -> None:
         if not self._future.done():
-            self._future.set_result(None)
+            self._future.set_result(True)
+
+    def _expire(self) -> None:
+        if not self._future.done():
+            self._future.set_result(False)
 
     async def wait(self, interest: Interest, deadline: Deadline, what: str) -> None:
         """Suspend the task until the interest is ready or somebody wakes it. Raises Timeout."""
-        self._future = self._loop.create_future()
+        future = self._future = self._loop.create_future()
         watched = _Watched(self._loop, interest, self._ready)
         patience = deadline.remaining()
         if interest.again_in is not None:
             patience = interest.again_in if patience is None else min(patience, interest.again_in)
+        # Not by asyncio.wait_for: before 3.12 it forgets a cancellation that comes together with the readiness.
+        timer = None if patience is None else self._loop.call_later(patience, self._expire)
         try:
-            await asyncio.wait_for(self._future, patience)
-        except TimeoutError:
-            if deadline.passed():
-                raise timed_out(what, deadline) from None
+            if not await future and deadline.passed():
+                raise timed_out(what, deadline)
         finally:
+            if timer is not None:
+                timer.cancel()
             watched.stop()
 
 
@@ -187,17 +205,26 @@ class _Watched:
         self._loop = loop
         self._interest = interest
         self._epoll: select.epoll | None = None
-        for fd in interest.readable:
-            loop.add_reader(fd, ready)
-        for fd in interest.writable:
-            loop.add_writer(fd, ready)
-        if interest.hangup:
+        try:
+            self._start(ready)
+        except BaseException as error:
+            self.stop()
+            if isinstance(error, OSError):
+                raise from_os_error(error, "can't wait") from error
+            raise
+
+    def _start(self, ready: Callable[[], None]) -> None:
+        for fd in self._interest.readable:
+            self._loop.add_reader(fd, ready)
+        for fd in self._interest.writable:
+            self._loop.add_writer(fd, ready)
+        if self._interest.hangup:
             # add_reader would also wake for data, again and again; an epoll asked for nothing
             # reports only EPOLLHUP and EPOLLERR, and is itself readable when it has some.
             self._epoll = select.epoll()
-            for fd in interest.hangup:
+            for fd in self._interest.hangup:
                 self._epoll.register(fd, 0)
-            loop.add_reader(self._epoll.fileno(), ready)
+            self._loop.add_reader(self._epoll.fileno(), ready)
 
     def stop(self) -> None:
         for fd in self._interest.readable:
@@ -263,10 +290,10 @@ def block(interest: Interest, turnstile: Turnstile, deadline: Deadline, what: st
         waiter = _thread_waiter()
         turnstile.asleep(waiter)
         waiter.wait(interest, deadline, what)
+        turnstile.awake()
     else:
         turnstile.asleep(interest.call)
-        interest.call.block(deadline.milliseconds())
-    turnstile.awake()
+        turnstile.awake(done=interest.call.block(deadline.milliseconds()))
 
 
 async def arun(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
@@ -309,7 +336,59 @@ async def ablock(interest: Interest, turnstile: Turnstile, deadline: Deadline, w
     """`block`, for the current task."""
     if deadline.passed():
         raise timed_out(what, deadline)
-    waiter = TaskWaiter()
-    turnstile.asleep(waiter)
-    await waiter.wait(interest, deadline, what)
-    turnstile.awake()
+    if interest.call is None:
+        waiter = TaskWaiter()
+        turnstile.asleep(waiter)
+        await waiter.wait(interest, deadline, what)
+        turnstile.awake()
+    else:
+        turnstile.asleep(interest.call)
+        turnstile.awake(done=await _in_helper(interest.call, deadline))
+
+
+async def _in_helper(call: BlockingCall, deadline: Deadline) -> bool:
+    """Run a blocking call in a helper thread. A cancellation ends the call, and waits for its outcome.
+
+    If the call had done the operation by then, the operation succeeds, and the task is cancelled at
+    its next await instead: a cancelled send was not sent.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[bool] = loop.create_future()
+
+    def settle(done: bool, error: BaseException | None) -> None:
+        if error is None:
+            outcome.set_result(done)
+        else:
+            outcome.set_exception(error)
+
+    def report(done: bool, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its tasks with it
+            loop.call_soon_threadsafe(settle, done, error)
+
+    helper_threads.run(call, deadline.milliseconds(), report)
+    cancelled: asyncio.CancelledError | None = None
+    while not outcome.done():
+        try:
+            await asyncio.wait((outcome,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+            call.wake()
+    if cancelled is not None:
+        if outcome.exception() is not None or not outcome.result():
+            raise cancelled
+        _cancel_later(loop)
+    return outcome.result()
+
+
+def _cancel_later(loop: asyncio.AbstractEventLoop) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    requests = task.cancelling()
+
+    def cancel_again() -> None:
+        # Unless who asked for it (asyncio.timeout) was satisfied, and has taken it back.
+        if not task.done() and task.cancelling() >= requests > 0:
+            task.uncancel()
+            task.cancel()
+
+    loop.call_soon(cancel_again)

@@ -69,7 +69,7 @@ def transfer(kin: Kin, tmp_path: Path, large: Path, side: str, *options: str, **
 
 def test_the_sender_shows_how_much_how_fast_how_long(kin: Kin, tmp_path, large):
     shown = transfer(kin, tmp_path, large, "send")
-    assert f"to fifo:{tmp_path}"[:20] in shown
+    assert f"{tmp_path}/f"[-20:] in shown
     assert "2.0/2.0 MB" in shown
     assert re.search(r"\d+(\.\d+)? [kMG]?B/s", shown)
     assert re.search(r"\d:\d\d:\d\d", shown)

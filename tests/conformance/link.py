@@ -121,6 +121,27 @@ class Link:
         with end:
             return function(end, voice, *args)
 
+    # ------------------------------------------------------- what it can do, before it is used
+
+    def prepared(self, question: Callable[[Any], Any]) -> Any:
+        """The answer to a question about an end, asked of a channel of the same kind that is thrown away."""
+        answer = question(self.both()[1])
+        self.renew()
+        return answer
+
+    @property
+    def several_senders(self) -> bool:
+        """Whether several processes may have this very channel to send."""
+        return not self.variant.duplex and self.prepared(lambda end: end.limits.senders) == "many"
+
+    @property
+    def receivers_may_follow(self) -> bool:
+        """Whether another process can receive here when one was killed: a copy, or a name that stays."""
+        return self.variant.way == "channel" or (
+            self.variant.way == "named"
+            and (self.outlives or self.prepared(lambda end: end.limits.receivers) == "many")
+        )
+
     # ------------------------------------------------------------------------------ the end
 
     @property

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import multiprocessing
 import os
@@ -172,8 +171,8 @@ def _live(talk: Talk, function: Callable[..., Any], args: tuple[Any, ...]) -> No
     try:
         signal.setitimer(signal.ITIMER_REAL, 0)  # pytest-timeout's
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        faulthandler.cancel_dump_traceback_later()
-        faulthandler.dump_traceback_later(HANG * 2, exit=True)
+        # faulthandler's own timer would wait for a thread that does not exist in a forked child.
+        signal.alarm(int(HANG * 2))
         try:
             answer: tuple[Any, ...] = ("done", function(Voice(talk), *args))
         except BaseException as error:

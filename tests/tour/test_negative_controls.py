@@ -13,7 +13,7 @@ import pytest
 import kinfolk as kin
 from kinfolk.tour import echo, ends, fifo, file, pipe, route, sysv_mq
 from kinfolk.tour.links import Link
-from kinfolk.tour.processes import HANG_LIMIT
+from kinfolk.tour.processes import PATIENCE
 from kinfolk.tour.stop import Stop
 
 
@@ -28,8 +28,8 @@ def corrupt_one_byte(monkeypatch):
 def answer_something_else(monkeypatch):
     def answer(line, connection):
         with connection:
-            heard = connection.recv(timeout=HANG_LIMIT)
-            connection.send("something else", timeout=HANG_LIMIT)
+            heard = connection.recv(timeout=PATIENCE)
+            connection.send("something else", timeout=PATIENCE)
             return heard
 
     monkeypatch.setattr(pipe, "_answer", answer)
@@ -67,6 +67,7 @@ def steal_live_names(monkeypatch):
         return listen(address, **how)
 
     monkeypatch.setattr(kin, "listen", steal)
+    monkeypatch.setattr("kinfolk.tour.unix.PATIENCE", 1)  # for what can't be reached any more
 
 
 def swap_two_numbers(monkeypatch):
@@ -81,7 +82,7 @@ def swap_two_numbers(monkeypatch):
 def echo_one_byte_less(monkeypatch):
     def shorten(connection):
         for message in connection:
-            connection.send_bytes(bytes(message)[:-1], timeout=HANG_LIMIT)
+            connection.send_bytes(bytes(message)[:-1], timeout=PATIENCE)
 
     monkeypatch.setattr(echo, "_echo", shorten)
 

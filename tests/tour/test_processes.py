@@ -107,6 +107,21 @@ def test_who_still_runs_is_ended_with_the_block():
     assert os.WTERMSIG(child.status) == signal.SIGKILL
 
 
+def test_the_failure_of_a_child_goes_before_what_its_peer_met():
+    def fail(line, connection):
+        with connection:
+            raise ZeroDivisionError("in the child")
+
+    here, there = kin.pair("pipe:")
+    with here, there, pytest.raises(ChildFailed, match="in the child"), crew() as hands:  # noqa: PT012
+        hands.start("failing", fail, there, closes=[here])
+        there.close()
+        here.recv(timeout=60)
+    with pytest.raises(kin.Closed), crew() as hands:  # noqa: PT012
+        hands.start("well", lambda line: 5).result()
+        here.recv()
+
+
 def test_ends_that_a_child_does_not_want_are_closed_in_it():
     receiver, sender = kin.channel("pipe:")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 
 import pytest
@@ -12,8 +13,11 @@ from rich.console import Console
 
 import kinfolk as kin
 import kinfolk.tour
+from kinfolk.tour import route
 from kinfolk.tour.file import file_to_move
 from kinfolk.tour.narrator import Account, Column, Narrator
+from kinfolk.tour.processes import Child, crew
+from kinfolk.tour.stop import Stop, scratch_directory
 
 
 def test_stops_are_listed_with_the_file_first():
@@ -91,6 +95,26 @@ def test_a_file_that_cannot_be_moved_is_refused(tmp_path, capsys, make, error):
 def test_there_is_always_a_file_to_move():
     path = file_to_move(None)
     assert os.path.getsize(path) > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_the_tour_in_order(scratch, monkeypatch, number):
+    """Children are reaped and names removed, as at the end of every stop."""
+
+    def visit(narrator, walk):
+        with scratch_directory(), crew() as hands:
+            child = hands.start("sleeper", lambda line: line.hear())
+            children.append(child)
+            os.kill(os.getpid(), number)
+            child.hear()
+
+    children: list[Child] = []
+    monkeypatch.setattr(route, "STOPS", (Stop("slow", "slow", "none", visit),))
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        kinfolk.tour.run([], None, False)
+    assert children[0].status is not None
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 # ── how the narrator prints ──────────────────────────────────────────────────────────────────

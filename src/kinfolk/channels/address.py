@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, quote, unquote
 
 from kinfolk.errors import AddressError
 
@@ -23,6 +23,8 @@ Framing = Literal["framed", "raw"]
 Lifetime = Literal["peers", "name"]
 
 _ADDRESS = re.compile(r"(?P<scheme>[a-z][a-z0-9-]*):(?P<name>[^?]*)(\?(?P<query>.*))?", re.DOTALL)
+
+_TO_QUOTE = re.compile(r"[%?\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Address:
     options: Options
 
     def __str__(self) -> str:
-        return f"{self.scheme}:{self.name}"
+        """Scheme and name as `parse` reads them: printable, on one line."""
+        return f"{self.scheme}:{_TO_QUOTE.sub(_quoted, self.name)}"
 
 
 def parse(text: str, **given: Any) -> Address:
@@ -86,12 +89,18 @@ def parse(text: str, **given: Any) -> Address:
             why=str(error),
             remedy="write ?option=value&option=value",
         ) from None
-    options = _merge(text, Options(), dict(pairs))
+    options = Options()
+    for key, value in pairs:
+        options = _merge(text, options, {key: value})
     return Address(
         match["scheme"],
         name,
         _merge(text, options, {k: v for k, v in given.items() if v is not None}),
     )
+
+
+def _quoted(match: re.Match[str]) -> str:
+    return quote(match[0], safe="", errors="surrogateescape")
 
 
 def restrict(address: Address, allowed: frozenset[str]) -> None:
@@ -115,7 +124,7 @@ def _merge(text: str, options: Options, given: Mapping[str, Any]) -> Options:
             )
         try:
             read = _READERS[key](value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise AddressError(
                 f"{key}={value} makes no sense", subject=text, why=str(error)
             ) from None

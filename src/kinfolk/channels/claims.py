@@ -8,18 +8,21 @@ A pipe's end is open in one direction only, so that the kernel grants a lock of 
 takes one then looks for others (F_GETLK) and steps back when there are any. Two who come at the
 same moment may both step back, and are told Busy; never do both get it.
 
-A *membership* is a lock of the same kind on a byte of the process's own (2 + its pid), and says that the process has a
-FIFO open: whoever leaves looks whether there is another.
+A *membership* is a lock of the same kind on a byte of its own, drawn at random (pids repeat between pid namespaces),
+and says that the process has a FIFO open: whoever leaves looks whether there is another.
 
 Rules:
 1. The kernel drops a process's locks on an inode when that process closes *any* descriptor of it:
-   closing an end tells the other claims on that inode to be taken again.
+   closing an end makes the others on that inode take theirs again, at once.
 2. A claim is checked against the pid at each use, so that a forked copy takes its own. A membership is taken
    again in every forked child.
+3. Record locks don't part two ends of one process: where these can't share a direction either, a claim also
+   looks at the other claims of the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -43,18 +46,25 @@ class _Held:
         self._fd = fd
         self._inode = status.st_dev, status.st_ino
         self._writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-        _held.add(self)
+        _held[id(self)] = self
 
     def lost(self) -> None:
         """The kernel has dropped the lock: this process closed a descriptor of the inode, or was forked."""
         raise NotImplementedError
 
+    def closing(self) -> None:
+        """The descriptor is about to be closed: nothing is to be taken on its number any more."""
+        _held.pop(id(self), None)
+
     def closed(self) -> None:
         """The descriptor was closed just now."""
-        _held.discard(self)
-        for other in list(_held):
-            if other._inode == self._inode:
-                other.lost()
+        self.closing()
+        for other in self._neighbours():
+            other.lost()
+
+    def _neighbours(self) -> list[_Held]:
+        """What else this process holds on the inode."""
+        return [other for other in _all_held() if other._inode == self._inode and other is not self]
 
     def _lock(self, byte: int) -> None:
         # An end that is open for reading only gets no lock but the shared kind.
@@ -63,14 +73,19 @@ class _Held:
     def _set(self, kind: int, byte: int) -> None:
         fcntl.fcntl(self._fd, fcntl.F_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
 
-    def _holder(self, byte: int, length: int) -> int:
-        """The pid of another process that has a lock there, 0 when there is none."""
+    def _holder(self, byte: int, length: int) -> int | None:
+        """The pid of another process that has a lock there (0: of another pid namespace), None when none has."""
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, length, 0)
         kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, asked))
-        return 0 if kind == fcntl.F_UNLCK else int(pid)
+        return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-_held: weakref.WeakSet[_Held] = weakref.WeakSet()
+# By id: a set can't be iterated over while another thread adds to it.
+_held: weakref.WeakValueDictionary[int, _Held] = weakref.WeakValueDictionary()
+
+
+def _all_held() -> list[_Held]:
+    return [held for reference in _held.valuerefs() if (held := reference()) is not None]
 
 
 class Claim(_Held):
@@ -84,32 +99,41 @@ class Claim(_Held):
         self._direction, self._subject, self._sole = direction, subject, sole
         self._pid = 0
 
-    def take(self) -> None:
-        """Make sure that this process has the claim. Raises Busy, naming the process that has it."""
+    def take(self) -> bool:
+        """Make sure that this process has the claim; whether it had not. Raises Busy, naming the process that has it."""
         pid = os.getpid()
         if self._pid == pid:
-            return
+            return False
         if self._sole and any(
-            isinstance(other, Claim) and other._pid == pid and self._same(other) for other in _held
+            isinstance(other, Claim) and other._pid == pid and other._direction == self._direction
+            for other in self._neighbours()
         ):
             raise self._busy(pid)
         try:
             self._lock(self._direction)
         except BlockingIOError:
             raise self._busy(self._holder(self._direction, 1)) from None
-        if not self._writable and (holder := self._holder(self._direction, 1)):
+        if not self._writable and (holder := self._holder(self._direction, 1)) is not None:
             self._set(fcntl.F_UNLCK, self._direction)
             raise self._busy(holder)
         self._pid = pid
+        return True
 
-    def _same(self, other: Claim) -> bool:
-        return (self._inode, self._direction) == (other._inode, other._direction)
-
-    def lost(self) -> None:
-        """To be taken again at the next use."""
+    def release(self) -> None:
+        """Give the claim back, and take it anew at the next use."""
+        self._set(fcntl.F_UNLCK, self._direction)
         self._pid = 0
 
-    def _busy(self, holder: int) -> Busy:
+    def lost(self) -> None:
+        """Taken again at once; by a forked child at the next use."""
+        taken, self._pid = self._pid == os.getpid(), 0
+        if taken:
+            with contextlib.suppress(
+                OSError
+            ):  # Busy: somebody was quicker, and the next use says so
+                self.take()
+
+    def _busy(self, holder: int | None) -> Busy:
         verb = "receives" if self._direction == RECEIVING else "sends"
         return Busy(
             f"another {'end' if holder == os.getpid() else 'process'} {verb} here",
@@ -133,18 +157,17 @@ class Membership(_Held):
 
     def lost(self) -> None:
         """Taken again at once."""
-        self._lock(_MEMBERS + os.getpid())
+        self._lock(_MEMBERS + int.from_bytes(os.urandom(7), "little"))
 
     def others(self) -> bool:
         """Whether it is open elsewhere, here or in another process (of kinfolk: nobody else says so)."""
-        return self._holder(_MEMBERS, 0) != 0 or any(
-            isinstance(other, Membership) and other._inode == self._inode and other is not self
-            for other in list(_held)
+        return self._holder(_MEMBERS, 0) is not None or any(
+            isinstance(other, Membership) for other in self._neighbours()
         )
 
 
 def _after_fork_in_child() -> None:
-    for held in list(_held):
+    for held in _all_held():
         held.lost()
 
 

@@ -237,16 +237,15 @@ def as_bytes_view(data: object) -> Buffer:
         return data
     try:
         view = memoryview(data)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, ValueError, BufferError):
         raise CodecError(
             f"a {type(data).__qualname__} has no bytes",
             remedy="send objects with send(), bytes with send_bytes()",
         ) from None
     if not view.c_contiguous:
-        view = memoryview(view.tobytes())
-    if not view.nbytes:
-        return memoryview(b"")  # an empty view of several dimensions can't be cast
-    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+        return view.tobytes()
+    # Not by a cast, which takes native formats alone, and no empty views of several dimensions.
+    return view if view.format == "B" and view.ndim == 1 else pickle.PickleBuffer(view).raw()
 
 
 _Encoder = Callable[[object, list[memoryview]], Buffer]

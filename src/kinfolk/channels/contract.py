@@ -274,7 +274,12 @@ class Mechanism:
     def pair(self, address: Address) -> Steps[tuple[Duplex, Duplex]]:
         """Two connected ends; one channel each way unless the mechanism knows better."""
         here_receives, there_sends = yield from self.channel(address)
-        there_receives, here_sends = yield from self.channel(address)
+        try:
+            there_receives, here_sends = yield from self.channel(address)
+        except BaseException:
+            here_receives.close()
+            there_sends.close()
+            raise
         return Duplex(here_receives, here_sends), Duplex(there_receives, there_sends)
 
     def _lacks(self, why: str, address: Address) -> Unsupported:

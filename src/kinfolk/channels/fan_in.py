@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -25,14 +26,13 @@ from typing import Any
 from kinfolk.channels.claims import RECEIVING, Claim
 from kinfolk.channels.contract import Message, Passed, ReceiveTransport
 from kinfolk.channels.listening import Door, listening_at
+from kinfolk.channels.message_reader import MessageReader
 from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.socket_names import SocketName
 from kinfolk.channels.socket_transport import check_copy, pass_ahead
-from kinfolk.channels.stream_reader import StreamReader
 from kinfolk.channels.stream_terms import Stream, Terms
-from kinfolk.errors import Busy, CorruptChannel, EndOfChannel
+from kinfolk.errors import Busy, Closed, CorruptChannel, EndOfChannel
 from kinfolk.waiting import Interest, Steps
-import socket
 
 _AT_ONCE = 64  # connections taken before senders are looked at again
 
@@ -45,10 +45,10 @@ class FanIn(ReceiveTransport):
         self._door, self._terms = door, door.terms
         self.limits = door.terms.limits(door.sock, senders="many")
         self._claim = Claim(door.fileno(), RECEIVING, door.terms.subject, sole=True)
-        self._senders: dict[int, tuple[Stream, StreamReader]] = {}
+        self._senders: dict[int, tuple[Stream, MessageReader]] = {}
         self._ready: deque[int] = deque()  # senders that may have a message, in turn
         self._lost = 0  # messages dropped on connections that have ended
-        self._came = self._ended = self._passed_on = False
+        self._came = self._shut = self._ended = self._passed_on = False
         self._pid = os.getpid()
         self._epoll = self._new_epoll()
 
@@ -66,11 +66,13 @@ class FanIn(ReceiveTransport):
     def receive(self) -> Steps[Message]:
         """The next message of any sender."""
         while (message := self.try_receive()) is None:
-            yield Interest(readable=(self._epoll.fileno(),))
+            yield self.interest
         return message
 
     def try_receive(self) -> Message | None:
         """The next message, if one is here."""
+        if self._ended:
+            raise EndOfChannel("every sender has gone", subject=self._terms.subject)
         self._claim.take()
         if self._pid != os.getpid():
             self._begin_in_this_process()
@@ -100,23 +102,19 @@ class FanIn(ReceiveTransport):
             return None
         if message is None:
             return None
-        message.sender = stream.peer
+        message.sender = message.sender or stream.peer
         if reader.buffered():
             self._ready.append(number)
         return message
 
     def _look(self) -> bool:
         """Ask the kernel who has something; False when nobody has. Raises EndOfChannel."""
-        if self._ended:
-            raise EndOfChannel("every sender has gone", subject=self._terms.subject)
         events = self._epoll.poll(0)
         if not events:
-            if self._came and not self._senders:
-                return self._try_to_end()
-            return False
+            return self._came and not self._senders and self._try_to_end()
         door = self._door.fileno()
-        self._ready.extend(number for number, _ in events if number != door)
-        if len(events) > len(self._ready):
+        self._ready = deque(number for number, _ in events if number != door)
+        if len(self._ready) < len(events):
             try:
                 self._take_connections()
             except OSError:
@@ -151,20 +149,25 @@ class FanIn(ReceiveTransport):
         stream.leave()
 
     def _try_to_end(self) -> bool:
-        self._door.shut()
-        if self._take_connections():
+        """Shut the door; True if somebody was in it. Raises EndOfChannel when nobody was."""
+        if not self._shut:
+            self._door.shut()
+            self._shut = True
             self._epoll.unregister(self._door.fileno())  # shut, it would be ready for ever
+        if self._take_connections():
             return True
         self._ended = True
-        self._epoll.unregister(self._door.fileno())
         self._door.close()
         self._claim.closed()
-        return self._look()
+        raise EndOfChannel("every sender has gone", subject=self._terms.subject)
 
     def _new_epoll(self) -> select.epoll:
         epoll = select.epoll()
-        for number in (self._door.fileno(), *self._senders):
+        for number in self._senders:
             epoll.register(number, select.EPOLLIN)
+        if not self._shut:
+            epoll.register(self._door.fileno(), select.EPOLLIN)
+        self.interest = Interest(readable=(epoll.fileno(),))
         return epoll
 
     def _begin_in_this_process(self) -> None:
@@ -181,11 +184,13 @@ class FanIn(ReceiveTransport):
 
     def fileno(self) -> int:
         """Readable when a sender came, sent or left."""
+        if self._epoll.closed:
+            raise Closed("this end is closed")
         return self._epoll.fileno()
 
-    def depth(self) -> int:
-        """Bytes in the sockets of all senders that were taken in, headers included."""
-        return sum(map(bytes_waiting, self._senders))
+    def depth(self) -> int | None:
+        """Bytes in the sockets of all senders that were taken in, headers included; None while there are none."""
+        return sum(map(bytes_waiting, self._senders)) if self._senders else None
 
     def unlink(self) -> None:
         """Remove the name; who is connected stays so."""

@@ -20,7 +20,6 @@ import os
 import stat
 
 from kinfolk.channels.address import Address
-from kinfolk.channels.claims import RECEIVING, Claim
 from kinfolk.channels.contract import (
     DEFAULT_MAX_MESSAGE,
     Duplex,
@@ -29,8 +28,9 @@ from kinfolk.channels.contract import (
     ReceiveTransport,
     SendTransport,
 )
+from kinfolk.channels.pipe_receiver import PipeReceiver
+from kinfolk.channels.pipe_sender import PipeSender
 from kinfolk.channels.pipe_size import pipe_limits, set_capacity
-from kinfolk.channels.pipe_transport import PipeReceiver, PipeSender
 from kinfolk.channels.presence import FifoEnd, open_end
 from kinfolk.channels.trust import check_object
 from kinfolk.errors import AddressError
@@ -51,10 +51,11 @@ class FifoMechanism(Mechanism):
         end = yield from _open(address, _flags(address, os.O_RDONLY), make=mode)
         try:
             _check(address, end, receiving=True)
-            Claim(end.fileno(), RECEIVING, str(address)).take()
-            return PipeReceiver(
+            receiver = PipeReceiver(
                 end, _limits(address, end), str(address), raw=address.options.framing == "raw"
             )
+            receiver.claim()
+            return receiver
         except BaseException:
             end.close()
             raise

@@ -46,7 +46,7 @@ PIPE_BUF = 4096
 #: The largest chunk where several processes write.
 ATOMIC_CHUNK = PIPE_BUF - HEADER.size
 
-_ROOM_STEP = 8 << 20  # memory taken at once on the strength of a promise
+_ROOM_STEP = 1 << 16  # memory taken at once on the strength of a promise
 
 
 # ── sending ──────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +161,7 @@ class Partial:
         """A view of the next ``length`` bytes of the body, to be filled; release it before the next call."""
         end = self.received + length
         if end > self.size:
-            self.size = min(self.total, max(end, self.size * 2, min(self.total, _ROOM_STEP)))
+            self.size = min(self.total, max(end, self.size * 2, _ROOM_STEP))
             self.body.seek(self.size - 1)
             self.body.write(b"\0")
         return self.body.getbuffer()[self.received : end]
@@ -236,6 +236,7 @@ class Assembler:
             self._drop(chunk.sender)
             return None
         if chunk.total != partial.total or partial.received + chunk.length > partial.total:
+            self._drop(chunk.sender)
             raise self._corrupt("the chunks of a message do not add up to its length")
         return partial.room(chunk.length) if chunk.length else memoryview(bytearray())
 
@@ -248,6 +249,7 @@ class Assembler:
         if not chunk.flags & LAST:
             return None
         if partial.received != partial.total:
+            self._drop(chunk.sender)
             raise self._corrupt(
                 f"a message of {partial.total} bytes ended after {partial.received}"
             )

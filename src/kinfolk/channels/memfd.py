@@ -12,8 +12,8 @@ Rules:
    as announced. (A huge page that can't be had is a SIGBUS too, so memfds of such are refused.)
 2. The mapping is private and read-only, and lives as long as a view of it. (A shared one of a sealed file
    needs Linux 6.7; without a write the two are the same.)
-3. Where the process has no descriptor left for the mapping, the bytes are copied out instead. (Python keeps a
-   descriptor for each mapping before 3.13.)
+3. Where there is no mapping to be had, the bytes are copied out instead: no message is lost to a limit. (Before
+   3.13, Python keeps a descriptor for each mapping.)
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from kinfolk.errors import CorruptChannel, NoSpace
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 _MFD_NOEXEC_SEAL = 0x8  # Linux 6.3; sysctl vm.memfd_noexec=2 asks for it
+_NO_MAPPING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _NO_MEMORY = (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG)
 
 
@@ -90,7 +91,7 @@ def view(fd: int, size: int, subject: str) -> memoryview:
     try:
         return memoryview(_map(fd, size))
     except OSError as error:
-        if error.errno != errno.EMFILE:
+        if error.errno not in _NO_MAPPING:
             raise
     copy = bytearray(size)
     with io.FileIO(fd, "r", closefd=False) as file:

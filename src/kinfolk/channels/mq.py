@@ -9,125 +9,35 @@ message goes to one of them. See `kinfolk.channels.queue_transport` for what tra
 
 Rules:
 1. lifetime="name" is the default: the name stays until `unlink`, absence blocks, nobody's exit is an end.
-2. A queue that kinfolk made for lifetime="peers" has the sticky bit, which means nothing on a queue: only such a
-   one is ever removed by its peers.
-3. An anonymous queue loses its name as soon as it is made; the kernel frees it with its last descriptor.
-4. The queue is its descriptor: it is inherited, passed and cloned like any other, and polled.
+2. An anonymous queue loses its name as soon as it is made; the kernel frees it with its last descriptor.
+3. The queue is its descriptor: it is inherited, passed and cloned like any other, and polled.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import stat
-from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
-import posix_ipc
-
-from kinfolk._native import mq_attributes, mq_receive, mq_send
+from kinfolk._native import mq_attributes
 from kinfolk.channels.address import Address
-from kinfolk.channels.contract import Limits, Mechanism, Passed, ReceiveTransport, SendTransport
-from kinfolk.channels.presence import Presence, presence_path
-from kinfolk.channels.queue_limits import QueueSize, posix_refused, too_small
-from kinfolk.channels.queue_transport import (
-    FOOTER_SIZE,
-    Put,
-    Queue,
-    QueueReceiver,
-    QueueSender,
+from kinfolk.channels.contract import Limits, Mechanism, ReceiveTransport, SendTransport
+from kinfolk.channels.posix_queue import (
+    Patience,
+    PosixQueue,
+    clear_stale,
+    make_nameless,
+    make_or_open,
 )
-from kinfolk.channels.trust import check_object
+from kinfolk.channels.presence import Presence, presence_path
+from kinfolk.channels.queue_transport import FOOTER_SIZE, QueueReceiver, QueueSender
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import AddressError, InvalidValue, NotFound, Unsupported
-from kinfolk.rendezvous import NotYet, retry
-from kinfolk.waiting import Interest, Steps
+from kinfolk.errors import AddressError
+from kinfolk.rendezvous import retry
+from kinfolk.waiting import Steps
 
-_FOR_PEERS = stat.S_ISVTX
+Kind = TypeVar("Kind", QueueReceiver, QueueSender)
+
 _LONGEST_NAME = 255
-_HIGHEST_PRIORITY = os.sysconf("SC_MQ_PRIO_MAX") - 1
-
-
-class PosixQueue(Queue):
-    """A queue by its descriptor."""
-
-    def __init__(self, descriptor: Descriptor, name: str) -> None:
-        """Take over a descriptor; ``name`` is empty for an anonymous queue."""
-        self._descriptor, self._name = descriptor, name
-        self._size = mq_attributes(descriptor.fileno())[1]
-
-    def put(self, data: bytes, priority: int | None) -> Put:
-        """A message to be sent. Raises InvalidValue for a priority that there is not."""
-        if priority is not None and not 0 <= priority <= _HIGHEST_PRIORITY:
-            raise InvalidValue(
-                f"priority={priority} makes no sense",
-                remedy=f"give a number from 0 to {_HIGHEST_PRIORITY}; higher ones come first",
-            )
-        return _Put(self._descriptor.fileno(), data, priority or 0, self.hangup)
-
-    def take(self) -> tuple[bytes, int] | None:
-        """The message of the highest priority."""
-        try:
-            return mq_receive(self._descriptor.fileno(), self._size)
-        except BlockingIOError:
-            return None
-
-    def arrival(self) -> Interest:
-        """The descriptor is readable when there is a message."""
-        return Interest(readable=(self._descriptor.fileno(),), hangup=self.hangup)
-
-    def messages(self) -> int:
-        """mq_curmsgs."""
-        return mq_attributes(self._descriptor.fileno())[2]
-
-    def fileno(self) -> int:
-        """The queue's descriptor."""
-        return self._descriptor.fileno()
-
-    def unlink(self) -> None:
-        """Remove the name. Raises NotFound when it has gone."""
-        if not self._name:
-            raise Unsupported("there is no name to remove", subject="mq:")
-        try:
-            posix_ipc.unlink_message_queue(self._name)
-        except posix_ipc.ExistentialError:
-            raise NotFound("the name has gone already", subject=f"mq:{self._name}") from None
-        except posix_ipc.Error as error:
-            posix_refused(error, None, f"mq:{self._name}")
-
-    def remove_if_ours(self) -> None:
-        """Remove the name if it still is this queue's, and kinfolk made it for peers."""
-        mine = os.fstat(self._descriptor.fileno())
-        if mine.st_mode & _FOR_PEERS:
-            _remove(self._name, mine.st_ino)
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        self._descriptor.close()
-
-    def passable(self) -> tuple[Callable[..., Queue], tuple[Any, ...]]:
-        """By its descriptor."""
-        return _passed, (Passed(self._descriptor.fileno()), self._name)
-
-
-class _Put(Put):
-    def __init__(self, fd: int, data: bytes, priority: int, hangup: tuple[int, ...]) -> None:
-        self._fd, self._data, self._priority = fd, data, priority
-        self._interest = Interest(writable=(fd,), hangup=hangup)
-
-    def attempt(self) -> Interest:
-        with contextlib.suppress(BlockingIOError):
-            mq_send(self._fd, self._data, self._priority)
-            self.done = True
-        return self._interest
-
-
-def _passed(fd: int, name: str) -> PosixQueue:
-    return PosixQueue(Descriptor(fd, f"mq:{name}"), name)
-
-
-# ── opening ──────────────────────────────────────────────────────────────────────────────────
 
 
 class MqMechanism(Mechanism):
@@ -154,10 +64,10 @@ class MqMechanism(Mechanism):
         presence = None
         if address.options.lifetime == "peers":
             presence = yield from Presence.join_receiver(
-                presence_path("mq", address.name), if_first=lambda: _clear(address.name)
+                presence_path("mq", address.name), if_first=lambda: clear_stale(address.name)
             )
         try:
-            descriptor = yield from retry(lambda: _make_or_open(address))
+            descriptor = yield from retry(lambda: make_or_open(address))
         except BaseException:
             if presence is not None:
                 presence.leave()
@@ -170,7 +80,7 @@ class MqMechanism(Mechanism):
         presence = None
         if address.options.lifetime == "peers":
             presence = yield from Presence.join_sender(presence_path("mq", address.name))
-        patience = _Patience(address)
+        patience = Patience(address)
         try:
             descriptor = yield from retry(patience.attempt)
         except BaseException:
@@ -188,7 +98,7 @@ class MqMechanism(Mechanism):
             except BaseException:
                 receiver.close()
                 raise
-        descriptor = _make_nameless(address)
+        descriptor = make_nameless(address)
         try:
             second = descriptor.duplicate()
         except BaseException:
@@ -218,157 +128,9 @@ def _check_name(address: Address) -> None:
         )
 
 
-def _open(name: str, *, reading: bool, writing: bool) -> Descriptor:
-    return _own(posix_ipc.MessageQueue(name, read=reading, write=writing), name)
-
-
-def _own(queue: Any, name: str) -> Descriptor:
-    # posix_ipc closes by hand only, so that a descriptor of our own is what is kept.
-    try:
-        return Descriptor(os.dup(queue.mqd), f"mq:{name}")
-    finally:
-        queue.close()
-
-
-def _wanted_size(address: Address) -> QueueSize:
-    usual, options = QueueSize.usual(), address.options
-    footer = 0 if options.framing == "raw" else FOOTER_SIZE
-    message = usual.message if options.max_message is None else options.max_message + footer
-    return QueueSize(options.depth or usual.depth, message)
-
-
-def _make(name: str, address: Address, mark: int) -> Descriptor:
-    mode = 0o600 if address.options.mode is None else address.options.mode
-    codec = address.options.codec or "pickle"
-    check_object(os.geteuid(), mode, codec, str(address), receiving=True)
-    size = _wanted_size(address)
-    try:
-        queue = posix_ipc.MessageQueue(
-            name,
-            posix_ipc.O_CREX,
-            mode=mode | mark,
-            max_messages=size.depth,
-            max_message_size=size.message,
-        )
-    except posix_ipc.ExistentialError:
-        raise
-    except (posix_ipc.Error, OSError, ValueError, MemoryError, OverflowError) as error:
-        posix_refused(error, size, str(address))
-    try:
-        descriptor = _own(queue, name)
-    except BaseException:
-        posix_ipc.unlink_message_queue(name)
-        raise
-    os.fchmod(descriptor.fileno(), mode | mark)  # what the umask took away
-    return descriptor
-
-
-def _make_or_open(address: Address) -> Descriptor:
-    mark = _FOR_PEERS if address.options.lifetime == "peers" else 0
-    try:
-        return _make(address.name, address, mark)
-    except posix_ipc.ExistentialError:
-        pass
-    try:
-        descriptor = _open(address.name, reading=True, writing=False)
-    except posix_ipc.ExistentialError:
-        raise NotYet from None  # removed just now
-    except (posix_ipc.Error, OSError) as error:
-        posix_refused(error, None, str(address))
-    return _checked(address, descriptor, receiving=True)
-
-
-def _make_nameless(address: Address) -> Descriptor:
-    while True:
-        name = f"/kinfolk-{os.getpid()}-{secrets.token_hex(8)}"
-        try:
-            queue = _make(name, address, _FOR_PEERS)
-        except posix_ipc.ExistentialError:
-            continue
-        posix_ipc.unlink_message_queue(name)
-        return queue
-
-
-class _Patience:
-    """Opens the queue once it is there."""
-
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._was_absent = False
-
-    def attempt(self) -> Descriptor:
-        try:
-            descriptor = _open(self._address.name, reading=False, writing=True)
-        except posix_ipc.ExistentialError:
-            self._was_absent = True
-            raise NotYet from None
-        except posix_ipc.PermissionsError as error:
-            if self._was_absent:
-                # It appeared a moment ago, and its mode may not be what the maker asked for yet: see `_make`.
-                self._was_absent = False
-                raise NotYet from None
-            posix_refused(error, None, str(self._address))
-        except (posix_ipc.Error, OSError) as error:
-            posix_refused(error, None, str(self._address))
-        return _checked(self._address, descriptor, receiving=False)
-
-
-def _checked(address: Address, descriptor: Descriptor, *, receiving: bool) -> Descriptor:
-    """The descriptor, or an error: another user's queue, or one that is smaller than was asked for."""
-    try:
-        status = os.fstat(descriptor.fileno())
-        check_object(
-            status.st_uid,
-            status.st_mode,
-            address.options.codec or "pickle",
-            str(address),
-            receiving=receiving,
-        )
-        there, size, options = (
-            mq_attributes(descriptor.fileno()),
-            _wanted_size(address),
-            address.options,
-        )
-        if options.depth is not None and there[0] < size.depth:
-            raise too_small("depth", there[0], options.depth, str(address))
-        if options.max_message is not None and there[1] < size.message:
-            largest = there[1] - (size.message - options.max_message)
-            raise too_small("max_message", largest, options.max_message, str(address))
-    except BaseException:
-        descriptor.close()
-        raise
-    return descriptor
-
-
-def _clear(name: str) -> None:
-    """The first peer of all removes what killed ones left. Under the lock of the runtime directory."""
-    with contextlib.suppress(posix_ipc.Error, OSError):
-        descriptor = _open(name, reading=True, writing=False)
-        try:
-            status = os.fstat(descriptor.fileno())
-        finally:
-            descriptor.close()
-        if status.st_mode & _FOR_PEERS and status.st_uid == os.geteuid():
-            posix_ipc.unlink_message_queue(name)
-
-
-def _remove(name: str, inode: int) -> None:
-    with contextlib.suppress(posix_ipc.Error, OSError):
-        descriptor = _open(name, reading=True, writing=False)
-        try:
-            still_it = os.fstat(descriptor.fileno()).st_ino == inode
-        finally:
-            descriptor.close()
-        if still_it:
-            posix_ipc.unlink_message_queue(name)
-
-
 def _end(
-    kind: type[QueueReceiver] | type[QueueSender],
-    address: Address,
-    descriptor: Descriptor,
-    presence: Presence | None,
-) -> Any:
+    kind: type[Kind], address: Address, descriptor: Descriptor, presence: Presence | None
+) -> Kind:
     raw = address.options.framing == "raw"
     limits = _limits(descriptor.fileno(), raw=raw, presence=presence is not None)
     return kind(PosixQueue(descriptor, address.name), presence, limits, str(address), raw=raw)
@@ -384,9 +146,9 @@ def _limits(fd: int, *, raw: bool, presence: bool) -> Limits:
         presence=presence,
         priorities=True,
         empty_messages=not raw,
+        too_big_remedy="make the queue anew with a larger max_message (sysctl fs.mqueue.msgsize_max is the limit),"
+        " or use unix: or fifo:",
         notes=(
-            "For larger messages make the queue anew with max_message= (sysctl fs.mqueue.msgsize_max is the limit),"
-            " or use unix:, fifo: or ring:.",
             "Messages come by priority, and in the order of sending within one priority.",
             "lifetime='peers' is for processes of one user."
             if presence

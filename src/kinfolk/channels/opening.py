@@ -13,7 +13,13 @@ from kinfolk.channels.contract import Mechanism
 from kinfolk.channels.end import guarded
 from kinfolk.channels.endpoints import Connection, Listener, Receiver, Sender
 from kinfolk.channels.fifo import MECHANISM as FIFO
+from kinfolk.channels.mq import MECHANISM as MQ
 from kinfolk.channels.pipe import MECHANISM as PIPE
+from kinfolk.channels.sysv_mq import MECHANISM as SYSV_MQ
+from kinfolk.channels.tcp import MECHANISM as TCP
+from kinfolk.channels.unix_dgram import MECHANISM as UNIX_DGRAM
+from kinfolk.channels.unix_seqpacket import MECHANISM as UNIX_SEQPACKET
+from kinfolk.channels.unix_stream import MECHANISM as UNIX
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import AddressError
 from kinfolk.turnstile import Turnstile
@@ -27,6 +33,12 @@ MECHANISMS: dict[str, Mechanism] = {
     for mechanism in (
         PIPE,
         FIFO,
+        UNIX,
+        UNIX_SEQPACKET,
+        UNIX_DGRAM,
+        TCP,
+        MQ,
+        SYSV_MQ,
     )
 }
 

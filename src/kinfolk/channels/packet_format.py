@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import mmap
 import struct
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def write_header(message: Message, size: int, *, large: bool = False) -> bytes:
     return HEADER.pack(_MAGIC, flags, message.kind, len(message.descriptors), 0, size)
 
 
-def read_header(room: memoryview, length: int, riding: int, limit: int, subject: str) -> Packet:
+def read_header(room: mmap.mmap, length: int, riding: int, limit: int, subject: str) -> Packet:
     """The header of a packet of ``length`` bytes, of which ``room`` has the first, with ``riding`` descriptors.
 
     Raises CorruptChannel for a packet that kinfolk would not send, or a message above the ``limit``.

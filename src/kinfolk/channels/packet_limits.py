@@ -9,10 +9,9 @@ from __future__ import annotations
 import errno
 import socket
 
-from kinfolk.channels.address import Address, Options
 from kinfolk.channels.contract import DEFAULT_MAX_MESSAGE, Limits
 from kinfolk.channels.packet_format import HEADER
-from kinfolk.errors import AddressError, LimitReached
+from kinfolk.errors import LimitReached
 
 #: The largest packet of ours, whatever the socket buffer: every receiver has so much room.
 LARGEST_PACKET = 1 << 18
@@ -40,13 +39,14 @@ def largest_inline(sock: socket.socket) -> int:
 def packet_limits(
     mechanism: str,
     sock: socket.socket,
-    options: Options,
+    max_message: int | None,
     *,
-    presence: bool,
+    raw: bool,
+    presence: bool = True,
     depth: int | None = None,
+    receivers: str = "many",
 ) -> Limits:
     """The limits of a packet socket, its buffer read from the kernel."""
-    raw = options.framing == "raw"
     remedy = "open both ends with a larger max_message"
     notes = [
         "The capacity counts some hundred bytes more for each packet than it holds.",
@@ -57,7 +57,7 @@ def packet_limits(
         largest = largest_packet(sock)
         remedy = "use framing='framed', or open this end with a larger capacity"
     else:
-        largest = options.max_message or DEFAULT_MAX_MESSAGE
+        largest = max_message or DEFAULT_MAX_MESSAGE
         inline = largest_inline(sock)
         notes.append(
             f"Messages of more than {inline} bytes ride in memory of their own, at most {LARGE_SHARE} at once"
@@ -65,11 +65,11 @@ def packet_limits(
         )
     return Limits(
         mechanism,
-        max_message=min(largest, options.max_message or largest),
+        max_message=min(largest, max_message or largest),
         capacity=buffer_size(sock),
         depth=depth,
         senders="many",
-        receivers="many",
+        receivers=receivers,
         presence=presence,
         descriptors=True,
         empty_messages=not raw,
@@ -78,51 +78,24 @@ def packet_limits(
     )
 
 
-def check_lifetime(address: Address) -> None:
-    """Raise AddressError for lifetime=name: what a socket holds is gone with the last that has it open."""
-    if address.options.lifetime == "name":
-        raise AddressError(
-            "a socket ends with its peers",
-            subject=str(address),
-            remedy="leave lifetime out, or use mq: or fifo: with lifetime=name",
-        )
-
-
-def set_options(sock: socket.socket, address: Address) -> None:
-    """What both ends need, before the socket gets a name or a peer.
-
-    An accepted socket inherits that it wants credentials, so that no packet comes before it does.
-    """
+def set_options(sock: socket.socket, capacity: int | None, subject: str) -> None:
+    """What every packet socket needs before it gets a name or a peer. Raises LimitReached."""
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-    if address.options.capacity is not None:
-        set_capacity(sock, address.options.capacity, str(address))
-
-
-def socket_pair(address: Address, kind: socket.SocketKind) -> tuple[socket.socket, socket.socket]:
-    """Two connected sockets with the options of an address."""
-    one, other = socket.socketpair(socket.AF_UNIX, kind)
-    try:
-        set_options(one, address)
-        set_options(other, address)
-    except BaseException:
-        one.close()
-        other.close()
-        raise
-    return one, other
+    if capacity is not None:
+        set_capacity(sock, capacity, subject)
 
 
 def set_capacity(sock: socket.socket, capacity: int, subject: str) -> None:
     """SO_SNDBUF. Raises LimitReached, naming the kernel's limit, which would else cut it down in silence."""
-    wanted = max(1, capacity // 2)  # the kernel doubles it, see socket(7)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(wanted, 2**31 - 1))
-    if buffer_size(sock) < 2 * wanted:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, min(capacity, 2**31 - 1))
+    if buffer_size(sock) // 2 < capacity:  # the kernel doubles it, see socket(7)
         with open("/proc/sys/net/core/wmem_max", encoding="ascii") as file:
             largest = int(file.read())
         raise LimitReached(
             f"the socket buffer can't be made {capacity} bytes large",
             subject=subject,
-            why=f"the kernel gives {2 * largest} at most",
-            remedy=f"ask for less, or raise it: sysctl net.core.wmem_max={wanted}",
+            why=f"the kernel gives {largest} at most",
+            remedy=f"ask for less, or raise it: sysctl net.core.wmem_max={capacity}",
             code=errno.EPERM,
         )

@@ -7,13 +7,10 @@ that is killed leaves nothing half done, and any number of forked copies may sen
 With framing="raw" a packet is the bare bytes of a message, as C programs send them.
 
 Rules:
-1. A packet is looked at (MSG_PEEK) before it is taken: when descriptors ride on it and the process has no room for
-   them, the kernel would drop them; so the packet stays, and LimitReached says why.
-2. The buffer for descriptors always has room for as many as the kernel lets ride (`kinfolk.channels.ancillary`).
-3. Each packet carries its sender's credentials (SO_PASSCRED; set before the socket can get any). A pickle of a user who
-   is neither ours nor root is dropped unseen, with its descriptors, and counted.
-4. The packet of a large message is padded, so that the socket buffer holds few of them: memory in flight stays bounded. It is
+1. The packet of a large message is padded, so that the socket buffer holds few of them: memory in flight stays bounded. It is
    copied only once the buffer has drained; a full channel costs no memory.
+2. Who is there, where the socket does not tell, is a `Presence`'s to say; senders need not ask, for the kernel refuses
+   what is sent to a socket that nobody has.
 """
 
 from __future__ import annotations
@@ -21,17 +18,14 @@ from __future__ import annotations
 import array
 import errno
 import fcntl
-import mmap
-import os
 import select
 import socket
 import termios
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from kinfolk.channels import memfd
-from kinfolk.channels.ancillary import CREDENTIALS_ROOM, ROOM, close_all, read, rights
-from kinfolk.channels.codec import OUT_OF_BAND, PICKLE, RAW
+from kinfolk.channels.ancillary import rights
 from kinfolk.channels.contract import (
     Buffer,
     Limits,
@@ -40,20 +34,18 @@ from kinfolk.channels.contract import (
     ReceiveTransport,
     SendTransport,
 )
-from kinfolk.channels.packet_format import CONNECTION, HEADER, read_header, write_header
+from kinfolk.channels.packet_format import HEADER, write_header
 from kinfolk.channels.packet_limits import (
     LARGE_SHARE,
-    LARGEST_PACKET,
     buffer_size,
     largest_inline,
 )
+from kinfolk.channels.packet_reader import PacketReader
 from kinfolk.channels.presence import Presence
 from kinfolk.channels.socket_names import SocketName
-from kinfolk.channels.trust import is_trusted, peer_of
+from kinfolk.channels.trust import peer_of
 from kinfolk.errors import (
     BrokenChannel,
-    CorruptChannel,
-    EndOfChannel,
     LimitReached,
 )
 from kinfolk.identity import Peer
@@ -62,13 +54,9 @@ from kinfolk.waiting import Interest, Steps
 #: Up to here the kernel makes a packet of single pages, which it always finds.
 _SINGLE_PAGES = 1 << 16
 
-_BREATH = 64  # packets dropped at a stretch
 _MOST_PIECES = 1000  # sendmsg(2) takes IOV_MAX, 1024
 
-
-_PEEK = socket.MSG_PEEK | socket.MSG_TRUNC | socket.MSG_DONTWAIT
-_TAKE = socket.MSG_CMSG_CLOEXEC | socket.MSG_TRUNC | socket.MSG_DONTWAIT
-_SEND = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+_SEND = int(socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
 
 _RECEIVER_GONE = (errno.EPIPE, errno.ECONNRESET, errno.ECONNREFUSED, errno.ENOTCONN)
 
@@ -110,6 +98,27 @@ class PacketSender(SendTransport):
                 if error.errno != errno.ENOBUFS or size < _SINGLE_PAGES:
                     raise
         yield from self._send_large(message, size)
+
+    def try_send(self, message: Message) -> bool:
+        """Send a message that is a packet of its own, if there is room."""
+        size = message.size
+        pieces: Sequence[Buffer] = message.parts
+        if not self._raw:
+            if size > self._inline:
+                return False
+            pieces = [write_header(message, size), *pieces]
+        if message.descriptors or len(pieces) > _MOST_PIECES:
+            return False
+        try:
+            self._socket.sendmsg(pieces, (), _SEND)
+            return True
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                return False
+            self._explain(error)
+            raise
 
     def _send_large(self, message: Message, size: int) -> Steps[None]:
         while not self._is_drained():
@@ -190,7 +199,7 @@ class PacketSender(SendTransport):
 
 
 class PacketReceiver(ReceiveTransport):
-    """The receiving direction of a packet socket, which must have SO_PASSCRED since before it could receive."""
+    """The receiving direction of a packet socket."""
 
     def __init__(
         self,
@@ -206,107 +215,38 @@ class PacketReceiver(ReceiveTransport):
     ) -> None:
         """Take over the socket, the ``presence`` of the senders where the socket does not tell, and its ``name``.
 
-        ``peer`` is who is at the other end, where the socket does not tell that either; ``connections`` takes
-        messages of the kind `CONNECTION`, and only those.
+        ``peer`` is who is at the other end, where the socket does not tell that either; ``connections``: see
+        `PacketReader`.
         """
         self._socket, self.limits, self._subject = sock, limits, subject
         self._raw, self._presence, self._name = raw, presence, name
         self._peer = peer or _connected_peer(sock)
-        self._connections = connections
-        self._head = bytearray(HEADER.size)
-        self._room = _room(LARGEST_PACKET)
-        self._ended = False
-        self.dropped = 0
-        sock.setblocking(False)
+        self._reader = PacketReader(
+            sock, limits.max_message, subject, raw=raw, connections=connections
+        )
+        gone = () if presence is None else (presence.fileno(),)
+        self.interest = Interest(readable=(sock.fileno(),), hangup=gone)
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Messages that their senders may not send."""
+        return self._reader.dropped
 
     def receive(self) -> Steps[Message]:
-        """Take the next packet that is no foreign pickle."""
-        last_look = False
-        while True:
-            try:
-                message = self._take()
-            except BlockingIOError:
-                if last_look:
-                    self._end()
-                # What they sent before they left may have come since the socket was found empty.
-                last_look = self._presence is not None and self._presence.others_gone()
-                if not last_look:
-                    gone = () if self._presence is None else (self._presence.fileno(),)
-                    yield Interest(readable=(self._socket.fileno(),), hangup=gone)
-            except ConnectionResetError:
-                continue  # the peer closed without reading all; what it sent before is still here
-            else:
-                if message is not None:
-                    return message
-                if self.dropped % _BREATH == 0:
-                    yield Interest(
-                        again_in=0
-                    )  # a flood of them holds up neither a close nor a timeout
-
-    def _take(self) -> Message | None:
-        if self._ended:
-            self._end()
-        length, ancillary, flags, _ = self._socket.recvmsg_into(
-            [self._head], CREDENTIALS_ROOM, _PEEK
-        )
-        if not length and not ancillary:  # even an empty packet has credentials
-            self._end()
-        if flags & socket.MSG_CTRUNC:
-            self._check_descriptors_fit()
-        if length > len(self._room) and self._raw:
-            self._room = _room(length)
-        length, ancillary, flags, _ = self._socket.recvmsg_into([self._room], ROOM, _TAKE)
-        if not length and not ancillary:  # another process took the packet that was looked at
-            self._end()
-        sender, descriptors = read(ancillary)
-        try:
-            if flags & socket.MSG_CTRUNC:
-                raise _no_room(self._subject)
-            message = self._opened(length, sender, descriptors)
-        except BaseException:
-            close_all(descriptors)
-            raise
-        if message is None:
-            close_all(descriptors)
-            self.dropped += 1
+        """The next message."""
+        while (message := self.try_receive()) is None:
+            yield self.interest
         return message
 
-    def _check_descriptors_fit(self) -> None:
-        _, ancillary, flags, _ = self._socket.recvmsg_into(
-            [self._head], ROOM, _TAKE | socket.MSG_PEEK
-        )
-        close_all(read(ancillary)[1])
-        if flags & socket.MSG_CTRUNC:
-            raise _no_room(self._subject)
-
-    def _opened(self, length: int, sender: Peer | None, descriptors: list[int]) -> Message | None:
-        """The message of a packet, None for one that we may not take. Raises CorruptChannel."""
-        with memoryview(self._room)[:length] as room:
-            if self._raw:
-                if len(room) < length:
-                    raise CorruptChannel(
-                        f"a packet of {length} bytes was cut", subject=self._subject
-                    )
-                return Message(RAW, (bytes(room),), descriptors=descriptors, sender=sender)
-            packet = read_header(
-                room, length, len(descriptors), self.limits.max_message, self._subject
-            )
-            trusted = sender is not None and is_trusted(sender.uid)
-            if packet.kind & ~OUT_OF_BAND == PICKLE and not trusted:
-                return None
-            if (packet.kind == CONNECTION) != self._connections:
-                return None
-            body: Buffer
-            if packet.large:
-                body = memfd.view(descriptors[0], packet.size, self._subject)
-                os.close(descriptors.pop(0))
-            else:
-                body = bytes(room[HEADER.size :])
-            return Message(packet.kind, (body,), descriptors=descriptors, sender=sender)
-
-    def _end(self) -> NoReturn:
-        self._ended = True
-        raise EndOfChannel("every sender has gone", subject=self._subject)
+    def try_receive(self) -> Message | None:
+        """The next message, if one is here."""
+        message = self._reader.next_message()
+        if message is None and self._presence is not None and self._presence.others_gone():
+            # What they sent before they left may have come since the socket was found empty.
+            message = self._reader.next_message()
+            if message is None and self._reader.dry:
+                self._reader.end()
+        return message
 
     def fileno(self) -> int:
         """Readable when a packet is there."""
@@ -379,20 +319,6 @@ def rebuild_receiver(
 def passed_presence(presence: Presence | None) -> tuple[Passed | None, str | None]:
     """A presence among the arguments of `passable`."""
     return (None, None) if presence is None else (Passed(presence.fileno()), presence.path)
-
-
-def _room(size: int) -> mmap.mmap:
-    """Memory of this process, of which only what was written to takes any."""
-    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-
-
-def _no_room(subject: str) -> LimitReached:
-    return LimitReached(
-        "there is no room for the descriptors of the next message",
-        subject=subject,
-        why=os.strerror(errno.EMFILE),
-        remedy="close descriptors, or raise the limit: ulimit -n; then receive again",
-    )
 
 
 def _connected_peer(sock: socket.socket) -> Peer | None:

@@ -21,8 +21,9 @@ from kinfolk.channels.contract import (
     ReceiveTransport,
     SendTransport,
 )
+from kinfolk.channels.pipe_receiver import PipeReceiver
+from kinfolk.channels.pipe_sender import PipeSender
 from kinfolk.channels.pipe_size import pipe_limits, set_capacity
-from kinfolk.channels.pipe_transport import PipeReceiver, PipeSender
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError
 from kinfolk.waiting import Steps, ready
@@ -97,13 +98,15 @@ def _adopt(address: Address, direction: int) -> Descriptor:
     try:
         is_pipe = stat.S_ISFIFO(os.fstat(number).st_mode)
         right_way = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == direction
-    except OSError:
+    except (OSError, OverflowError):
         raise AddressError(f"descriptor {number} is not open", subject=str(address)) from None
     if not is_pipe or not right_way:
         raise AddressError(
             f"descriptor {number} is not the {'write' if direction == os.O_WRONLY else 'read'} end of a pipe",
             subject=str(address),
         )
+    if address.options.capacity is not None:
+        set_capacity(number, address.options.capacity, str(address))
     os.set_inheritable(number, False)
     return Descriptor(number, str(address))
 

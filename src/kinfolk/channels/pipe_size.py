@@ -23,7 +23,11 @@ def set_capacity(fd: int, capacity: int, subject: str) -> None:
     """F_SETPIPE_SZ. Raises LimitReached, naming the kernel's limit."""
     try:
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, capacity)
-    except (PermissionError, OverflowError) as error:
+    except BlockingIOError:  # EBUSY, says fcntl(2) of what does not fit any more
+        raise
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
         with open("/proc/sys/fs/pipe-max-size", encoding="ascii") as file:
             largest = file.read().strip()
         raise LimitReached(

@@ -41,16 +41,15 @@ _PATIENCE = 0.1  # seconds that leaving waits for the lock before it leaves the 
 class FifoEnd(Descriptor):
     """An open end of a FIFO that has a name; the last one to close removes the name if kinfolk made it."""
 
-    __slots__ = ("_inode", "_kept", "_membership", "path")
+    __slots__ = ("_inode", "_membership", "keep_name", "path")
 
     def __init__(self, number: int, path: str, *, keep_name: bool = False) -> None:
         """Take over a descriptor of the FIFO at ``path``; ``keep_name`` never removes the name."""
-        super().__init__(number, f"fifo {path}")
-        self.path = path
-        self._kept = keep_name
         status = os.fstat(number)
         self._inode = status.st_dev, status.st_ino
         self._membership = Membership(number)
+        self.path, self.keep_name = path, keep_name
+        super().__init__(number, f"fifo {path}")
 
     def close(self) -> None:
         """Close; the last member removes the name."""
@@ -68,16 +67,19 @@ class FifoEnd(Descriptor):
         if self.closed:
             return False
         with _lock_for_leaving() as locked:
-            last = locked and not self._kept and self.alone() and self._made_here()
-            if last:
-                if if_last is not None:
-                    if_last()
-                self.unlink()
-            self.abandon()
-        return last
+            try:
+                last = locked and not self.keep_name and self.alone() and self._made_here()
+                if last:
+                    if if_last is not None:
+                        if_last()
+                    self.unlink()
+                return last
+            finally:
+                self.abandon()
 
     def abandon(self) -> None:
         """Close and leave the name as it is, to be used under the lock."""
+        self._membership.closing()
         super().close()
         self._membership.closed()
 
@@ -115,14 +117,18 @@ def open_end(
                 raise AddressError(
                     "this is no FIFO", subject=path, remedy="choose another name, or remove it"
                 )
-            fd = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            opened = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotYet from None
         except OSError as error:
             if error.errno == errno.ENXIO:
                 raise NotYet from None  # the opening of the other end is an event on the path
             raise
-        end = FifoEnd(fd, path, keep_name=keep_name)
+        try:
+            end = FifoEnd(opened, path, keep_name=keep_name)
+        except BaseException:
+            os.close(opened)
+            raise
         if if_first is not None and end.alone():
             try:
                 if_first()
@@ -134,27 +140,49 @@ def open_end(
 
 
 def _make(path: str, mode: int) -> None:
-    with contextlib.suppress(FileExistsError):
+    try:
         os.mkfifo(path, 0o600 | _MADE_BY_KINFOLK)
-        if mode != 0o600:
-            os.chmod(path, mode | _MADE_BY_KINFOLK)
+    except FileExistsError:
+        return
+    try:
+        _set_mode(path, mode | _MADE_BY_KINFOLK)
+    except BaseException:
+        os.unlink(path)
+        raise
+
+
+def _set_mode(path: str, mode: int) -> None:
+    """Whatever the umask has taken away; by a descriptor, because the path may be a link by now."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(found) and stat.S_IMODE(found) != mode:
+            os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
 def _lock_for_leaving() -> Iterator[bool]:
+    lock = _wait_for_lock()
+    if lock is None:
+        yield False
+        return
+    with lock:
+        yield True
+
+
+def _wait_for_lock() -> runtime_directory.Lock | None:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            lock = runtime_directory.try_lock()
+            return runtime_directory.try_lock()
         except NotYet as not_yet:
             if time.monotonic() > deadline:
-                yield False
-                return
+                return None
             time.sleep(not_yet.again_in or 0)
-            continue
-        with lock:
-            yield True
-        return
+        except OSError:
+            return None  # no descriptor left, for one: to close is more important
 
 
 class Presence:
@@ -163,6 +191,8 @@ class Presence:
     def __init__(self, descriptor: Descriptor) -> None:
         """Around a read end (a receiver's) or a write end (a sender's), of a pipe or a FIFO."""
         self._descriptor = descriptor
+        self._poll = select.poll()
+        self._poll.register(descriptor.fileno(), 0)
 
     @classmethod
     def join_receiver(
@@ -206,9 +236,7 @@ class Presence:
 
     def others_gone(self) -> bool:
         """A receiver asks: has some sender come, and the last gone? A sender: has the last receiver gone?"""
-        poll = select.poll()
-        poll.register(self._descriptor.fileno(), 0)
-        return bool(poll.poll(0))
+        return bool(self._poll.poll(0))
 
     def leave(self, if_last: Callable[[], None] | None = None) -> bool:
         """Close; True for the last member of all, which also removed the FIFO's name: see `FifoEnd.leave`."""

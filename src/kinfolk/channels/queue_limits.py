@@ -193,7 +193,7 @@ def too_small(what: str, there: int, wanted: int, subject: str) -> AddressError:
     return AddressError(
         f"the queue exists already, with {what}={there}",
         subject=subject,
-        why=f"{what}={wanted} was asked for, and it can't be changed",
+        why=f"{what}={wanted} was asked for, and a queue that exists is joined as it is",
         remedy=f"leave {what} out to join it as it is, or unlink() it first",
     )
 

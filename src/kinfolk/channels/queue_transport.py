@@ -33,6 +33,7 @@ from kinfolk.waiting import Interest, Steps
 
 _MAGIC = b"kQ1"
 FOOTER_SIZE = 1 + len(_MAGIC)
+_FOOTERS = [bytes((kind,)) + _MAGIC for kind in range(256)]
 
 
 class Put(ABC):
@@ -154,19 +155,31 @@ class _End:
 class QueueSender(_End, SendTransport):
     """An end that puts messages into a queue."""
 
+    def try_send(self, message: Message) -> bool:
+        """Put one message in if there is room."""
+        put = self._put(message)
+        self._attempt(put)
+        return put.done
+
     def send(self, message: Message) -> Steps[None]:
         """Put one message in. A send that is given up has put nothing in."""
-        parts = message.parts if self._raw else (*message.parts, bytes((message.kind,)), _MAGIC)
-        put = self._queue.put(b"".join(parts), message.priority)
+        put = self._put(message)
         while not put.done:
-            if self._others_gone():
-                raise BrokenChannel("every receiver has gone", subject=self._subject)
-            try:
-                interest = put.attempt()
-            except OSError as error:
-                raise self._removed(error) from error
+            interest = self._attempt(put)
             if not put.done:
                 yield interest
+
+    def _put(self, message: Message) -> Put:
+        parts = message.parts if self._raw else (*message.parts, _FOOTERS[message.kind])
+        return self._queue.put(b"".join(parts), message.priority)
+
+    def _attempt(self, put: Put) -> Interest:
+        if self._others_gone():
+            raise BrokenChannel("every receiver has gone", subject=self._subject)
+        try:
+            return put.attempt()
+        except OSError as error:
+            raise self._removed(error) from error
 
 
 class QueueReceiver(_End, ReceiveTransport):
@@ -176,16 +189,22 @@ class QueueReceiver(_End, ReceiveTransport):
 
     def receive(self) -> Steps[Message]:
         """Take the next message."""
-        while True:
-            try:
-                taken = self._take()
-            except OSError as error:
-                raise self._removed(error) from error
-            if taken is not None:
-                return self._message(*taken)
-            if self._ended:
-                raise EndOfChannel("every sender has gone", subject=self._subject)
-            yield self._queue.arrival()
+        while (message := self.try_receive()) is None:
+            yield self.interest
+        return message
+
+    def try_receive(self) -> Message | None:
+        """Take the next message if there is one."""
+        try:
+            taken = self._take()
+        except OSError as error:
+            raise self._removed(error) from error
+        if taken is not None:
+            return self._message(*taken)
+        if self._ended:
+            raise EndOfChannel("every sender has gone", subject=self._subject)
+        self.interest = self._queue.arrival()
+        return None
 
     def _take(self) -> tuple[bytes, int] | None:
         taken = self._queue.take()

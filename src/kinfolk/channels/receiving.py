@@ -7,6 +7,7 @@ the next call: none is lost by asking wrongly.
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -125,6 +126,8 @@ class Receives(End):
         try:
             while len(objects) < most and (message := self._receive_now()) is not None:
                 objects.append(self._decoded(message, copy))
+        except UsageError:
+            pass  # the next call will find the same, if it asks wrongly too
         except KinfolkError as error:
             self._postponed = error  # what came before it is not lost: the next call says so
         return objects
@@ -232,7 +235,7 @@ def _room_in(buffer: object) -> memoryview:
         raise InvalidValue(f"a {type(buffer).__qualname__} is no buffer") from None
     if room.readonly or not room.c_contiguous:
         raise InvalidValue("the buffer is read-only or not contiguous")
-    return room.cast("B") if room.nbytes else memoryview(bytearray())
+    return pickle.PickleBuffer(room).raw()  # a cast takes native formats alone, and no empty views
 
 
 def _fits(room: memoryview) -> Accept:

@@ -98,8 +98,13 @@ class SocketName:
                     os.unlink(self.path)
 
     def unlink(self) -> None:
-        """Remove the name whoever holds its socket, if it still is that socket's. Raises OSError."""
-        if self.path is not None and self._is_there():
+        """Remove the name whoever holds its socket, if it still is that socket's. Raises Unsupported, OSError."""
+        if self.path is None:
+            raise Unsupported(
+                "an abstract name can't be removed",
+                remedy="it vanishes when its last holder closes it",
+            )
+        if self._is_there():
             os.unlink(self.path)
 
     def _is_there(self) -> bool:
@@ -296,18 +301,6 @@ def _not_yet(address: Address, error: OSError) -> NotYet:
         coming = True
     # A stale name is replaced by a rename, of which the kernel tells; a listen(2) is not told of.
     return NotYet(again_in=_LISTENING_SOON if coming else None)
-
-
-def remove(address: Address) -> None:
-    """Remove a socket's name on demand, whoever holds it. Raises Unsupported, AddressError, OSError."""
-    if is_abstract(address):
-        raise Unsupported(
-            "an abstract name can't be removed",
-            subject=str(address),
-            remedy="it vanishes when its last holder closes it",
-        )
-    check_socket(os.lstat(address.name), address)
-    os.unlink(address.name)
 
 
 def _busy(address: Address) -> Busy:

@@ -34,13 +34,13 @@ from kinfolk.channels.claims import RECEIVING, SENDING, Claim
 from kinfolk.channels.contract import (
     Buffer,
     Duplex,
-    Limits,
     Message,
     Passed,
     ReceiveTransport,
     SendTransport,
 )
 from kinfolk.channels.framing import HEADER, MAX_CHUNK, Chunker
+from kinfolk.channels.message_reader import MessageReader
 from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.stream_reader import MOST_DESCRIPTORS, StreamReader
 from kinfolk.channels.stream_terms import Stream, Terms
@@ -55,7 +55,7 @@ from kinfolk.errors import (
 from kinfolk.identity import Peer
 from kinfolk.waiting import Interest, Steps
 
-_FLAGS = socket.MSG_NOSIGNAL
+_FLAGS = int(socket.MSG_NOSIGNAL)
 _MOST_PIECES = 1024  # IOV_MAX
 _SMALL_UNIX = 32 << 10  # one socket buffer of the kernel's holds it (unix_stream_sendmsg)
 _SMALL_TCP = 4 << 10  # surely fits where poll(2) says that there is room
@@ -73,6 +73,7 @@ class StreamSender(SendTransport):
         self.limits = terms.limits(stream.sock, senders=senders)
         self._chunker = Chunker()
         self._claim = Claim(stream.sock.fileno(), SENDING, terms.subject, sole=True)
+        self._room = Interest(writable=(stream.sock.fileno(),))
         self._pid = 0  # of the process that has sent here
         self._rest = b""  # of a chunk (or of raw bytes) that was given up half sent
         self._abort_owed = self._eof = False
@@ -97,23 +98,20 @@ class StreamSender(SendTransport):
             yield from self._settle()
         if self._terms.raw:
             yield from self._write(message.parts, message.descriptors)
-        elif message.size <= self._small and len(message.parts) < _MOST_PIECES:
+        elif self._is_small(message):
             yield from self._write_when_room(self._chunker.single(message), message.descriptors)
         else:
             yield from self._send_large(message)
 
     def try_send(self, message: Message) -> bool:
         """Send a small message, if nothing is owed."""
-        if (
-            message.size > self._small
-            or self._rest
-            or self._abort_owed
-            or self._terms.raw
-            or len(message.parts) >= _MOST_PIECES
-        ):
+        if self._rest or self._abort_owed or self._terms.raw or not self._is_small(message):
             return False
         self._begin(message.descriptors)
         return self._write_whole(self._chunker.single(message), message.descriptors)
+
+    def _is_small(self, message: Message) -> bool:
+        return message.size <= self._small and len(message.parts) < _MOST_PIECES
 
     def _begin(self, descriptors: Sequence[int]) -> None:
         self._claim.take()
@@ -174,7 +172,7 @@ class StreamSender(SendTransport):
         self, pieces: Sequence[Buffer], descriptors: Sequence[int] = ()
     ) -> Steps[None]:
         while not self._write_whole(pieces, descriptors):
-            yield Interest(writable=(self._sock.fileno(),))
+            yield self._room
 
     def _write_whole(self, pieces: Sequence[Buffer], descriptors: Sequence[int]) -> bool:
         """Write what the kernel takes whole or not at all; False when there is no room now."""
@@ -186,7 +184,7 @@ class StreamSender(SendTransport):
             return False
         except OSError as error:
             raise _explained(error, self._terms.subject) from None
-        if sent < sum(map(len, pieces)):
+        if self._poll is not None and sent < sum(map(len, pieces)):
             # TCP, against all expectation: nobody may go on behind half a chunk.
             self._sock.shutdown(socket.SHUT_RDWR)
             raise BrokenChannel(
@@ -217,7 +215,7 @@ class StreamSender(SendTransport):
                 try:
                     sent = self._sock.sendmsg(rest[:_MOST_PIECES], _ancillary(descriptors), _FLAGS)
                 except BlockingIOError:
-                    yield Interest(writable=(self._sock.fileno(),))
+                    yield self._room
                     continue
                 except OSError as error:
                     raise _explained(error, self._terms.subject) from None
@@ -230,7 +228,7 @@ class StreamSender(SendTransport):
 
     def fileno(self) -> int:
         """Writable when there is room; reports an error when the peer has gone."""
-        return self._sock.fileno()
+        return self._stream.fileno()
 
     def depth(self) -> int:
         """Bytes that the peer has not read (unix), or not confirmed (tcp); with the kernel's own overhead."""
@@ -271,6 +269,7 @@ class StreamReceiver(ReceiveTransport):
         self.limits = terms.limits(stream.sock, senders="one")
         self._reader = terms.reader(stream.sock, ahead)
         self._claim = Claim(stream.sock.fileno(), RECEIVING, terms.subject, sole=True)
+        self.interest = Interest(readable=(stream.sock.fileno(),))
         self._pid = os.getpid()
         self._passed_on = False
 
@@ -281,9 +280,8 @@ class StreamReceiver(ReceiveTransport):
 
     def receive(self) -> Steps[Message]:
         """Read until a message is whole."""
-        self._begin()
-        while (message := self._reader.next_message()) is None:
-            yield Interest(readable=(self._sock_number(),))
+        while (message := self.try_receive()) is None:
+            yield self.interest
         return message
 
     def try_receive(self) -> Message | None:
@@ -303,20 +301,17 @@ class StreamReceiver(ReceiveTransport):
                 remedy="close it",
             )
 
-    def _sock_number(self) -> int:
-        return self._stream.sock.fileno()
-
     def buffered(self) -> bool:
         """Whether a message was read ahead."""
         return self._reader.buffered()
 
     def fileno(self) -> int:
         """Readable when bytes are there or the peer has gone."""
-        return self._sock_number()
+        return self._stream.fileno()
 
     def depth(self) -> int:
         """Bytes in the socket, headers included."""
-        return bytes_waiting(self._sock_number())
+        return bytes_waiting(self._stream.fileno())
 
     def peer(self) -> Peer | None:
         """Who connected, or listened."""
@@ -332,7 +327,7 @@ class StreamReceiver(ReceiveTransport):
         """The same direction of the same socket in another process, with what was read ahead."""
         ahead = pass_ahead(self._reader, self._terms.subject)
         self._passed_on = bool(ahead)
-        return rebuild_receiver, (Passed(self._sock_number()), self._terms, ahead)
+        return rebuild_receiver, (Passed(self._stream.fileno()), self._terms, ahead)
 
 
 def duplex(stream: Stream, terms: Terms) -> Duplex:
@@ -351,7 +346,7 @@ def rebuild_receiver(fd: int, terms: Terms, ahead: bytes) -> StreamReceiver:
     return StreamReceiver(Stream(socket.socket(fileno=fd), terms), terms, ahead=ahead)
 
 
-def check_copy(reader: StreamReader, subject: str) -> None:
+def check_copy(reader: MessageReader, subject: str) -> None:
     """Raise ForkedCopy in a forked process whose parent holds a part of the stream."""
     if reader.in_the_middle():
         raise ForkedCopy(
@@ -362,7 +357,7 @@ def check_copy(reader: StreamReader, subject: str) -> None:
         )
 
 
-def pass_ahead(reader: StreamReader, subject: str) -> bytes:
+def pass_ahead(reader: MessageReader, subject: str) -> bytes:
     """What a reader has read ahead, to go on elsewhere. Raises Busy in the middle of a message."""
     if reader.has_part():
         raise Busy(

@@ -23,9 +23,10 @@ import errno
 import os
 import socket
 from collections import deque
+from collections.abc import Sequence
 
 from kinfolk.channels.codec import RAW
-from kinfolk.channels.contract import Buffer, Message
+from kinfolk.channels.contract import Message
 from kinfolk.channels.framing import ABORT, DESCRIPTORS, FIRST, HEADER, MAGIC, Assembler, Chunk
 from kinfolk.errors import BrokenChannel, CorruptChannel, EndOfChannel, LimitReached
 
@@ -33,6 +34,8 @@ from kinfolk.errors import BrokenChannel, CorruptChannel, EndOfChannel, LimitRea
 MOST_DESCRIPTORS = 253
 
 _READ_AHEAD = 1 << 16
+# As plain numbers: the enum's operators would cost more than the system call.
+_CLOSE_ON_EXEC, _CUT_OFF = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 _ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
 
 #: The network, not the peer, has ended a TCP connection.
@@ -168,15 +171,15 @@ class StreamReader:
         return self._assembler.filled(chunk)
 
     def _read_on(self) -> None:
-        position = self._taken - (len(self._ahead) - self._at)
-        self._disembark(position)
-        data = self._receive(_READ_AHEAD, position=position)
+        if self._arrived:
+            self._disembark(self._taken - (len(self._ahead) - self._at))
+        data = self._receive(_READ_AHEAD, keep=True)
         self._ahead, self._at = self._ahead[self._at :] + data, 0
 
     def _next_raw(self) -> Message:
         data, self._ahead = self._ahead, b""
         if not data:
-            data = self._receive(_READ_AHEAD, position=self._taken)
+            data = self._receive(_READ_AHEAD, keep=True)
         riding: list[int] | None = []
         if self._arrived:
             riding = self._arrived.popleft()[1]
@@ -227,8 +230,8 @@ class StreamReader:
 
     # ── the socket ───────────────────────────────────────────────────────────────────────────
 
-    def _receive(self, size: int, position: int | None = None) -> bytes:
-        """At least one byte; descriptors that come are kept if a header may be at ``position``."""
+    def _receive(self, size: int, *, keep: bool = False) -> bytes:
+        """At least one byte; descriptors are kept where a header may begin, and unwanted elsewhere."""
         data: bytes = b""
         while not self._ended:
             try:
@@ -236,11 +239,13 @@ class StreamReader:
                     data = self._sock.recv(size)
                 else:
                     data, control, flags, _ = self._sock.recvmsg(
-                        size, _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                        size, _ANCILLARY, _CLOSE_ON_EXEC
                     )
-                    if control or flags & socket.MSG_CTRUNC:
-                        self._meet(control, flags, len(data), keep=position is not None)
+                    if control or flags & _CUT_OFF:
+                        self._meet(control, flags, len(data), keep=keep)
                 break
+            except BlockingIOError:
+                raise
             except OSError as error:
                 self._reset_or_lost(error)
         if not data:
@@ -256,11 +261,13 @@ class StreamReader:
                     count = self._sock.recv_into(room)
                 else:
                     count, control, flags, _ = self._sock.recvmsg_into(
-                        [room], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+                        [room], _ANCILLARY, _CLOSE_ON_EXEC
                     )
-                    if control or flags & socket.MSG_CTRUNC:
+                    if control or flags & _CUT_OFF:
                         self._meet(control, flags, count, keep=False)
                 break
+            except BlockingIOError:
+                raise
             except OSError as error:
                 self._reset_or_lost(error)
         if not count:
@@ -269,7 +276,7 @@ class StreamReader:
         return count
 
     def _meet(
-        self, control: list[tuple[int, int, Buffer]], flags: int, size: int, *, keep: bool
+        self, control: Sequence[tuple[int, int, bytes]], flags: int, size: int, *, keep: bool
     ) -> None:
         party: list[int] | None = []
         for level, kind, data in control:
@@ -280,7 +287,7 @@ class StreamReader:
         if not keep or not size:
             _close_all(party)
             return
-        if flags & socket.MSG_CTRUNC:
+        if flags & _CUT_OFF:
             _close_all(party)
             party = None
         self._arrived.append((self._taken + size, party))

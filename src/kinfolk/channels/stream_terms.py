@@ -12,12 +12,14 @@ from __future__ import annotations
 import errno
 import socket
 from dataclasses import dataclass
+from typing import Self
 
 from kinfolk.channels.address import Address, Codec
 from kinfolk.channels.contract import DEFAULT_MAX_MESSAGE, Limits
+from kinfolk.channels.message_reader import MessageReader
 from kinfolk.channels.stream_reader import StreamReader
 from kinfolk.channels.trust import check_peer, peer_of
-from kinfolk.errors import LimitReached, Unsupported
+from kinfolk.errors import Closed, LimitReached, Unsupported
 from kinfolk.identity import Peer
 
 _UNIX_NOTES = (
@@ -27,6 +29,7 @@ _UNIX_NOTES = (
 _TCP_NOTES = (
     "Pickles are refused, for TCP does not say who the peer is.",
     "A peer that ends without having read everything resets the connection, and its own last messages may be lost.",
+    "The buffers grow with use, capacity is their bound; a full one may take a little more when the kernels have talked.",
     "A peer whose machine or network vanished is noticed within a minute, by keepalive.",
 )
 
@@ -47,7 +50,7 @@ class Terms:
     capacity: int | None
 
     @classmethod
-    def of(cls, address: Address) -> Terms:
+    def of(cls, address: Address) -> Self:
         """Read an address with its defaults filled in. Raises Unsupported for lifetime="name"."""
         options = address.options
         if options.lifetime == "name":
@@ -73,6 +76,8 @@ class Terms:
         capacity = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         if not unix:
             capacity += sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            if self.capacity is None:
+                capacity = _largest("tcp_wmem") + _largest("tcp_rmem")
         return Limits(
             self.mechanism,
             max_message=self.max_message,
@@ -84,7 +89,7 @@ class Terms:
             notes=_UNIX_NOTES if unix else _TCP_NOTES,
         )
 
-    def reader(self, sock: socket.socket, ahead: bytes = b"") -> StreamReader:
+    def reader(self, sock: socket.socket, ahead: bytes = b"") -> MessageReader:
         """A reader for a socket on these terms."""
         return StreamReader(sock, self.max_message, self.subject, raw=self.raw, ahead=ahead)
 
@@ -137,11 +142,24 @@ class Stream:
         self._members.append(None)
         return self
 
+    def fileno(self) -> int:
+        """The number of the socket. Raises Closed."""
+        number = self.sock.fileno()
+        if number < 0:
+            raise Closed("this end is closed")
+        return number
+
     def leave(self) -> None:
         """One direction less. Both may leave at once, in two threads: a list is popped whole, and closing twice is nothing."""
         self._members.pop()
         if not self._members:
             self.sock.close()
+
+
+def _largest(name: str) -> int:
+    """To what size the kernel lets a buffer grow by itself (tcp(7))."""
+    with open(f"/proc/sys/net/ipv4/{name}", encoding="ascii") as file:
+        return int(file.read().split()[2])
 
 
 def _set_up_tcp(sock: socket.socket) -> None:

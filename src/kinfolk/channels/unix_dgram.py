@@ -48,11 +48,12 @@ from kinfolk.channels.contract import (
     ReceiveTransport,
     SendTransport,
 )
-from kinfolk.channels.packet_limits import check_lifetime, packet_limits, set_options, socket_pair
 from kinfolk.channels.packet_format import CONNECTION
+from kinfolk.channels.packet_limits import packet_limits, set_options
 from kinfolk.channels.packet_transport import PacketReceiver, PacketSender
 from kinfolk.channels.presence import Presence, presence_path
 from kinfolk.channels.socket_names import SocketName, bind, connecting, is_abstract
+from kinfolk.channels.stream_terms import Terms
 from kinfolk.channels.trust import check_object, check_peer
 from kinfolk.errors import AddressError, CorruptChannel, UntrustedPeer
 from kinfolk.identity import Peer
@@ -70,8 +71,9 @@ class UnixDgramMechanism(Mechanism):
 
     def completed(self, address: Address) -> Address:
         """What a socket holds is gone with it."""
-        check_lifetime(address)
-        return super().completed(address)
+        whole = super().completed(address)
+        Terms.of(whole)
+        return whole
 
     def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
         """Make the name. Raises Busy when a live socket has it."""
@@ -168,7 +170,7 @@ class DgramListener(ListenTransport):
                     raise UntrustedPeer("nobody vouches for the peer", subject=str(self._address))
                 codec = self._address.options.codec or "pickle"
                 check_peer(message.sender, codec, str(self._address))
-                set_options(half.sock, self._address)
+                set_options(half.sock, self._address.options.capacity, str(self._address))
                 return _duplex(half, self._address, message.sender)
             except UntrustedPeer:
                 half.close()
@@ -202,7 +204,7 @@ def _bound(address: Address) -> Steps[_Bound]:
     """A socket with a name, whose presence says so once it can be sent to."""
     sock, name, presence = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), None, None
     try:
-        set_options(sock, address)
+        set_options(sock, address.options.capacity, str(address))
         name = yield from bind(sock, address)
         if not _is_raw(address):
             mode = 0o600 if address.options.mode is None else address.options.mode
@@ -239,7 +241,7 @@ def _joined(address: Address) -> Steps[PacketSender]:
         if not is_abstract(address):
             owner, codec = os.stat(address.name).st_uid, address.options.codec or "pickle"
             check_object(owner, 0o600, codec, str(address), receiving=False)
-        set_options(sock, address)
+        set_options(sock, address.options.capacity, str(address))
         limits, raw = _named_limits(address, sock), _is_raw(address)
         return PacketSender(sock, limits, str(address), raw=raw, presence=presence)
     except BaseException:
@@ -308,8 +310,10 @@ def _kind_of(fd: int) -> str | int:
 
 
 def _halves(address: Address) -> tuple[_Half, _Half]:
-    one, other = socket_pair(address, socket.SOCK_DGRAM)
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
+        set_options(one, address.options.capacity, str(address))
+        set_options(other, address.options.capacity, str(address))
         one_receives, other_sends = Presence.anonymous()
         try:
             other_receives, one_sends = Presence.anonymous()
@@ -339,15 +343,16 @@ def _duplex(half: _Half, address: Address, peer: Peer | None = None) -> Duplex:
 
 
 def _limits(address: Address, sock: socket.socket) -> Limits:
-    return packet_limits(UnixDgramMechanism.scheme, sock, address.options, presence=True)
+    limit, raw = address.options.max_message, _is_raw(address)
+    return packet_limits(UnixDgramMechanism.scheme, sock, limit, raw=raw)
 
 
 def _named_limits(address: Address, sock: socket.socket) -> Limits:
     with open("/proc/sys/net/unix/max_dgram_qlen", encoding="ascii") as file:
         depth = int(file.read()) + 1  # the kernel stops when more than so many wait
-    raw = _is_raw(address)
+    limit, raw = address.options.max_message, _is_raw(address)
     return packet_limits(
-        UnixDgramMechanism.scheme, sock, address.options, presence=not raw, depth=depth
+        UnixDgramMechanism.scheme, sock, limit, raw=raw, presence=not raw, depth=depth
     )
 
 

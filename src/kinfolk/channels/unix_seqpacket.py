@@ -1,22 +1,26 @@
-"""``unix-seqpacket:/path``, ``unix-seqpacket:@abstract`` — Unix sockets that keep messages whole.
+"""``unix-seqpacket:`` — Unix sockets that keep messages whole, between processes of one machine (unix(7)).
 
-    open_receiver / open_sender     many senders, each with a connection of its own, into one receiver
-    listen / connect                connections, both ways
-    channel, pair (no name)         one connection between a process and those that inherit or are passed an end
+    unix-seqpacket:/run/app.sock    a socket file, made with its mode and removed by its last holder
+    unix-seqpacket:@app             an abstract name, without a file
+    unix-seqpacket:                 no name: a socketpair
 
-The mechanism to choose when in doubt: boundaries, order, exactly one receiver, backpressure, the end of either side, who
-the peer is, and descriptors, all from the kernel. Any number of forked copies may send and receive on one connection;
-each packet goes to one of them. See `kinfolk.channels.packet_transport` for what travels.
+Boundaries, order, backpressure, the end of either side, who the peer is, and descriptors, all from the kernel. Any number of
+forked copies may send and receive on one connection, and each packet goes to one of them; a receiver at a name
+(`open_receiver`) takes in many connections, and is in one process at a time. See `kinfolk.channels.packet_transport` for
+what travels, `fan_in` for the many, `socket_names` for the names.
 
 Options: mode, capacity (SO_SNDBUF), max_message, codec, framing, lifetime (peers only).
 
-With framing="raw" a C program is the peer, one packet a message; one of no bytes is the end to most of them, so none is sent.
+With framing="raw" C programs are the peers, one packet a message. One without bytes looks like the end to most of them,
+so none is sent.
 """
 
 from __future__ import annotations
 
 import socket
+from dataclasses import dataclass
 
+from kinfolk.channels import socket_names
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import (
     Duplex,
@@ -26,157 +30,167 @@ from kinfolk.channels.contract import (
     ReceiveTransport,
     SendTransport,
 )
-from kinfolk.channels.packet_limits import check_lifetime, packet_limits, set_options, socket_pair
+from kinfolk.channels.fan_in import FanIn
+from kinfolk.channels.listening import BACKLOG, Door
+from kinfolk.channels.packet_limits import packet_limits, set_options
+from kinfolk.channels.packet_reader import PacketReader
 from kinfolk.channels.packet_transport import PacketReceiver, PacketSender
-from kinfolk.channels.socket_names import SocketName, bind, connecting
-from kinfolk.channels.trust import check_peer, peer_of
-from kinfolk.errors import AddressError, UntrustedPeer
+from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.waiting import Interest, Steps, ready
 
-#: Connections that may wait to be accepted; net.core.somaxconn may cut it down.
-BACKLOG = 4096
+
+@dataclass(frozen=True, slots=True)
+class PacketTerms(Terms):
+    """What an address says about its connections."""
+
+    def limits(self, sock: socket.socket, *, senders: str) -> Limits:
+        """The limits of a receiver over many connections."""
+        return packet_limits(self.mechanism, sock, self.max_message, raw=self.raw, receivers="one")
+
+    def reader(self, sock: socket.socket, ahead: bytes = b"") -> PacketReader:
+        """A reader for a connection on these terms."""
+        return PacketReader(sock, self.max_message, self.subject, raw=self.raw)
+
+    def set_capacity(self, sock: socket.socket) -> None:
+        """Prepare a connected socket: its buffer, and that it tells who sent each packet."""
+        set_options(sock, self.capacity, self.subject)
+
+    def connection_limits(self, sock: socket.socket) -> Limits:
+        """The limits of one connection."""
+        return packet_limits(self.mechanism, sock, self.max_message, raw=self.raw)
+
+    def receiver(self, sock: socket.socket) -> PacketReceiver:
+        """The receiving direction of a connection."""
+        return PacketReceiver(sock, self.connection_limits(sock), self.subject, raw=self.raw)
+
+    def sender(self, sock: socket.socket) -> PacketSender:
+        """The sending direction of a connection."""
+        return PacketSender(sock, self.connection_limits(sock), self.subject, raw=self.raw)
+
+    def duplex(self, sock: socket.socket) -> Duplex:
+        """Both directions of a connection, each with a descriptor of its own."""
+        try:
+            second = sock.dup()
+        except BaseException:
+            sock.close()
+            raise
+        return Duplex(self.receiver(sock), self.sender(second))
 
 
 class UnixSeqpacketMechanism(Mechanism):
     """Unix sockets of type SOCK_SEQPACKET."""
 
     scheme = "unix-seqpacket"
-    options = frozenset({"codec", "framing", "capacity", "max_message", "mode", "lifetime"})
+    options = frozenset({"codec", "framing", "mode", "capacity", "max_message", "lifetime"})
 
-    def completed(self, address: Address) -> Address:
-        """A connection lives as long as its peers, and no longer."""
-        check_lifetime(address)
-        return super().completed(address)
+    def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
+        """Make the name and receive from everybody who connects to it."""
+        return FanIn((yield from _open_door(address, PacketTerms.of(address))))
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
-        """Wait for a receiver, and connect."""
-        sock = yield from _connected(address)
-        return PacketSender(sock, _limits(address, sock), str(address), raw=_is_raw(address))
+        """Wait for a receiver to listen at the name, and connect."""
+        terms = PacketTerms.of(address)
+        return terms.sender((yield from _connect(address, terms)))
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
-        """Two connected sockets without a name, or a receiver at a name and its first sender."""
-        if address.name:
-            receiver = yield from self.open_receiver(address)
-            try:
-                return receiver, (yield from self.open_sender(address))
-            except BaseException:
-                receiver.close()
-                raise
-        receiving, sending = socket_pair(address, socket.SOCK_SEQPACKET)
-        limits, raw = _limits(address, sending), _is_raw(address)
-        return (
-            PacketReceiver(receiving, limits, str(address), raw=raw),
-            PacketSender(sending, limits, str(address), raw=raw),
-        )
-
-    def pair(self, address: Address) -> Steps[tuple[Duplex, Duplex]]:
-        """Two connected sockets."""
-        if address.name:
-            raise AddressError(
-                "a pair has no name", subject=str(address), remedy="use listen and connect"
-            )
-        one, other = socket_pair(address, socket.SOCK_SEQPACKET)
-        return ready((_duplex(one, address), _duplex(other, address)))
+        """A socketpair; with a name, a receiver there and its first sender."""
+        if not address.name:
+            terms = PacketTerms.of(address)
+            one, other = _socketpair(terms)
+            return terms.receiver(one), terms.sender(other)
+        receiver = yield from self.open_receiver(address)
+        try:
+            return receiver, (yield from self.open_sender(address))
+        except BaseException:
+            receiver.close()
+            raise
 
     def connect(self, address: Address) -> Steps[Duplex]:
-        """Wait for a listener, and connect."""
-        return _duplex((yield from _connected(address)), address)
+        """Wait for somebody to listen at the name, and connect."""
+        terms = PacketTerms.of(address)
+        return terms.duplex((yield from _connect(address, terms)))
 
     def listen(self, address: Address) -> Steps[ListenTransport]:
         """Make the name and listen there."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            set_options(sock, address)
-            name = yield from bind(sock, address, backlog=BACKLOG)
-            return SeqpacketListener(sock, name, address)
-        except BaseException:
-            sock.close()
-            raise
+        terms = PacketTerms.of(address)
+        return SeqpacketListener((yield from _open_door(address, terms)), terms)
+
+    def pair(self, address: Address) -> Steps[tuple[Duplex, Duplex]]:
+        """A socketpair."""
+        if address.name:
+            raise self._lacks("a pair has no name", address)
+        terms = PacketTerms.of(address)
+        one, other = _socketpair(terms)
+        return ready((terms.duplex(one), terms.duplex(other)))
 
 
 class SeqpacketListener(ListenTransport):
-    """A listening socket and its name."""
+    """Gives connections."""
 
-    def __init__(self, sock: socket.socket, name: SocketName, address: Address) -> None:
-        self._socket, self._name, self._address = sock, name, address
-        self.limits = _limits(address, sock)
-        self.refused = 0
+    def __init__(self, door: Door, terms: PacketTerms) -> None:
+        """Take over ``door``."""
+        self._door, self._terms = door, terms
+        self.limits = terms.connection_limits(door.sock)
+
+    @property
+    def refused(self) -> int:  # type: ignore[override]
+        """Connections of users who may not."""
+        return self._door.refused
 
     def accept(self) -> Steps[Duplex]:
-        """The next connection whose user may send what this end decodes."""
-        while True:
-            try:
-                sock = self._socket.accept()[0]
-            except BlockingIOError:
-                yield Interest(readable=(self._socket.fileno(),))
-                continue
-            try:
-                _prepare(sock, self._address)
-            except UntrustedPeer:
-                self.refused += 1
-                continue
-            return _duplex(sock, self._address)
+        """The next connection."""
+        while (stream := self._door.admit()) is None:
+            yield Interest(readable=(self._door.fileno(),))
+        return self._terms.duplex(stream.sock)
 
     def fileno(self) -> int:
         """Readable when a connection waits."""
-        return self._socket.fileno()
+        return self._door.fileno()
 
     def close(self) -> None:
-        """Stop listening; the last holder of the socket removes its name."""
-        self._socket.close()
-        self._name.release()
+        """Stop listening and remove the name, if no forked copy goes on."""
+        self._door.close()
 
     @property
     def address(self) -> str:
-        """The address as it was given."""
-        return str(self._address)
+        """Where it listens."""
+        return self._terms.subject
 
 
-def _connected(address: Address) -> Steps[socket.socket]:
+def _open_door(address: Address, terms: PacketTerms) -> Steps[Door]:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        # Accepted sockets inherit that they want credentials, so that no packet comes before they do.
+        set_options(sock, terms.capacity, terms.subject)
+        name = yield from socket_names.bind(sock, address, backlog=BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return Door(sock, terms, name)
+
+
+def _connect(address: Address, terms: PacketTerms) -> Steps[socket.socket]:
     def attempt(where: bytes) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            set_options(sock, address)
+            set_options(sock, terms.capacity, terms.subject)
             sock.connect(where)
         except BaseException:
             sock.close()
             raise
         return sock
 
-    sock = yield from connecting(address, attempt)
-    _prepare(sock, address)
-    return sock
+    return Stream((yield from socket_names.connecting(address, attempt)), terms).sock
 
 
-def _prepare(sock: socket.socket, address: Address) -> None:
-    """Make sure of the peer of a connected socket, and of the buffer. Closes it on any error."""
+def _socketpair(terms: PacketTerms) -> tuple[socket.socket, socket.socket]:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        check_peer(peer_of(sock), address.options.codec or "pickle", str(address))
-        set_options(sock, address)
+        return Stream(one, terms).sock, Stream(other, terms).sock
     except BaseException:
-        sock.close()
+        one.close()
+        other.close()
         raise
-
-
-def _duplex(sock: socket.socket, address: Address) -> Duplex:
-    limits, raw = _limits(address, sock), _is_raw(address)
-    try:
-        second = sock.dup()
-    except BaseException:
-        sock.close()
-        raise
-    return Duplex(
-        PacketReceiver(sock, limits, str(address), raw=raw),
-        PacketSender(second, limits, str(address), raw=raw),
-    )
-
-
-def _limits(address: Address, sock: socket.socket) -> Limits:
-    return packet_limits(UnixSeqpacketMechanism.scheme, sock, address.options, presence=True)
-
-
-def _is_raw(address: Address) -> bool:
-    return address.options.framing == "raw"
 
 
 MECHANISM = UnixSeqpacketMechanism()

@@ -128,14 +128,11 @@ class _Asking:
         answers: list[Any] = []
         while not self._enough(answers, sending):
             try:
-                if self._style is Style.RAW:
-                    answers.append(await connection.arecv_bytes(timeout=self._timeout))
-                else:
-                    answers.append(await connection.arecv(timeout=self._timeout))
-            except kin.Timeout as error:
-                raise kin.Timeout(
-                    "no answer came", subject=self._address, why=f"not within {self._timeout:g} s"
-                ) from error
+                with ends.within(self._timeout, "no answer came", self._address):
+                    if self._style is Style.RAW:
+                        answers.append(await connection.arecv_bytes(timeout=self._timeout))
+                    else:
+                        answers.append(await connection.arecv(timeout=self._timeout))
             except (kin.EndOfChannel, kin.BrokenChannel) as error:
                 if answers and self._least in (1, None):
                     break

@@ -94,17 +94,35 @@ def is_connection(address: str, style: Style, turned: bool) -> bool:
     return scheme_of(address) in TWO_WAY and (single or turned)
 
 
+def goes_both_ways(address: str, style: Style) -> bool:
+    """Whether an address can be listened at: datagrams make connections only between programs with kinfolk."""
+    scheme = scheme_of(address)
+    return scheme in TWO_WAY or (scheme == "unix-dgram" and style is not Style.RAW)
+
+
+@contextlib.contextmanager
+def within(timeout: float | None, what: str, address: str) -> Iterator[None]:
+    """Say in a Timeout what did not happen, rather than which call it was."""
+    try:
+        yield
+    except kin.Timeout as error:
+        why = f"not within {timeout:g} s"
+        raise kin.Timeout(what, subject=address.partition("?")[0], why=why) from error
+
+
 @contextlib.contextmanager
 def sender_to(
     address: str, style: Style, *, listen: bool, timeout: float | None, **options: Any
 ) -> Iterator[Sending]:
     """An end to send to, whose other side is there within ``timeout`` seconds."""
     if is_connection(address, style, listen):
-        with _connection(address, listen, timeout, options) as connection:
+        with _connection(address, listen, timeout, "receiver", options) as connection:
             yield connection
         return
     _refuse(address, listen, "--listen")
-    with kin.open_sender(address, timeout=timeout, **options) as sender:
+    with within(timeout, "no receiver came", address):
+        sender = kin.open_sender(address, timeout=timeout, **options)
+    with sender:
         yield sender
 
 
@@ -114,7 +132,7 @@ def receiver_from(
 ) -> Iterator[Receiving]:
     """An end to receive from. Where a connection is needed, it is there; else the first message has still to come."""
     if is_connection(address, style, connect):
-        with _connection(address, not connect, timeout, options) as connection:
+        with _connection(address, not connect, timeout, "sender", options) as connection:
             yield connection
         return
     _refuse(address, connect, "--connect")
@@ -124,18 +142,22 @@ def receiver_from(
 
 @contextlib.contextmanager
 def _connection(
-    address: str, listen: bool, timeout: float | None, options: dict[str, Any]
+    address: str, listen: bool, timeout: float | None, other: str, options: dict[str, Any]
 ) -> Iterator[kin.Connection]:
-    if not listen:
-        with kin.connect(address, timeout=timeout, **options) as connection:
-            yield connection
-        return
+    with within(timeout, f"no {other} came", address):
+        if listen:
+            connection = _accept_one(address, timeout, options)
+        else:
+            connection = kin.connect(address, timeout=timeout, **options)
+    with connection:
+        yield connection
+
+
+def _accept_one(address: str, timeout: float | None, options: dict[str, Any]) -> kin.Connection:
     with kin.listen(address, **options) as listener:
         if scheme_of(address) == "tcp" and listener.address != address.partition("?")[0]:
             say(f"listening on {listener.address}")  # the kernel chose the port
-        connection = listener.accept(timeout=timeout)
-    with connection:
-        yield connection
+        return listener.accept(timeout=timeout)
 
 
 def _refuse(address: str, asked: bool, option: str) -> None:

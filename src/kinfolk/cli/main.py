@@ -92,7 +92,11 @@ def run(arguments: Sequence[str]) -> ExitCode:
     if program.removeprefix("kin ") not in COMMANDS:
         program = "kin"
     try:
-        result = group.main(list(arguments), prog_name="kin", standalone_mode=False)
+        # Not `group.main`: that one takes every EPIPE, also of a channel, for its own output's.
+        with group.make_context("kin", list(arguments)) as context:
+            result = group.invoke(context)
+    except click.exceptions.Exit:  # --help and --version have printed
+        return ExitCode.OK
     except kin.KinfolkError as error:
         _trace(arguments)
         failures.complain(program, error.explain())
@@ -105,6 +109,11 @@ def run(arguments: Sequence[str]) -> ExitCode:
         return ExitCode.USAGE
     except BrokenPipeError:  # click wrote the help, and nobody reads it
         raise signals.StandardOutputClosed from None
+    except OSError as error:  # or its disk is full; the commands' own errors have all been caught
+        _trace(arguments)
+        what = failures.file_error(error, "can't be written", error.filename or failures.STDOUT)
+        failures.complain(program, what.explain())
+        return code_of(what)
     except Exception as error:
         if not _trace(arguments):
             shown = f"{type(error).__name__}: {error}"

@@ -28,7 +28,7 @@ class Progress:
     def __enter__(self) -> Self:
         if self._shown:
             self._bar = _make_bar()
-            self._task = self._bar.add_task(self._what, total=self._total)
+            self._task = self._bar.add_task(_shortened(self._what), total=self._total)
             self._bar.start()
         return self
 
@@ -68,22 +68,23 @@ def _make_bar() -> Bar:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
+        ProgressColumn,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
     from rich.progress import Progress as Bar
-    from rich.text import Text
+    from rich.table import Column
 
-    class Name(TextColumn):
-        def render(self, task: object) -> Text:  # a name is no markup
-            return Text(str(getattr(task, "description", "")), overflow="ellipsis", no_wrap=True)
+    numbers = (DownloadColumn, TransferSpeedColumn, TimeRemainingColumn)
+    columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False), BarColumn(24)]
+    columns += [number(table_column=Column(no_wrap=True)) for number in numbers]
+    return Bar(*columns, console=Console(stderr=True))
 
-    return Bar(
-        Name(""),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+
+def _shortened(what: str) -> str:
+    """The end of a name says more than its beginning."""
+    return what if len(what) <= _NAME else "…" + what[1 - _NAME :]
+
+
+_NAME = 26

@@ -102,15 +102,17 @@ def _messages(
     count = 0
     while most is None or count < most:
         try:
-            if style in (Style.RAW, Style.MESSAGES):
-                yield end.recv_bytes(timeout=timeout)
-            else:
-                yield end.recv(timeout=timeout)
+            with ends.within(timeout, "nothing came", end.address):
+                if style in (Style.RAW, Style.MESSAGES):
+                    message = end.recv_bytes(timeout=timeout)
+                else:
+                    message = end.recv(timeout=timeout)
         except kin.EndOfChannel:
             if most is not None:
                 raise _too_few(count, most, end.address) from None
             return
         count += 1
+        yield message
 
 
 def _receive(

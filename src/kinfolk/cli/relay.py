@@ -114,7 +114,9 @@ def _both_ways(
     quiet: bool,
 ) -> Server:
     async def join(client: kin.Connection) -> None:
-        async with await kin.aconnect(exit_.address, timeout=timeout, **leaving) as upstream:
+        with ends.within(timeout, "no server is there", exit_.address):
+            upstream = await kin.aconnect(exit_.address, timeout=timeout, **leaving)
+        async with upstream:
             pumps = [
                 asyncio.create_task(
                     _pump(client, entry.style, upstream, exit_.style, counts["forward"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import click
 
 import kinfolk as kin
@@ -92,12 +94,17 @@ class _Moving:
     ) -> None:
         self.end, self._report, self._timeout, self._priority = end, report, timeout, priority
 
+    def _within(self) -> AbstractContextManager[None]:
+        return ends.within(self._timeout, "the receiver takes nothing more", self.end.address)
+
     def bytes(self, data: memoryview) -> None:
-        self.end.send_bytes(data, timeout=self._timeout, priority=self._priority)
+        with self._within():
+            self.end.send_bytes(data, timeout=self._timeout, priority=self._priority)
         self._report.add(len(data))
 
     def object(self, obj: object, *, counts: bool = True) -> None:
-        self.end.send(obj, timeout=self._timeout, priority=self._priority)
+        with self._within():
+            self.end.send(obj, timeout=self._timeout, priority=self._priority)
         if counts:
             self._report.add(0)
 

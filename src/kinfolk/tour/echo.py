@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import kinfolk as kin
-from kinfolk.tour.processes import HANG_LIMIT, Line
+from kinfolk.tour.processes import PATIENCE, Line
 
 
 def serve(line: Line, address: str, connections: int, options: dict[str, Any]) -> list[object]:
@@ -19,10 +19,10 @@ def serve(line: Line, address: str, connections: int, options: dict[str, Any]) -
     Tells where it listens, as soon as it does.
     """
     clients: list[object] = []
-    with kin.listen(address, timeout=HANG_LIMIT, **options) as listener:
+    with kin.listen(address, timeout=PATIENCE, **options) as listener:
         line.tell(listener.address)
         for _ in range(connections):
-            with listener.accept(timeout=HANG_LIMIT) as connection:
+            with listener.accept(timeout=PATIENCE) as connection:
                 clients.append(connection.peer)
                 _echo(connection)
     return clients
@@ -31,16 +31,16 @@ def serve(line: Line, address: str, connections: int, options: dict[str, Any]) -
 def _echo(connection: kin.Connection) -> None:
     while True:
         try:
-            message = connection.recv_bytes(timeout=HANG_LIMIT)
+            message = connection.recv_bytes(timeout=PATIENCE)
         except kin.EndOfChannel:
             return
-        connection.send_bytes(message, timeout=HANG_LIMIT)
+        connection.send_bytes(message, timeout=PATIENCE)
 
 
 def ask(connection: kin.Connection, message: bytes) -> bytes:
     """Send a message, and wait for what comes back."""
-    connection.send_bytes(message, timeout=HANG_LIMIT)
-    return connection.recv_bytes(timeout=HANG_LIMIT)
+    connection.send_bytes(message, timeout=PATIENCE)
+    return connection.recv_bytes(timeout=PATIENCE)
 
 
 def round_trip(connection: kin.Connection, size: int, count: int) -> float:

@@ -8,6 +8,8 @@ It shows, for every mechanism,
 - that a killed one is: EndOfChannel for the receiver who waits for it, in how many milliseconds;
 - that a killed receiver is BrokenChannel for a sender that waits for room;
 - and what the bare system call does: SIGPIPE.
+
+Message queues, which outlive everybody unless told otherwise, are opened with lifetime="peers".
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 import kinfolk as kin
 from kinfolk.tour.links import Link, links
 from kinfolk.tour.narrator import Column, Narrator
-from kinfolk.tour.processes import HANG_LIMIT, ChildFailed, Line, crew, how_it_ended
+from kinfolk.tour.processes import PATIENCE, ChildFailed, Line, crew, how_it_ended
 from kinfolk.tour.stop import Stop, Walk, scratch_directory
 
 #: Seconds for which a receiver waits for a stopped sender before it believes that this is no end.
@@ -48,7 +50,7 @@ def visit(narrator: Narrator, walk: Walk) -> None:
     rows: list[dict[str, Any]] = []
     problems: list[tuple[str, Exception]] = []
     with scratch_directory() as directory:
-        for link in links(directory):
+        for link in links(directory, ending=True):
             try:
                 rows.append(
                     {"mechanism": link.label, **_kill_the_sender(link), **_kill_the_receiver(link)}
@@ -117,16 +119,16 @@ def _kill_the_sender(link: Link) -> dict[str, Any]:
 def _receive_to_the_end(line: Line, link: Link) -> tuple[str, float]:
     with link.open_receiver() as receiver:
         line.tell("ready")
-        receiver.recv_bytes(timeout=HANG_LIMIT)
+        receiver.recv_bytes(timeout=PATIENCE)
         line.tell("received")
         line.hear()
         line.tell(_error_of(lambda: receiver.recv_bytes(timeout=_STOPPED))[0])
-        return _error_of(lambda: receiver.recv_bytes(timeout=HANG_LIMIT))
+        return _error_of(lambda: receiver.recv_bytes(timeout=PATIENCE))
 
 
 def _send_one(line: Line, link: Link) -> None:
     with link.open_sender() as sender:
-        sender.send_bytes(b"first", timeout=HANG_LIMIT)
+        sender.send_bytes(b"first", timeout=PATIENCE)
         _wait_for_the_signal()
 
 
@@ -149,7 +151,7 @@ def _kill_the_receiver(link: Link) -> dict[str, Any]:
 def _receive_one(line: Line, link: Link) -> None:
     with link.open_receiver() as receiver:
         line.tell("ready")
-        receiver.recv_bytes(timeout=HANG_LIMIT)
+        receiver.recv_bytes(timeout=PATIENCE)
         line.tell("received")
         _wait_for_the_signal()
 
@@ -162,7 +164,7 @@ def _send_until_refused(line: Line, link: Link) -> tuple[str, float]:
                 sender.send_bytes(bytes(size), timeout=_STOPPED)
         line.tell("full")
         while True:
-            error, moment = _error_of(lambda: sender.send_bytes(bytes(size), timeout=HANG_LIMIT))
+            error, moment = _error_of(lambda: sender.send_bytes(bytes(size), timeout=PATIENCE))
             if error:
                 return error, moment
 

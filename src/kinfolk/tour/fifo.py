@@ -16,7 +16,7 @@ import signal
 
 import kinfolk as kin
 from kinfolk.tour.narrator import Narrator
-from kinfolk.tour.processes import HANG_LIMIT, Line, crew
+from kinfolk.tour.processes import PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk, scratch_directory
 
 #: One write of a writer, in bytes: more than PIPE_BUF, and more than a pipe holds.
@@ -44,9 +44,9 @@ def _sender_and_receiver(narrator: Narrator, path: str) -> None:
     with crew() as hands:
         # The sender first, as in the source: it waits until somebody receives.
         sending = hands.start("sender", _send_lines, path, lines)
-        with kin.open_receiver(f"fifo:{path}", timeout=HANG_LIMIT) as receiver:
+        with kin.open_receiver(f"fifo:{path}", timeout=PATIENCE) as receiver:
             mode = os.stat(path).st_mode & 0o777
-            got = [receiver.recv(timeout=HANG_LIMIT) for _ in lines]
+            got = [receiver.recv(timeout=PATIENCE) for _ in lines]
             after = _end_of(receiver)
         sending.result()
     narrator.says(
@@ -60,13 +60,13 @@ def _sender_and_receiver(narrator: Narrator, path: str) -> None:
 
 
 def _send_lines(line: Line, path: str, lines: list[str]) -> None:
-    with kin.open_sender(f"fifo:{path}", timeout=HANG_LIMIT) as sender:
-        sender.send_many(lines, timeout=HANG_LIMIT)
+    with kin.open_sender(f"fifo:{path}", timeout=PATIENCE) as sender:
+        sender.send_many(lines, timeout=PATIENCE)
 
 
 def _end_of(receiver: kin.Receiver) -> str:
     try:
-        return f"one more: {receiver.recv(timeout=HANG_LIMIT)!r}"
+        return f"one more: {receiver.recv(timeout=PATIENCE)!r}"
     except kin.KinfolkError as error:
         return type(error).__name__
 
@@ -120,11 +120,11 @@ def _write_letters(line: Line, path: str, letter: int) -> None:
 
 def _whole(narrator: Narrator, path: str) -> None:
     with crew() as hands:
-        with kin.open_receiver(f"fifo:{path}", timeout=HANG_LIMIT) as receiver:
+        with kin.open_receiver(f"fifo:{path}", timeout=PATIENCE) as receiver:
             victim = hands.start(
                 "victim", _send_letters, path, ord("x"), _HUGE, 1, closes=[receiver]
             )
-            select.select([receiver], [], [], HANG_LIMIT)
+            select.select([receiver], [], [], PATIENCE)
             # Something is in the pipe; so the victim is inside its message, of which a pipe holds
             # a small part only.
             inside = receiver.statistics().depth or 0
@@ -143,7 +143,7 @@ def _whole(narrator: Narrator, path: str) -> None:
             for sender in senders:
                 sender.hear()  # it has joined: the victim is not the last one to leave
             victim.kill()
-            got = [receiver.recv_bytes(timeout=HANG_LIMIT) for _ in range(_WRITERS * _EACH)]
+            got = [receiver.recv_bytes(timeout=PATIENCE) for _ in range(_WRITERS * _EACH)]
             after = _end_of(receiver)
             dropped = receiver.statistics().dropped
         for sender in senders:
@@ -172,10 +172,10 @@ def _whole(narrator: Narrator, path: str) -> None:
 
 
 def _send_letters(line: Line, path: str, letter: int, size: int, count: int) -> None:
-    with kin.open_sender(f"fifo:{path}", timeout=HANG_LIMIT) as sender:
+    with kin.open_sender(f"fifo:{path}", timeout=PATIENCE) as sender:
         line.tell("joined")
         for _ in range(count):
-            sender.send_bytes(bytes([letter]) * size, timeout=HANG_LIMIT)
+            sender.send_bytes(bytes([letter]) * size, timeout=PATIENCE)
 
 
 STOP = Stop("fifo", "strangers with a common name, and many writers at once", "命名管道", visit)

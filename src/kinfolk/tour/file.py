@@ -25,15 +25,12 @@ from typing import Any, NamedTuple
 
 import kinfolk as kin
 from kinfolk.tour.links import Link, links
-from kinfolk.tour.narrator import Column, Narrator, mib_a_second, one_line
-from kinfolk.tour.processes import HANG_LIMIT, Child, ChildFailed, Line, crew
+from kinfolk.tour.narrator import Column, Narrator, mib_a_second, reason
+from kinfolk.tour.processes import PATIENCE, Child, ChildFailed, Line, crew
 from kinfolk.tour.stop import Stop, Walk, scratch_directory
 
 #: What "a file of some MB" means.
 _LARGE_ENOUGH = 4 << 20
-
-#: The largest message that is worth while where the mechanism sets no smaller limit.
-_LARGEST_MESSAGE = 256 << 10
 
 _COLUMNS = (
     Column("mechanism", "mechanism", number=False),
@@ -74,7 +71,7 @@ def visit(narrator: Narrator, walk: Walk) -> None:
                 try:
                     rows.append(_move(link, cargo, directory, advance))
                 except (kin.KinfolkError, ChildFailed, OSError) as error:
-                    rows.append({"mechanism": link.label, "verdict": one_line(error)})
+                    rows.append({"mechanism": link.label, "verdict": reason(error)})
                     problems.append((link.label, error))
     narrator.table("transfers", _COLUMNS, rows)
     _judge(narrator, cargo, rows, problems)
@@ -160,17 +157,14 @@ def _send(
 ) -> tuple[int, float]:
     """What the message size was, and when the first one went out."""
     child.hear()  # the name is there: how long a child takes to start is not the mechanism's
-    try:
-        with link.open_sender() as sender:
-            size = _fitting(sender.limits)
-            started = time.monotonic()
-            sender.send({"bytes": cargo.size, "sha256": cargo.sha256}, timeout=HANG_LIMIT)
-            for piece in _pieces(cargo.path, size):
-                sender.send_bytes(piece, timeout=HANG_LIMIT)
-                advance(link.label, len(piece))
-            child.hear()  # it has got everything: closing a connection early would hide a loss
-    except kin.KinfolkError as error:
-        raise child.complaint() or error from None
+    with link.open_sender() as sender:
+        size = min(link.worth_while, sender.limits.max_message)
+        started = time.monotonic()
+        sender.send({"bytes": cargo.size, "sha256": cargo.sha256}, timeout=PATIENCE)
+        for piece in _pieces(cargo.path, size):
+            sender.send_bytes(piece, timeout=PATIENCE)
+            advance(link.label, len(piece))
+        child.hear()  # it has got everything: closing a connection early would hide a loss
     return size, started
 
 
@@ -178,10 +172,10 @@ def _receive(line: Line, link: Link, copy: str) -> dict[str, Any]:
     """The far side, in a process of its own."""
     with link.open_receiver() as receiver, open(copy, "wb") as file:
         line.tell("ready")
-        announced = receiver.recv(timeout=HANG_LIMIT)
+        announced = receiver.recv(timeout=PATIENCE)
         missing, messages = announced["bytes"], 0
         while missing > 0:
-            piece = receiver.recv_bytes(timeout=HANG_LIMIT)
+            piece = receiver.recv_bytes(timeout=PATIENCE)
             _store(file.fileno(), piece)
             missing -= len(piece)
             messages += 1
@@ -204,12 +198,6 @@ def _store(fd: int, piece: bytes) -> None:
     rest = memoryview(piece)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def _fitting(limits: kin.Limits) -> int:
-    """A message size that the mechanism carries and that leaves room for a second one."""
-    room = limits.max_message if limits.capacity is None else limits.capacity // 2
-    return max(1, min(_LARGEST_MESSAGE, limits.max_message, room))
 
 
 def _pieces(path: str, size: int) -> Iterator[bytes]:

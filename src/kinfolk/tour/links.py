@@ -16,16 +16,26 @@ import socket
 
 import kinfolk as kin
 from kinfolk.channels.opening import MECHANISMS
-from kinfolk.tour.processes import HANG_LIMIT
+from kinfolk.tour.processes import PATIENCE
 from kinfolk.tour.stop import unused_key, unused_name
 
 
 class Link:
     """One way from a process to another."""
 
-    def __init__(self, label: str, address: str, *, anonymous: bool = False) -> None:
-        """Over ``address``; an ``anonymous`` one is made by `prepare` and inherited."""
-        self.label, self.address = label, address
+    def __init__(
+        self,
+        label: str,
+        address: str,
+        *,
+        anonymous: bool = False,
+        worth_while: int = 256 << 10,
+    ) -> None:
+        """Over ``address``; an ``anonymous`` one is made by `prepare` and inherited.
+
+        ``worth_while`` is a message size in bytes above which there is nothing to be gained.
+        """
+        self.label, self.address, self.worth_while = label, address, worth_while
         self._anonymous = anonymous
         self._ends: tuple[kin.Receiver, kin.Sender] | None = None
 
@@ -37,7 +47,7 @@ class Link:
     def open_receiver(self) -> kin.Receiver:
         """In the process that receives."""
         if self._ends is None:
-            return kin.open_receiver(self.address, timeout=HANG_LIMIT)
+            return kin.open_receiver(self.address, timeout=PATIENCE)
         (receiver, sender), self._ends = self._ends, None
         sender.close()
         return receiver
@@ -45,7 +55,7 @@ class Link:
     def open_sender(self) -> kin.Sender:
         """In the process that sends; waits for the receiver."""
         if self._ends is None:
-            return kin.open_sender(self.address, timeout=HANG_LIMIT)
+            return kin.open_sender(self.address, timeout=PATIENCE)
         (receiver, sender), self._ends = self._ends, None
         receiver.close()
         return sender
@@ -58,29 +68,35 @@ class Link:
             self._ends = None
 
 
-def links(directory: str) -> list[Link]:
+def links(directory: str, *, ending: bool = False) -> list[Link]:
     """A fresh link for each mechanism in kinfolk's registry, its files in ``directory``.
 
+    An ``ending`` one ends with its peers, also where a name outlives them unless one says so.
     Raises Unsupported when a mechanism has no address here.
     """
-    return [link for scheme in MECHANISMS for link in _links_of(scheme, directory)]
+    return [link for scheme in MECHANISMS for link in _links_of(scheme, directory, ending)]
 
 
-def _links_of(scheme: str, directory: str) -> list[Link]:
+def _links_of(scheme: str, directory: str, ending: bool) -> list[Link]:
+    lifetime = "?lifetime=peers" if ending else ""
     match scheme:
         case "pipe":
-            return [Link("pipe", "pipe:", anonymous=True)]
+            # One process sends: then a pipe carries long frames instead of chunks of PIPE_BUF bytes.
+            return [Link("pipe", "pipe:?senders=one", anonymous=True)]
         case "unix":
             return [
                 Link("unix", f"unix:{directory}/unix"),
                 Link("unix @abstract", f"unix:@{unused_name()}"),
             ]
-        case "fifo" | "unix-seqpacket" | "unix-dgram":
+        case "fifo":
             return [Link(scheme, f"{scheme}:{directory}/{scheme}")]
+        case "unix-seqpacket" | "unix-dgram":
+            # Larger packets travel as memfds, which pays for much larger ones only.
+            return [Link(scheme, f"{scheme}:{directory}/{scheme}", worth_while=64 << 10)]
         case "mq":
-            return [Link(scheme, f"mq:/{unused_name()}")]
+            return [Link(scheme, f"mq:/{unused_name()}{lifetime}")]
         case "sysv-mq":
-            return [Link(scheme, f"sysv-mq:{unused_key()}")]
+            return [Link(scheme, f"sysv-mq:{unused_key()}{lifetime}")]
         case "tcp":
             return [Link(scheme, f"tcp:127.0.0.1:{unused_port()}")]
     raise kin.Unsupported(

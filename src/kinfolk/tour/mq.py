@@ -15,7 +15,7 @@ import os
 
 import kinfolk as kin
 from kinfolk.tour.narrator import Narrator
-from kinfolk.tour.processes import HANG_LIMIT, Line, crew
+from kinfolk.tour.processes import PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk, outcome, unused_name
 
 #: What is sent, in this order, with its priority.
@@ -26,7 +26,7 @@ _EXPECTED = ["at once", "at once, too", "soon", "later"]
 def visit(narrator: Narrator, walk: Walk) -> None:
     """Walk through the parts."""
     address = f"mq:/{unused_name()}"
-    with kin.open_receiver(address, timeout=HANG_LIMIT) as receiver:
+    with kin.open_receiver(address, timeout=PATIENCE) as receiver:
         try:
             _priorities(narrator, address, receiver)
             _outliving(narrator, address)
@@ -41,7 +41,7 @@ def _priorities(narrator: Narrator, address: str, receiver: kin.Receiver) -> Non
     with crew() as hands:
         sender = hands.start("sender", _send, address, _SENT, closes=[receiver])
         sender.result()
-    got = [receiver.recv(timeout=HANG_LIMIT) for _ in _SENT]
+    got = [receiver.recv(timeout=PATIENCE) for _ in _SENT]
     narrator.says(
         f"Process {sender.pid} sent {', '.join(f'{text!r} with {number}' for text, number in _SENT)}, and "
         f"ended. Process {os.getpid()} then received {', '.join(map(repr, got))}."
@@ -66,7 +66,7 @@ def _outliving(narrator: Narrator, address: str) -> None:
 
 def _limits(narrator: Narrator, address: str, receiver: kin.Receiver) -> None:
     limits = receiver.limits
-    with kin.open_sender(address, timeout=HANG_LIMIT) as sender:
+    with kin.open_sender(address, timeout=PATIENCE) as sender:
         sent = 0
         full = ""
         while not full and sent < 100_000:
@@ -74,7 +74,7 @@ def _limits(narrator: Narrator, address: str, receiver: kin.Receiver) -> None:
             sent += not full
         too_big = outcome(lambda: sender.send_bytes(bytes(limits.max_message + 1), timeout=0))
     for _ in range(sent):
-        receiver.recv_bytes(timeout=HANG_LIMIT)
+        receiver.recv_bytes(timeout=PATIENCE)
     narrator.says(
         f"The kernel keeps {limits.depth} messages of up to {limits.max_message:,} bytes here "
         f"(/proc/sys/fs/mqueue): the next send(timeout=0) raised {full}, a larger one {too_big}."
@@ -90,14 +90,14 @@ def _limits(narrator: Narrator, address: str, receiver: kin.Receiver) -> None:
 
 
 def _send(line: Line, address: str, messages: list[tuple[str, int]]) -> None:
-    with kin.open_sender(address, timeout=HANG_LIMIT) as sender:
+    with kin.open_sender(address, timeout=PATIENCE) as sender:
         for text, priority in messages:
-            sender.send(text, priority=priority, timeout=HANG_LIMIT)
+            sender.send(text, priority=priority, timeout=PATIENCE)
 
 
 def _read_one(line: Line, address: str) -> object:
-    with kin.open_receiver(address, timeout=HANG_LIMIT) as receiver:
-        return receiver.recv(timeout=HANG_LIMIT)
+    with kin.open_receiver(address, timeout=PATIENCE) as receiver:
+        return receiver.recv(timeout=PATIENCE)
 
 
 STOP = Stop("mq", "POSIX queues: urgent messages first", "总结 (消息队列)", visit)

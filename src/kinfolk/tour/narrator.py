@@ -25,6 +25,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from rich.table import Table
 from rich.text import Text
 
+import kinfolk as kin
+
 #: Seconds between two pictures of the progress bar.
 _REFRESH = 0.1
 
@@ -105,7 +107,10 @@ class Narrator:
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
         for column in columns:
             table.add_column(
-                column.heading, justify="right" if column.number else "left", overflow="fold"
+                self._writable(column.heading),
+                justify="right" if column.number else "left",
+                no_wrap=" " not in column.heading and column.number,
+                overflow="fold",
             )
         for row in rows:
             cells = (
@@ -206,8 +211,14 @@ def one_line(error: BaseException) -> str:
     """An error as a sentence; what is no error for people also says its type."""
     lines = str(error).strip().splitlines()
     text = lines[-1] if lines else ""
-    public = type(error).__module__.startswith("kinfolk.")
-    return text if public and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    for_people = text and type(error).__module__.startswith("kinfolk.")
+    return text if for_people else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def reason(error: BaseException) -> str:
+    """An error in a few words, for a cell of a table."""
+    cause = error.__cause__ if isinstance(error.__cause__, kin.KinfolkError) else error
+    return cause.what if isinstance(cause, kin.KinfolkError) else one_line(error)
 
 
 def mib_a_second(count: int, seconds: float) -> float:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 import kinfolk as kin
 from kinfolk.tour.narrator import Narrator
-from kinfolk.tour.processes import HANG_LIMIT, Line, crew
+from kinfolk.tour.processes import PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk, outcome
 
 _FROM_PARENT, _FROM_CHILD = "parent_say_tochild", "child_say_to_parent"
@@ -40,11 +40,11 @@ def _two_pipes(narrator: Narrator) -> None:
     with mine, childs, crew() as hands:
         child = hands.start("child", _answer, childs, closes=[mine])
         childs.close()
-        mine.send(_FROM_PARENT, timeout=HANG_LIMIT)
-        answer = mine.recv(timeout=HANG_LIMIT)
+        mine.send(_FROM_PARENT, timeout=PATIENCE)
+        answer = mine.recv(timeout=PATIENCE)
         heard = child.result()
         try:
-            after = repr(mine.recv(timeout=HANG_LIMIT))
+            after = repr(mine.recv(timeout=PATIENCE))
         except kin.EndOfChannel:
             after = "EndOfChannel"
     narrator.says(
@@ -60,8 +60,8 @@ def _two_pipes(narrator: Narrator) -> None:
 
 def _answer(line: Line, connection: kin.Connection) -> object:
     with connection:
-        heard = connection.recv(timeout=HANG_LIMIT)
-        connection.send(_FROM_CHILD, timeout=HANG_LIMIT)
+        heard = connection.recv(timeout=PATIENCE)
+        connection.send(_FROM_CHILD, timeout=PATIENCE)
         return heard
 
 
@@ -86,7 +86,7 @@ def _one_pipe(narrator: Narrator) -> None:
         receiver, sender = kin.channel("pipe:")
         with receiver, sender:
             sender.send("taken")
-            receiver.recv(timeout=HANG_LIMIT)
+            receiver.recv(timeout=PATIENCE)
             child = hands.start("second receiver", _receive_too, receiver, closes=[sender])
             told = child.result()
     narrator.says(
@@ -110,7 +110,7 @@ def _look_into(line: Line, reading: int) -> bytes:
 def _receive_too(line: Line, receiver: kin.Receiver) -> str:
     with receiver:
         try:
-            return f"received {receiver.recv(timeout=HANG_LIMIT)!r}"
+            return f"received {receiver.recv(timeout=PATIENCE)!r}"
         except kin.KinfolkError as error:
             return f"{type(error).__name__}: {error.why}"
 
@@ -137,7 +137,7 @@ def _not_blocking(narrator: Narrator) -> None:
         while not full and sent < 10_000:
             full = outcome(lambda: sender.send_bytes(bytes(1000), timeout=0))
             sent += not full
-        got = sum(1 for _ in range(sent) if len(receiver.recv_bytes(timeout=HANG_LIMIT)) == 1000)
+        got = sum(1 for _ in range(sent) if len(receiver.recv_bytes(timeout=PATIENCE)) == 1000)
     narrator.says(
         f"O_NONBLOCK: read(2) of an empty pipe gave {raw} at once. In kinfolk the wait is the "
         f"call's own: timeout=0 tries, timeout=0.05 waited {waited * 1000:.0f} ms, None waits."

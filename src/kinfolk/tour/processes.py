@@ -36,6 +36,9 @@ import kinfolk as kin
 #: Seconds after which a process that has not come forward is taken for hung. No measure of speed.
 HANG_LIMIT = 30
 
+#: Seconds that a call of kinfolk's may take in a stop: less, so that it can still say what it met.
+PATIENCE = 20
+
 #: Seconds to wait for the report of a child that seems to have failed.
 _LAST_WORDS = 1.0
 
@@ -101,13 +104,13 @@ class Child:
         self.reap()
         return content
 
-    def complaint(self) -> ChildFailed | None:
-        """Why the child failed, when it did: usually a better reason than what its peer met."""
+    def complaint(self, moment: float) -> ChildFailed | None:
+        """Why the child failed, if it did and says so until a monotonic ``moment``."""
         try:
-            while self._connection.poll(_LAST_WORDS):
+            while self._connection.poll(max(0.0, moment - time.monotonic())):
                 self.hear()
-        except ChildFailed as failure:
-            return failure
+        except (ChildFailed, OSError) as failure:  # OSError: it was reaped, and its line closed
+            return failure if isinstance(failure, ChildFailed) else None
         return None
 
     def kill(self) -> float:
@@ -175,6 +178,12 @@ class Crew:
         self._children.append(child)
         return child
 
+    def complaint(self) -> ChildFailed | None:
+        """The failure of a child, if there is one: a better reason than what its peer met by it."""
+        moment = time.monotonic() + _LAST_WORDS
+        complaints = (child.complaint(moment) for child in self._children)
+        return next((complaint for complaint in complaints if complaint), None)
+
     def dismiss(self) -> None:
         """Kill who still runs, and reap everybody."""
         for child in self._children:
@@ -185,10 +194,18 @@ class Crew:
 
 @contextlib.contextmanager
 def crew() -> Iterator[Crew]:
-    """A crew that is dismissed at the end of the block."""
+    """A crew that is dismissed at the end of the block.
+
+    When an error of kinfolk leaves it because a child failed, the child's failure leaves instead.
+    """
     hands = Crew()
     try:
         yield hands
+    except kin.KinfolkError:
+        complaint = hands.complaint()
+        if complaint is None:
+            raise
+        raise complaint from complaint.__cause__
     finally:
         hands.dismiss()
 
@@ -212,8 +229,9 @@ def _live(
     `finally` blocks are the parent's.
     """
     try:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word
+        # Whatever handlers the parent has are its own; Ctrl-C ends a child without a word.
+        for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
         signal.alarm(HANG_LIMIT)
         for end in closes:
             end.close()

@@ -7,13 +7,16 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -46,6 +49,9 @@ STOPS: tuple[Stop, ...] = (
     ENDS,
 )
 
+#: Columns for the tables where no terminal says how many there are.
+_WIDTH_OF_A_PIPE = 100
+
 
 def stops() -> list[tuple[str, str, str]]:
     """Every stop in the order of the tour: its name, its title, its chapter in the source."""
@@ -63,9 +69,13 @@ def run(stops: Sequence[str], file: str | None, as_json: bool) -> bool:
     chosen = _chosen(stops)
     walk = Walk(file_to_move(file))
     console = Console(quiet=as_json, highlight=False, emoji=False, markup=False)
-    accounts = [
-        _visit(stop, walk, console, number, len(chosen)) for number, stop in enumerate(chosen, 1)
-    ]
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_OF_A_PIPE)
+    with _signals_unwind():
+        accounts = [
+            _visit(stop, walk, console, number, len(chosen))
+            for number, stop in enumerate(chosen, 1)
+        ]
     ok = all(account.ok for account in accounts)
     if as_json:
         report = {"kinfolk": kin.__version__, "kernel": os.uname().release, "ok": ok}
@@ -76,6 +86,31 @@ def run(stops: Sequence[str], file: str | None, as_json: bool) -> bool:
         console.print(_sum(accounts), soft_wrap=True)
     sys.stdout.flush()
     return ok
+
+
+@contextlib.contextmanager
+def _signals_unwind() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the tour like Ctrl-C: children reaped, names removed.
+
+    A handler that somebody installed before keeps its work.
+    """
+    ours = [
+        number
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_DFL
+        and threading.current_thread() is threading.main_thread()
+    ]
+    for number in ours:
+        signal.signal(number, _unwind)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _unwind(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _chosen(names: Sequence[str]) -> list[Stop]:

@@ -12,7 +12,7 @@ import os
 
 import kinfolk as kin
 from kinfolk.tour.narrator import Narrator
-from kinfolk.tour.processes import HANG_LIMIT, Line, crew
+from kinfolk.tour.processes import PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk, outcome, unused_key
 
 _JOBS = [(kind, f"job {number} of type {kind}") for number in range(4) for kind in (2, 3)]
@@ -22,7 +22,7 @@ _ERRANDS = [(7, "seven"), (5, "five"), (6, "six")]
 def visit(narrator: Narrator, walk: Walk) -> None:
     """Walk through the parts."""
     address = f"sysv-mq:{unused_key()}"
-    with kin.open_receiver(address, timeout=HANG_LIMIT) as owner:
+    with kin.open_receiver(address, timeout=PATIENCE) as owner:
         try:
             _types(narrator, address, owner)
             _negative(narrator, address, owner)
@@ -60,10 +60,10 @@ def _types(narrator: Narrator, address: str, owner: kin.Receiver) -> None:
 def _negative(narrator: Narrator, address: str, owner: kin.Receiver) -> None:
     with crew() as hands:
         hands.start("sender", _send, address, _ERRANDS, closes=[owner]).result()
-    with kin.open_receiver(address, type=-6, timeout=HANG_LIMIT) as up_to_six:
-        first = [up_to_six.recv(timeout=HANG_LIMIT) for _ in range(2)]
+    with kin.open_receiver(address, type=-6, timeout=PATIENCE) as up_to_six:
+        first = [up_to_six.recv(timeout=PATIENCE) for _ in range(2)]
         then = outcome(lambda: up_to_six.recv(timeout=0))
-    rest = owner.recv(timeout=HANG_LIMIT)
+    rest = owner.recv(timeout=PATIENCE)
     narrator.says(
         f"Its sender had ended when process {os.getpid()} asked for type -6: it got {first[0]!r}, then "
         f"{first[1]!r}, though {_ERRANDS[0][1]!r} was sent first; that one waited for who asks for any."
@@ -76,15 +76,15 @@ def _negative(narrator: Narrator, address: str, owner: kin.Receiver) -> None:
 
 
 def _work(line: Line, address: str, kind: int) -> list[object]:
-    with kin.open_receiver(address, type=kind, timeout=HANG_LIMIT) as receiver:
+    with kin.open_receiver(address, type=kind, timeout=PATIENCE) as receiver:
         line.tell("ready")
-        return [receiver.recv(timeout=HANG_LIMIT) for _ in range(len(_JOBS) // 2)]
+        return [receiver.recv(timeout=PATIENCE) for _ in range(len(_JOBS) // 2)]
 
 
 def _send(line: Line, address: str, messages: list[tuple[int, str]]) -> None:
-    with kin.open_sender(address, timeout=HANG_LIMIT) as sender:
+    with kin.open_sender(address, timeout=PATIENCE) as sender:
         for kind, text in messages:
-            sender.send(text, priority=kind, timeout=HANG_LIMIT)
+            sender.send(text, priority=kind, timeout=PATIENCE)
 
 
 STOP = Stop("sysv-mq", "System V queues: every reader takes its type", "总结 (报文队列)", visit)

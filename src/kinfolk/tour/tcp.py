@@ -16,7 +16,7 @@ import os
 import kinfolk as kin
 from kinfolk.tour.echo import ask, round_trip, serve
 from kinfolk.tour.narrator import Column, Narrator
-from kinfolk.tour.processes import HANG_LIMIT, crew
+from kinfolk.tour.processes import PATIENCE, crew
 from kinfolk.tour.stop import Stop, Walk, outcome, scratch_directory
 
 #: Bytes in a message, and how many round trips are timed.
@@ -36,11 +36,11 @@ def visit(narrator: Narrator, walk: Walk) -> None:
         unix_server = hands.start("Unix server", serve, f"unix:{directory}/echo.sock", 1, {})
         tcp_server = hands.start("TCP server", serve, "tcp:127.0.0.1:0", 2, {})
         unix_address, tcp_address = unix_server.hear(), tcp_server.hear()
-        with kin.connect(tcp_address, timeout=HANG_LIMIT) as tcp:
+        with kin.connect(tcp_address, timeout=PATIENCE) as tcp:
             answer, peer = ask(tcp, b"hello"), tcp.peer
         with (
-            kin.connect(unix_address, timeout=HANG_LIMIT) as unix,
-            kin.connect(tcp_address, timeout=HANG_LIMIT) as tcp,
+            kin.connect(unix_address, timeout=PATIENCE) as unix,
+            kin.connect(tcp_address, timeout=PATIENCE) as tcp,
         ):
             rows = [_trial(unix, tcp, size, count) for size, count in _TRIALS]
         unix_server.result()

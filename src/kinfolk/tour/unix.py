@@ -18,7 +18,7 @@ import tempfile
 import kinfolk as kin
 from kinfolk.tour.echo import ask, serve
 from kinfolk.tour.narrator import Narrator
-from kinfolk.tour.processes import HANG_LIMIT, Line, crew
+from kinfolk.tour.processes import PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk, outcome, scratch_directory
 
 _MODE = 0o640
@@ -41,7 +41,7 @@ def _echo(narrator: Narrator, path: str) -> None:
         server = hands.start("server", serve, f"unix:{path}", 1, {"mode": _MODE})
         server.hear()
         mode = stat.S_IMODE(os.stat(path).st_mode)
-        with kin.connect(f"unix:{path}", timeout=HANG_LIMIT) as connection:
+        with kin.connect(f"unix:{path}", timeout=PATIENCE) as connection:
             peer = connection.peer
             answer = ask(connection, b"hello")
             long = os.urandom(1 << 20)
@@ -75,10 +75,10 @@ def _stale_and_live(narrator: Narrator, path: str) -> None:
         dead.bind(path)  # closed without unlink: what a killed server leaves
     with socket.socket(socket.AF_UNIX) as plain:
         plain_error = errno.errorcode.get(_bind_error(plain, path), "nothing")
-    with kin.listen(f"unix:{path}", timeout=HANG_LIMIT), crew() as hands:
+    with kin.listen(f"unix:{path}", timeout=PATIENCE), crew() as hands:
         rival = hands.start("rival", _listen_too, path)
         told = rival.result()
-        still = outcome(lambda: kin.connect(f"unix:{path}", timeout=HANG_LIMIT).close())
+        still = outcome(lambda: kin.connect(f"unix:{path}", timeout=PATIENCE).close())
     narrator.says(
         f"A killed server leaves its name: bind(2) there gave {plain_error}, and the source unlinks "
         "first, whoever listens. kinfolk asked the kernel whether anybody does, and took it over."
@@ -100,7 +100,7 @@ def _bind_error(sock: socket.socket, path: str) -> int:
 
 
 def _listen_too(line: Line, path: str) -> str:
-    return outcome(lambda: kin.listen(f"unix:{path}", timeout=HANG_LIMIT).close())
+    return outcome(lambda: kin.listen(f"unix:{path}", timeout=PATIENCE).close())
 
 
 # ── a descriptor ─────────────────────────────────────────────────────────────────────────────
@@ -110,8 +110,8 @@ def _descriptor(narrator: Narrator, path: str) -> None:
     with crew() as hands:
         server = hands.start("server", _hand_over, path)
         server.hear()
-        with kin.connect(f"unix:{path}", timeout=HANG_LIMIT) as connection:
-            label, fds = connection.recv_fds(timeout=HANG_LIMIT)
+        with kin.connect(f"unix:{path}", timeout=PATIENCE) as connection:
+            label, fds = connection.recv_fds(timeout=PATIENCE)
         server.result()
     read = []
     for fd in fds:
@@ -128,13 +128,13 @@ def _descriptor(narrator: Narrator, path: str) -> None:
 def _hand_over(line: Line, path: str) -> None:
     with (
         tempfile.TemporaryFile() as file,
-        kin.listen(f"unix:{path}", timeout=HANG_LIMIT) as listener,
+        kin.listen(f"unix:{path}", timeout=PATIENCE) as listener,
     ):
         file.write(_SECRET)
         file.seek(0)
         line.tell("listening")
-        with listener.accept(timeout=HANG_LIMIT) as connection:
-            connection.send_fds(b"file", [file.fileno()], timeout=HANG_LIMIT)
+        with listener.accept(timeout=PATIENCE) as connection:
+            connection.send_fds(b"file", [file.fileno()], timeout=PATIENCE)
 
 
 STOP = Stop("unix", "an echo server, and who is at the other end", "Unix domain socket", visit)

@@ -15,7 +15,7 @@ import os
 
 import kinfolk as kin
 from kinfolk.tour.narrator import Narrator
-from kinfolk.tour.processes import HANG_LIMIT, Line, crew
+from kinfolk.tour.processes import PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk, scratch_directory
 
 _COUNT = 3_000
@@ -27,18 +27,18 @@ def visit(narrator: Narrator, walk: Walk) -> None:
     """Send numbers to a slow reader."""
     with scratch_directory() as directory, crew() as hands:
         address = f"unix-dgram:{directory}/socket"
-        with kin.open_receiver(address, timeout=HANG_LIMIT) as receiver:
+        with kin.open_receiver(address, timeout=PATIENCE) as receiver:
             sender = hands.start("sender", _send_numbers, address, closes=[receiver])
             got: list[int] = []
             full_at: list[int] = []
             for _ in range(_STALLS):
                 full_at.append(sender.hear())
-                got.append(receiver.recv(timeout=HANG_LIMIT))
+                got.append(receiver.recv(timeout=PATIENCE))
             while len(got) < _COUNT:
-                got.append(receiver.recv(timeout=HANG_LIMIT))
+                got.append(receiver.recv(timeout=PATIENCE))
             refused = sender.result()
             try:
-                after = f"one more: {receiver.recv(timeout=HANG_LIMIT)}"
+                after = f"one more: {receiver.recv(timeout=PATIENCE)}"
             except kin.EndOfChannel:
                 after = ""
     narrator.says(
@@ -60,7 +60,7 @@ def visit(narrator: Narrator, walk: Walk) -> None:
 
 def _send_numbers(line: Line, address: str) -> int:
     refused = 0
-    with kin.open_sender(address, timeout=HANG_LIMIT) as sender:
+    with kin.open_sender(address, timeout=PATIENCE) as sender:
         for number in range(_COUNT):
             try:
                 sender.send(number, timeout=0)
@@ -68,7 +68,7 @@ def _send_numbers(line: Line, address: str) -> int:
                 refused += 1
                 if refused <= _STALLS:
                     line.tell(number)
-                sender.send(number, timeout=HANG_LIMIT)
+                sender.send(number, timeout=PATIENCE)
     return refused
 
 

@@ -17,7 +17,7 @@ import socket
 import kinfolk as kin
 from kinfolk.tour.echo import ask, serve
 from kinfolk.tour.narrator import Narrator
-from kinfolk.tour.processes import HANG_LIMIT, crew
+from kinfolk.tour.processes import PATIENCE, crew
 from kinfolk.tour.stop import Stop, Walk, scratch_directory
 
 _SIZES = (1, 0, 5, 4_096, 0, 65_537, 1 << 20)
@@ -35,12 +35,12 @@ def visit(narrator: Narrator, walk: Walk) -> None:
         address = f"unix-seqpacket:{directory}/socket"
         server = hands.start("server", serve, address, 1, {})
         server.hear()
-        with kin.connect(address, timeout=HANG_LIMIT) as connection:
+        with kin.connect(address, timeout=PATIENCE) as connection:
             sent = [os.urandom(size) for size in _SIZES]
             one_by_one = [ask(connection, message) for message in sent]
             for message in sent[:4]:
-                connection.send_bytes(message, timeout=HANG_LIMIT)
-            in_a_row = [connection.recv_bytes(timeout=HANG_LIMIT) for _ in sent[:4]]
+                connection.send_bytes(message, timeout=PATIENCE)
+            in_a_row = [connection.recv_bytes(timeout=PATIENCE) for _ in sent[:4]]
             peer = connection.peer
         server.result()
     narrator.says(

@@ -1,0 +1,271 @@
+"""The read end of a pipe: see `kinfolk.channels.pipe_transport` for what travels."""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from typing import Any
+
+from kinfolk._native import try_read
+from kinfolk.channels.claims import RECEIVING, Claim
+from kinfolk.channels.codec import RAW
+from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport
+from kinfolk.channels.framing import HEADER, PIPE_BUF, Assembler, Chunk, pid_namespace
+from kinfolk.channels.pipe_size import bytes_waiting
+from kinfolk.channels.pipe_transport import (
+    INSIDE,
+    PipeName,
+    flags_of,
+    name_of,
+    owned,
+    set_flags,
+    unlink,
+)
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import CorruptChannel, EndOfChannel
+from kinfolk.identity import is_dead, open_pidfd
+from kinfolk.waiting import Interest, Steps
+
+_DEAD = -1  # in place of a pidfd: the process had ended before one could be opened
+
+
+class PipeReceiver(ReceiveTransport):
+    """The read end of a pipe."""
+
+    def __init__(self, descriptor: Descriptor, limits: Limits, subject: str, *, raw: bool) -> None:
+        """Take over the read end."""
+        self._descriptor, self.limits, self._subject, self._raw = descriptor, limits, subject, raw
+        self._assembler = Assembler(limits.max_message, subject)
+        self._claim = Claim(descriptor.fileno(), RECEIVING, subject, sole=True)
+        self._pid = os.getpid()  # who received what is incomplete
+        self._in_doubt = False  # nobody knows how much of a long chunk was read
+        self._body: tuple[Chunk, memoryview | None, int] | None = (
+            None  # a long chunk of which some bytes are in
+        )
+        self._pidfds: dict[tuple[int, int], int] = {}  # of senders with an incomplete message
+        self._namespace = pid_namespace()
+        self._ended = False
+        self.interest = self._idle = Interest(readable=(descriptor.fileno(),))
+        os.set_blocking(descriptor.fileno(), False)
+
+    @property
+    def dropped(self) -> int:  # type: ignore[override]
+        """Incomplete messages that were dropped."""
+        return self._assembler.dropped
+
+    def receive(self) -> Steps[Message]:
+        """Read until a message is whole."""
+        while (message := self.try_receive()) is None:
+            yield self.interest
+        return message
+
+    def try_receive(self) -> Message | None:
+        """Read until a message is whole or the pipe is empty."""
+        if self._claim.take():
+            self._begin()
+        fd = self._descriptor.fileno()
+        doomed: list[tuple[int, int]] = []
+        message: Message | None
+        while True:
+            try:
+                if self._body is not None:
+                    message = self._read_body(fd)
+                else:
+                    message = self._read_raw(fd) if self._raw else self._read_packet(fd)
+                if message is not None:
+                    return message
+            except _Nothing:
+                if not self._pidfds:
+                    return None
+                for sender in doomed:
+                    self._forget(sender)
+                doomed = [sender for sender, pidfd in self._pidfds.items() if _is_gone(pidfd)]
+                if not doomed:
+                    self.interest = Interest(readable=(fd, *self._pidfds.values()))
+                    return None
+
+    def claim(self) -> None:
+        """Make sure that nobody else receives here. Raises Busy."""
+        if self._claim.take():
+            self._begin()
+
+    def _begin(self) -> None:
+        """This process has begun to receive, or has had to take its claim anew."""
+        if self._pid != os.getpid():
+            self._pid, self._body = os.getpid(), None
+            self._assembler.partials.clear()
+            self._unwatch_all()
+        if self._body is None and not self._raw and flags_of(self._descriptor.fileno()) & INSIDE:
+            self._claim.release()  # so that the next call comes here too
+            raise self._torn()
+
+    def _torn(self) -> CorruptChannel:
+        return CorruptChannel(
+            "the stream is torn",
+            subject=self._subject,
+            why="a receiver was interrupted in the middle of a long message",
+            remedy="make a new channel, or use senders='many'",
+        )
+
+    def _read_raw(self, fd: int) -> Message:
+        return Message(RAW, (self._read(fd, self.limits.capacity or PIPE_BUF),))
+
+    def _read_packet(self, fd: int) -> Message | None:
+        data = self._read(fd, PIPE_BUF)
+        if len(data) < HEADER.size:
+            raise CorruptChannel(
+                f"{len(data)} bytes came that are no chunk of kinfolk's",
+                subject=self._subject,
+                remedy="does the other side write raw bytes? then open this end with framing='raw'",
+            )
+        if (message := self._assembler.single(data)) is not None:
+            return message
+        chunk = self._assembler.parse(data)
+        here = len(data) - HEADER.size
+        if here == chunk.length:
+            message = self._assembler.whole(chunk, data[HEADER.size :])
+            self._watch(chunk)
+            return message
+        if here:
+            raise CorruptChannel(
+                f"a chunk of {chunk.length} bytes came with {here}", subject=self._subject
+            )
+        set_flags(fd, on=INSIDE)
+        self._body = chunk, self._assembler.room(chunk), chunk.length
+        self._watch(chunk)
+        return None
+
+    def _read_body(self, fd: int) -> Message | None:
+        assert self._body is not None
+        if self._in_doubt:
+            raise self._torn()
+        chunk, room, missing = self._body
+        self._in_doubt = True  # if a KeyboardInterrupt comes between the read and the count
+        try:
+            if room is None:
+                missing -= len(self._read(fd, missing))
+            else:
+                missing -= self._read_into(fd, room[chunk.length - missing :])
+        except (_Nothing, EndOfChannel, OSError):
+            self._in_doubt = False
+            raise
+        self._body = (chunk, room, missing) if missing else None
+        self._in_doubt = False
+        if missing:
+            return None
+        set_flags(fd, off=INSIDE)
+        if room is not None:
+            room.release()
+        message = self._assembler.filled(chunk)
+        self._watch(chunk)
+        return message
+
+    def _read_into(self, fd: int, room: memoryview) -> int:
+        try:
+            count = os.readv(fd, [room])
+        except BlockingIOError:
+            raise _Nothing from None
+        if count == 0:
+            self._end()
+        return count
+
+    def _read(self, fd: int, size: int) -> bytes:
+        data = b"" if self._ended else try_read(fd, size)
+        if data == b"" and not self._ended:
+            if not _hung_up(fd):
+                raise _Nothing  # nobody has come yet
+            data = try_read(fd, size)  # somebody may have come, sent and gone since the first look
+        if data is None:
+            raise _Nothing
+        if not data:
+            self._end()
+        return data
+
+    def _end(self) -> None:
+        """Nobody has the write end open any more."""
+        self._ended = True
+        self._body = None
+        self._assembler.forget_all()
+        self._unwatch_all()
+        raise EndOfChannel("every sender has gone", subject=self._subject)
+
+    def _watch(self, chunk: Chunk) -> None:
+        incomplete = chunk.sender in self._assembler.partials
+        if incomplete and chunk.sender not in self._pidfds:
+            pid, nonce = chunk.sender
+            # A pid of another namespace says nothing here: then the end of the pipe has to do.
+            if nonce >> 16 == self._namespace:
+                pidfd = open_pidfd(pid)
+                self._pidfds[chunk.sender] = _DEAD if pidfd is None else pidfd
+        elif not incomplete and chunk.sender in self._pidfds:
+            self._unwatch(chunk.sender)
+
+    def _forget(self, sender: tuple[int, int]) -> None:
+        if self._body is not None and self._body[0].sender == sender:
+            self._body = None
+            set_flags(self._descriptor.fileno(), off=INSIDE)
+        self._assembler.forget(sender)
+        self._unwatch(sender)
+
+    def _unwatch(self, sender: tuple[int, int]) -> None:
+        if (pidfd := self._pidfds.pop(sender)) != _DEAD:
+            os.close(pidfd)
+        self.interest = self._idle
+
+    def _unwatch_all(self) -> None:
+        for sender in list(self._pidfds):
+            self._unwatch(sender)
+
+    def fileno(self) -> int:
+        """Readable when a chunk is there or the last sender has gone."""
+        return self._descriptor.fileno()
+
+    def depth(self) -> int:
+        """Bytes in the pipe, headers included."""
+        return bytes_waiting(self._descriptor.fileno())
+
+    def close(self) -> None:
+        """Close the read end; incomplete messages are gone with it."""
+        self._body = None
+        self._unwatch_all()
+        self._claim.closing()
+        self._descriptor.close()
+        self._claim.closed()
+
+    def unlink(self) -> None:
+        """Remove the FIFO's name."""
+        if not unlink(self._descriptor):
+            super().unlink()
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same read end in another process."""
+        return rebuild_receiver, (
+            Passed(self._descriptor.fileno()),
+            name_of(self._descriptor),
+            self.limits,
+            self._subject,
+            self._raw,
+        )
+
+
+class _Nothing(Exception):
+    """The pipe is empty, or nobody has come to send yet."""
+
+
+def _is_gone(pidfd: int) -> bool:
+    return pidfd == _DEAD or is_dead(pidfd)
+
+
+def _hung_up(fd: int) -> bool:
+    """Whether somebody had the write end open, and nobody has now."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
+
+
+def rebuild_receiver(
+    fd: int, name: PipeName, limits: Limits, subject: str, raw: bool
+) -> PipeReceiver:
+    """A receiver around a descriptor that came from another process; ``name`` is that of a FIFO."""
+    return PipeReceiver(owned(fd, name, subject), limits, subject, raw=raw)

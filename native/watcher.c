@@ -56,11 +56,15 @@ watch_for_ever(void *argument)
 {
     struct kin_watcher *watcher = argument;
     struct epoll_event events[EVENTS];
-    for (;;) {
+    bool stopping = false;
+    while (!stopping) {
         int count = epoll_wait(watcher->epoll, events, EVENTS, -1);
         for (int i = 0; i < count; i++) {
-            if (events[i].data.u64 == STOP)
-                return NULL;
+            /* What came together with the stop is done first: EPOLLONESHOT tells of it only once. */
+            if (events[i].data.u64 == STOP) {
+                stopping = true;
+                continue;
+            }
             pthread_mutex_lock(&watcher->mutex);
             for (struct kin_watch_entry *entry = watcher->all; entry != NULL; entry = entry->next)
                 if (entry->number == events[i].data.u64)
@@ -68,6 +72,7 @@ watch_for_ever(void *argument)
             pthread_mutex_unlock(&watcher->mutex);
         }
     }
+    return NULL;
 }
 
 static int

@@ -42,10 +42,10 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             "ground",
             (
                 "deadlines descriptors",
-                "identity helper_threads",
+                "identity turnstile helper_threads",
                 "waiting",
-                "runtime_directory",
                 "rendezvous",
+                "runtime_directory",
                 "watcher",
             ),
         ),

@@ -27,11 +27,13 @@ _checks: list[leak_check.LeakCheck] = []
 def start_what_stays() -> None:
     """Start what the library keeps for the life of a process, so that it is no leak.
 
-    The first blocking call of a thread makes the descriptor by which it is woken.
+    The first blocking call of a thread makes the descriptor by which it is woken; the first one without
+    a descriptor to wait on makes those of the watcher.
     """
-    receiver, sender = kin.channel("pipe:")
-    with receiver, sender, contextlib.suppress(kin.Timeout):
-        receiver.recv(timeout=0.001)
+    for mechanism in ("pipe:", "sysv-mq:"):
+        receiver, sender = kin.channel(mechanism)
+        with receiver, sender, contextlib.suppress(kin.Timeout):
+            receiver.recv(timeout=0.001)
 
 
 @pytest.fixture(scope="session", autouse=True)

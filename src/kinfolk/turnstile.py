@@ -4,7 +4,9 @@ Rules:
 1. Operations pass a `Turnstile` in order of arrival, whether they come from a thread or from a task.
 2. `Turnstile.close` wakes everybody who waits in it, in whatever thread or loop, and they raise Closed.
    Only when the last one has left it are the descriptors closed, so none is used after.
-3. A forked child finds it empty, for the threads that waited here do not exist there; if one was inside
+3. Who is inside is known by a token of his own, laid down in one step. So a KeyboardInterrupt between any two steps leaves
+   no doubt whether he got in: `leave` is called after every attempt, does nothing for who is outside, and may be repeated.
+4. A forked child finds it empty, for the threads that waited here do not exist there; if one was inside
    at the fork, the end may be in the middle of a message, and the copy raises ForkedCopy.
 """
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -31,12 +32,12 @@ class Waiter(Protocol):
 class Turnstile:
     """The door of one direction of one end. Thread-safe.
 
-    Passing it alone costs one uncontended lock, for every message passes it twice.
+    Passing it alone costs one entry in a dict and its removal, for every message does that twice.
     """
 
     __slots__ = (
         "__weakref__",
-        "_door",
+        "_inside",
         "_on_empty",
         "_queue",
         "_sleeper",
@@ -57,44 +58,48 @@ class Turnstile:
         _turnstiles.add(self)
 
     def _clear(self) -> None:
-        self._door = threading.Lock()  # held by who is inside
+        self._inside: dict[None, object] = {}  # the token of who is inside: setdefault is atomic
         self._sleeper: Waiter | None = None  # who is inside, while asleep
         self._queue: deque[Waiter] = deque()
 
     def after_fork_in_child(self) -> None:
         """Start anew in a forked child."""
-        self._torn = self._torn or self._door.locked()
+        self._torn = self._torn or bool(self._inside)
         self._clear()
 
-    def enter(self) -> bool:
-        """Step in when nobody is inside or in line. Raises Closed, ForkedCopy."""
+    def enter(self, token: object) -> bool:
+        """Step in when nobody is inside or in line; ``token`` is this attempt's own. Raises Closed, ForkedCopy."""
         if self.closed or self._torn:
             self._refuse()
-        if self._queue or not self._door.acquire(blocking=False):
+        if self._queue or self._inside.setdefault(None, token) is not token:
             return False
-        return self._stay()
+        if self.closed:  # since it was last looked at
+            self._refuse()
+        return True
 
     def queue(self, waiter: Waiter) -> None:
         """Stand in line; the waiter is woken when it is its turn or the end is closed."""
         self._queue.append(waiter)
         # Who left before the line above saw nobody in line.
-        if self.closed or not self._door.locked():
+        if self.closed or not self._inside:
             self._wake_next()
 
-    def enter_from_queue(self, waiter: Waiter) -> bool:
+    def enter_from_queue(self, waiter: Waiter, token: object) -> bool:
         """Step in when it is this waiter's turn. Raises Closed."""
         if self.closed or self._torn:
             self._refuse()
-        if self._queue[0] is not waiter or not self._door.acquire(blocking=False):
+        if self._queue[0] is not waiter or self._inside.setdefault(None, token) is not token:
             return False
         self._queue.popleft()
-        return self._stay()
+        if self.closed:
+            self._refuse()
+        return True
 
     def leave_queue(self, waiter: Waiter) -> None:
         """Give up waiting, after a timeout, a cancellation or a close."""
         with contextlib.suppress(ValueError):
             self._queue.remove(waiter)
-        if not self._door.locked():
+        if not self._inside:
             self._wake_next()
 
     def asleep(self, waiter: Waiter) -> None:
@@ -111,11 +116,12 @@ class Turnstile:
         if self.closed and not done:
             self._refuse()
 
-    def leave(self) -> None:
-        """Step out; the next in line is woken, or, when closed, what is to be closed is."""
-        self._sleeper = None
-        self._door.release()
-        if self._queue:
+    def leave(self, token: object) -> None:
+        """Step out, if inside; the next in line is woken, or, when closed, what is to be closed is."""
+        if self._inside.get(None) is token:
+            self._sleeper = None
+            del self._inside[None]
+        if self._queue and not self._inside:
             self._wake_next()
         if self.closed:
             self._finish()
@@ -128,12 +134,6 @@ class Turnstile:
         if (sleeper := self._sleeper) is not None:
             sleeper.wake()
         self._finish()
-
-    def _stay(self) -> bool:
-        if self.closed:  # since it was last looked at
-            self.leave()
-            self._refuse()
-        return True
 
     def _refuse(self) -> NoReturn:
         if self.closed:
@@ -150,10 +150,11 @@ class Turnstile:
             self._queue[0].wake()
 
     def _finish(self) -> None:
-        if not self._door.acquire(blocking=False):
+        last = object()
+        if self._inside.setdefault(None, last) is not last:
             return  # somebody is inside, and finishes when leaving
+        # From now on it stays occupied: nobody comes in any more, and this runs once.
         ending, self._on_empty = self._on_empty, None
-        self._door.release()
         if ending is not None:
             ending()
 

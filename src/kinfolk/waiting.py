@@ -246,23 +246,30 @@ def run(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) ->
 
     ``what`` names the operation in a Timeout.
     """
-    enter(turnstile, deadline, what)
+    token = object()
     try:
-        return drive(steps, turnstile, deadline, what)
-    finally:
-        turnstile.leave()
+        enter(turnstile, token, deadline, what)
+        value = drive(steps, turnstile, deadline, what)
+        turnstile.leave(token)
+        return value
+    except BaseException:  # also a KeyboardInterrupt while leaving
+        turnstile.leave(token)
+        raise
 
 
-def enter(turnstile: Turnstile, deadline: Deadline, what: str) -> None:
-    """Step into a turnstile, standing in line while somebody else is inside."""
-    if turnstile.enter():
+def enter(turnstile: Turnstile, token: object, deadline: Deadline, what: str) -> None:
+    """Step into a turnstile, standing in line while somebody else is inside.
+
+    Whatever comes of it, ``leave`` has to be called with the same token.
+    """
+    if turnstile.enter(token):
         return
     if deadline.passed():
         raise timed_out(what, deadline)
     waiter = _thread_waiter()
-    turnstile.queue(waiter)
     try:
-        while not turnstile.enter_from_queue(waiter):
+        turnstile.queue(waiter)
+        while not turnstile.enter_from_queue(waiter, token):
             waiter.wait(_NOTHING, deadline, what)
     except BaseException:
         turnstile.leave_queue(waiter)
@@ -298,21 +305,25 @@ def block(interest: Interest, turnstile: Turnstile, deadline: Deadline, what: st
 
 async def arun(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
     """Run an operation in the current asyncio task; the same contract as `run`."""
-    await aenter(turnstile, deadline, what)
+    token = object()
     try:
-        return await adrive(steps, turnstile, deadline, what)
-    finally:
-        turnstile.leave()
+        await aenter(turnstile, token, deadline, what)
+        value = await adrive(steps, turnstile, deadline, what)
+        turnstile.leave(token)
+        return value
+    except BaseException:
+        turnstile.leave(token)
+        raise
 
 
-async def aenter(turnstile: Turnstile, deadline: Deadline, what: str) -> None:
+async def aenter(turnstile: Turnstile, token: object, deadline: Deadline, what: str) -> None:
     """`enter`, for the current task."""
-    if turnstile.enter():
+    if turnstile.enter(token):
         return
     waiter = TaskWaiter()
-    turnstile.queue(waiter)
     try:
-        while not turnstile.enter_from_queue(waiter):
+        turnstile.queue(waiter)
+        while not turnstile.enter_from_queue(waiter, token):
             await waiter.wait(_NOTHING, deadline, what)
     except BaseException:
         turnstile.leave_queue(waiter)

@@ -231,6 +231,13 @@ def test_an_answer_of_a_known_length(kin: Kin, listener):
     assert "only 2 bytes of an answer came" in one_line(ended)
 
 
+def test_a_question_that_is_too_big_waits_for_no_answer(kin: Kin, short_directory):
+    there = kin.start("echo", f"unix-seqpacket:{short_directory}/s").listening()
+    ended = kin.run("ask", there, stdin=bytes(10_000_000))
+    assert ended.code == 2
+    assert "larger than the limit" in one_line(ended)
+
+
 def test_a_report_of_an_answer(kin: Kin, short_directory):
     server = kin.start("echo", f"unix:{short_directory}/s")
     code, out, err = kin.run("ask", "--json", server.listening(), "hello")

@@ -45,6 +45,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("send --mode 0600 fifo:{dir}/f /dev/null", 2, "--mode is for what --listen makes"),
     ("send --priority 1 --timeout 0 fifo:{dir}/ready {dir}/file", 2, "there are no priorities here"),
     ("ask --bytes 3 --all unix:{dir}/s hello", 2, "--bytes and --all exclude each other"),
+    ("ask --framed --bytes 3 unix:{dir}/s hello", 2, "--bytes is for bare bytes"),
     ("ask unix:{dir}/s", 2, "an empty message is none on a byte stream"),
     ("ask --codec json unix:{dir}/s {no", 2, "the message is no JSON text"),
     ("relay --count 1 fifo:{dir}/f fifo:{dir}/g", 2, "--count is for clients"),
@@ -102,10 +103,10 @@ WRONG: list[tuple[str, int, str]] = [
     ("recv --timeout 0.05 unix:{dir}/s", 124, "no sender came"),
     ("recv --timeout 0.05 tcp:127.0.0.1:1", 124, "no sender came"),
     ("echo unix:{dir}/listens", 6, "unix:{dir}/listens"),
-    ("echo unix:{dir}/file", 6, "{dir}/file"),
+    ("echo unix:{dir}/file", 2, "{dir}/file"),
     ("recv unix:{dir}/listens", 6, "unix:{dir}/listens"),
     ("relay unix:{dir}/listens unix:{dir}/s", 6, "unix:{dir}/listens"),
-    ("echo unix:{dir}/missing/s", 7, "No such file"),
+    ("echo unix:{dir}/missing/s", 7, "{dir}/missing: there is no such directory"),
     ("recv --timeout 0 fifo:{dir}/busy", 6, "another process receives here"),
 ]  # fmt: skip
 
@@ -141,7 +142,7 @@ def test_nothing_but_kin_is_a_question_for_help(kin: Kin):
 
 def test_control_characters_do_not_reach_the_terminal(kin: Kin, tmp_path):
     ended = kin.run("send", f"fifo:{tmp_path}/f", f"{tmp_path}/two\nlines\x1b[31m\x07")
-    assert "two\\nlines\\x1b[31m\\x07: can't be read" in one_line(ended)
+    assert "lines\\x1b[31m\\x07: can't be read" in one_line(ended)
 
 
 def test_a_file_name_that_is_no_utf8(kin: Kin, tmp_path):

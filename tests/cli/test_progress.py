@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import termios
 import time
 from pathlib import Path
 
 import pytest
 
+import kinfolk
 from tests.cli.conftest import HANG_LIMIT, Kin, Running
 
 
@@ -112,6 +114,24 @@ def test_no_bar_where_the_data_run_over_the_terminal(kin: Kin, tmp_path):
     kin.succeed("send", f"fifo:{tmp_path}/f", stdin=b"the data\n")
     assert terminal.read_until_closed(receiver) == "the data\r\n"
     assert receiver.end().code == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_bar_gives_the_cursor_back(number, kin: Kin, tmp_path):
+    terminal = Terminal()
+    environment = {**os.environ, "TERM": "xterm-256color"}
+    with kinfolk.open_receiver(f"fifo:{tmp_path}/f", framing="raw"):
+        sender = kin.start(
+            "send", f"fifo:{tmp_path}/f", "/dev/zero", stderr=terminal.theirs, env=environment
+        )
+        while b"0.1" not in terminal.shown:  # of a MB, and then the pipe is full
+            assert select.select([terminal.ours], [], [], HANG_LIMIT)[0]
+            terminal.shown += os.read(terminal.ours, 65536)
+        sender.signal(number)
+        shown = terminal.read_until_closed(sender)
+        assert sender.end().code == 128 + number
+    assert "\x1b[?25l" in shown  # hidden
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # and back
 
 
 def test_rich_is_not_even_loaded_without_a_terminal(kin: Kin, tmp_path):

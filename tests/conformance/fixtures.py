@@ -1,7 +1,7 @@
 """Fixtures of everything that runs against every mechanism: imported by the conftest of each such suite.
 
-A test that takes `link` runs once for each variant. `@pytest.mark.…` is not needed; narrow it with
-`only(lambda variant: …)` where a test is about one way of opening.
+A test that takes `link` runs once for each variant. Narrow it with `only(lambda variant: …)`
+where a test is about one way of opening, and with `main_ways` where it is costly.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ VARIANTS = [variant for scheme in REGISTERED for variant in TABLE.get(scheme, []
 def only(wanted: Callable[[Variant], bool]) -> pytest.MarkDecorator:
     """Run a test of `link` against these variants alone."""
     return pytest.mark.variants(wanted)
+
+
+#: for tests that are costly, or about how data travels and not about how it is opened
+main_ways = only(lambda variant: variant.main)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

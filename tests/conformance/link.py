@@ -137,10 +137,7 @@ class Link:
     @property
     def receivers_may_follow(self) -> bool:
         """Whether another process can receive here when one was killed: a copy, or a name that stays."""
-        return self.variant.way == "channel" or (
-            self.variant.way == "named"
-            and (self.outlives or self.prepared(lambda end: end.limits.receivers) == "many")
-        )
+        return self.variant.way == "channel" or (self.variant.way == "named" and self.outlives)
 
     # ------------------------------------------------------------------------------ the end
 

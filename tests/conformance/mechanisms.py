@@ -66,9 +66,34 @@ class Variant:
         return self.way in ("channel", "pair")
 
     @property
+    def main(self) -> bool:
+        """Whether costly tests run against it too: the others differ from these only in how they are opened."""
+        return self.id in MAIN
+
+    @property
     def duplex(self) -> bool:
         """Whether its ends are connections."""
         return self.way in ("pair", "listener", "caller")
+
+
+#: One variant for each way in which data travels.
+MAIN = {
+    "pipe-channel",
+    "pipe-one-channel",
+    "fifo-named",
+    "unix-named",
+    "unix-pair",
+    "unix-seqpacket-named",
+    "unix-seqpacket-pair",
+    "unix-dgram-named",
+    "unix-dgram-caller",
+    "mq-named",
+    "mq-peers-named",
+    "sysv-mq-named",
+    "sysv-mq-peers-named",
+    "tcp-named",
+    "tcp-listener",
+}
 
 
 def _variants(scheme: str, ways: dict[Way, dict[str, Callable[[Place], str]]]) -> list[Variant]:
@@ -83,6 +108,18 @@ def _bare(address: str) -> Callable[[Place], str]:
     return lambda place: address
 
 
+def _path(scheme: str, query: str = "") -> Callable[[Place], str]:
+    return lambda place: f"{scheme}:{place.path()}{query}"
+
+
+def _abstract(scheme: str) -> Callable[[Place], str]:
+    return lambda place: f"{scheme}:@{place.name()}"
+
+
+def _tcp(place: Place) -> str:
+    return f"tcp:127.0.0.1:{place.port()}?codec=msgpack"
+
+
 TABLE: dict[str, list[Variant]] = {
     "pipe": _variants(
         "pipe",
@@ -91,42 +128,34 @@ TABLE: dict[str, list[Variant]] = {
             "pair": {"": _bare("pipe:")},
         },
     ),
-    "fifo": _variants(
-        "fifo",
-        {
-            "named": {"": lambda place: f"fifo:{place.path()}"},
-        },
-    ),
+    "fifo": _variants("fifo", {"named": {"": _path("fifo")}, "channel": {"": _path("fifo")}}),
     "unix": _variants(
         "unix",
         {
+            "named": {"": _path("unix")},
+            "listener": {"": _path("unix"), "abstract": _abstract("unix")},
+            "caller": {"": _path("unix")},
+            "channel": {"": _bare("unix:")},
             "pair": {"": _bare("unix:")},
-            "named": {"": lambda place: f"unix:{place.path()}"},
-            "listener": {
-                "": lambda place: f"unix:{place.path()}",
-                "abstract": lambda place: f"unix:@{place.name()}",
-            },
-            "caller": {"": lambda place: f"unix:{place.path()}"},
         },
     ),
     "unix-seqpacket": _variants(
         "unix-seqpacket",
         {
+            "named": {"": _path("unix-seqpacket")},
+            "listener": {"abstract": _abstract("unix-seqpacket")},
+            "caller": {"": _path("unix-seqpacket")},
+            "channel": {"": _bare("unix-seqpacket:")},
             "pair": {"": _bare("unix-seqpacket:")},
-            "named": {"": lambda place: f"unix-seqpacket:{place.path()}"},
-            "listener": {
-                "": lambda place: f"unix-seqpacket:{place.path()}",
-                "abstract": lambda place: f"unix-seqpacket:@{place.name()}",
-            },
         },
     ),
     "unix-dgram": _variants(
         "unix-dgram",
         {
-            "named": {
-                "": lambda place: f"unix-dgram:{place.path()}",
-                "abstract": lambda place: f"unix-dgram:@{place.name()}",
-            },
+            "named": {"": _path("unix-dgram"), "abstract": _abstract("unix-dgram")},
+            "listener": {"": _path("unix-dgram")},
+            "caller": {"": _path("unix-dgram")},
+            "channel": {"": _bare("unix-dgram:")},
             "pair": {"": _bare("unix-dgram:")},
         },
     ),
@@ -136,7 +165,9 @@ TABLE: dict[str, list[Variant]] = {
             "named": {
                 "": lambda place: f"mq:/{place.name()}",
                 "peers": lambda place: f"mq:/{place.name()}?lifetime=peers",
-            }
+            },
+            "channel": {"": _bare("mq:")},
+            "pair": {"": _bare("mq:")},
         },
     ),
     "sysv-mq": _variants(
@@ -145,15 +176,19 @@ TABLE: dict[str, list[Variant]] = {
             "named": {
                 "": lambda place: f"sysv-mq:{place.key()}",
                 "peers": lambda place: f"sysv-mq:{place.key()}?lifetime=peers",
-            }
+            },
+            "channel": {"": _bare("sysv-mq:")},
+            "pair": {"": _bare("sysv-mq:")},
         },
     ),
     "tcp": _variants(
         "tcp",
         {
-            "named": {"": lambda place: f"tcp:127.0.0.1:{place.port()}?codec=msgpack"},
-            "listener": {"": lambda place: f"tcp:127.0.0.1:{place.port()}?codec=msgpack"},
-            "caller": {"": lambda place: f"tcp:127.0.0.1:{place.port()}?codec=msgpack"},
+            "named": {"": _tcp},
+            "listener": {"": _tcp},
+            "caller": {"": _tcp},
+            "channel": {"": _bare("tcp:?codec=msgpack")},
+            "pair": {"": _bare("tcp:?codec=msgpack")},
         },
     ),
 }

@@ -47,12 +47,15 @@ def send_sizes(sender, voice, sizes):
             sent.append((type(error).__name__, bool(error.remedy)))
         else:
             sent.append(hashlib.sha256(pattern(size, number)).hexdigest())
+    sender.send_bytes(b"the last")
     return sent
 
 
 def test_sizes_up_to_the_limits(link: Link):
     receiver, peer = link.from_peer(send_sizes, SIZES)
-    received = [hashlib.sha256(message).hexdigest() for message in receiver]
+    received = []
+    while (message := receiver.recv_bytes(timeout=HANG)) != b"the last":
+        received.append(hashlib.sha256(message).hexdigest())
     outcomes = peer.result()
     assert received == [outcome for outcome in outcomes if isinstance(outcome, str)]
     for size, outcome in zip(SIZES, outcomes, strict=True):

@@ -49,6 +49,13 @@ def test_openings_outside_the_table_are_refused_with_a_remedy(scheme, place: Pla
         _refused(kin.connect, address, timeout=HANG)
 
 
+@pytest.mark.parametrize("scheme", [s for s in REGISTERED if s not in ("pipe", "tcp")])
+def test_a_pair_is_two_directions_and_never_one_name(scheme, place: Place):
+    """Two ends that sent to one name would receive their own messages."""
+    address = TABLE[scheme][0].address(place).partition("?")[0]
+    _refused(kin.pair, address)
+
+
 def test_limits_are_complete(variant: Variant, link):
     receiver, sender = link.both()
     for end in (receiver, sender):
@@ -62,7 +69,9 @@ def test_limits_are_complete(variant: Variant, link):
         assert end.address.startswith(f"{variant.scheme}:")
         assert variant.scheme in repr(end)
         assert not end.closed
-    assert receiver.limits.presence == sender.limits.presence
+    for what in ("presence", "receivers", "empty_messages", "descriptors", "priorities"):
+        assert getattr(receiver.limits, what) == getattr(sender.limits, what), what
+    assert receiver.limits.max_message == sender.limits.max_message
 
 
 @pytest.mark.parametrize("scheme", REGISTERED)

@@ -221,7 +221,7 @@ def drain(receiver) -> list[int]:
     while True:
         try:
             found.append(len(receiver.recv_bytes(timeout=0)))
-        except kin.Timeout:
+        except (kin.Timeout, kin.EndOfChannel):
             return found
 
 

@@ -1,11 +1,14 @@
 /* The wait core as threads, for the sanitizers: tests/native/test_sysv_wait.py compiles and runs it.
  *
- *     sysv_wait_test wakes ROUNDS      a blocked receiver is woken at every moment of its call
- *     sysv_wait_test deadlines ROUNDS  every wait ends by its deadline, none before
- *     sysv_wait_test traffic ROUNDS    messages pass while both ends are woken at random: each once
- *     sysv_wait_test watcher ROUNDS    the same wakes, by the watcher, when a pipe hangs up
+ *     sysv_wait_test WHAT ROUNDS QUEUE
  *
- * Ends with 0, or with a sentence and 1. A wake-up that is lost hangs: the caller sets a limit.
+ *     wakes       a blocked receiver is woken at every moment of its call
+ *     deadlines   every wait ends by its deadline, none before
+ *     traffic     messages pass while both ends are woken at random: each once
+ *     watcher     the same wakes, by the watcher, when a pipe hangs up
+ *
+ * QUEUE is the id of an empty queue, which the caller removes. Ends with 0, or with a sentence and
+ * 1. A wake-up that is lost hangs: the caller sets a limit.
  */
 
 #include <errno.h>
@@ -26,12 +29,11 @@
     do                                                                                          \
         if (!(condition)) {                                                                     \
             fprintf(stderr, "line %d: %s (%s)\n", __LINE__, #condition, strerror(errno));       \
-            msgctl(queue, IPC_RMID, NULL);                                                      \
             _exit(1);                                                                           \
         }                                                                                       \
     while (0)
 
-static int queue = -1;
+static int queue;
 static int rounds;
 
 static void
@@ -201,11 +203,10 @@ traffic(void)
 int
 main(int argc, char *argv[])
 {
-    if (argc != 3)
+    if (argc != 4)
         return 2;
     rounds = atoi(argv[2]);
-    queue = msgget(IPC_PRIVATE, 0600);
-    CHECK(queue >= 0);
+    queue = atoi(argv[3]);
     CHECK(kin_wait_init(&wait_object) == 0);
     CHECK(kin_wait_init(&sends_by) == 0 && kin_wait_init(&receives_by) == 0);
     CHECK(pthread_barrier_init(&barrier, NULL, 2) == 0);
@@ -219,6 +220,5 @@ main(int argc, char *argv[])
         watcher();
     else
         return 2;
-    CHECK(msgctl(queue, IPC_RMID, NULL) == 0);
     return 0;
 }

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+import kinfolk as kin
 import kinfolk.tour
 from kinfolk.channels.opening import MECHANISMS
 from kinfolk.tour.links import links
+from kinfolk.tour.processes import crew
 
 NAMES = [name for name, _, _ in kinfolk.tour.stops()]
 
@@ -46,6 +48,26 @@ def test_ends_were_seen_on_every_mechanism(walk):
     _, report = walk("ends")
     rows = report["stops"][0]["figures"]["ends"]
     assert {row["mechanism"].split(" ")[0] for row in rows} == set(MECHANISMS)
+
+
+@pytest.mark.parametrize("ending", [False, True])
+@pytest.mark.parametrize("scheme", ["mq", "sysv-mq"])
+def test_a_queue_goes_although_everybody_was_killed(scratch, scheme, ending):
+    def hold(line, link):
+        with link.open_receiver(), link.open_sender() as sender:
+            sender.send("left behind")
+            line.tell("there")
+            line.hear()
+
+    queue = next(
+        link for link in links(str(scratch), ending=ending) if link.address.startswith(scheme + ":")
+    )
+    with queue.laid() as link, crew() as hands:
+        child = hands.start("holder", hold, link)
+        child.hear()
+        child.kill()
+    with pytest.raises(kin.Timeout):
+        kin.open_sender(queue.address, timeout=0)
 
 
 def test_an_empty_file_arrives_too(walk, small_file):

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
-from kinfolk.channels import packet_limits, packet_reader
+from kinfolk.channels import packet_limits, packet_reader, stream_terms, unix_dgram
 from kinfolk.channels.ancillary import MOST_DESCRIPTORS
 from kinfolk.channels.codec import JSON, PICKLE, RAW
 from kinfolk.channels.packet_format import CONNECTION, HEADER
@@ -46,7 +46,7 @@ def packet(kind: int, body: bytes, *, size: int | None = None, **fields: Any) ->
 
 def sock_of(end: Any) -> socket.socket:
     """The socket under a sender."""
-    return end._sending._socket  # type: ignore[no-any-return]
+    return end._sending._socket
 
 
 def open_descriptors() -> int:
@@ -805,14 +805,15 @@ def test_what_is_no_connection_is_refused(socket_path: Path) -> None:
     pipe = os.pipe()
     streams = socket.socketpair()
     datagrams = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    numbers = {"pipe": pipe, "stream": streams[0].fileno(), "dgram": datagrams[0].fileno()}
+    stream, datagram = streams[0].fileno(), datagrams[0].fileno()
+    file = os.open("/dev/null", os.O_RDONLY)
     with kin.listen(address) as listener, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.connect(str(socket_path))
         hello = packet(CONNECTION, b"", riding=3)
         for fds in (
-            [numbers["stream"], *pipe],  # no datagram socket
-            [numbers["dgram"], pipe[1], pipe[0]],  # the wrong ends
-            [numbers["dgram"], 0, 1] if not stat.S_ISFIFO(os.fstat(0).st_mode) else [*pipe, 0],
+            [stream, *pipe],  # no datagram socket
+            [datagram, pipe[1], pipe[0]],  # the wrong ends
+            [datagram, pipe[0], file],  # no pipe
         ):
             sock.sendmsg([hello], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
         sock.send(packet(CONNECTION, b""))
@@ -824,8 +825,8 @@ def test_what_is_no_connection_is_refused(socket_path: Path) -> None:
         assert listener._transport.refused == 6
     for one in (*streams, *datagrams):
         one.close()
-    os.close(pipe[0])
-    os.close(pipe[1])
+    for fd in (*pipe, file):
+        os.close(fd)
     assert open_descriptors() == before
 
 

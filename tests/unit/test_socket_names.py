@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import socket
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from kinfolk.deadlines import Deadline
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import run
 from tests.conformance.fixtures import peers  # noqa: F401
-from tests.conformance.peers import HANG, Peers, thread_of, until
+from tests.conformance.peers import HANG, Peers, state, thread_of, until
 from tests.other_user import User
 
 TYPES = {
@@ -89,36 +89,41 @@ def test_the_mode_is_exact_whatever_the_umask(socket_path, umask, mask, mode):
         assert stat.S_IMODE(os.stat(socket_path).st_mode) == (0o600 if mode is None else mode)
 
 
-def test_the_name_never_has_another_mode_nor_refuses(socket_path, umask):
+def test_the_temporary_name_never_has_more_permissions(socket_path, umask, monkeypatch):
+    """The umask takes bits away from what was asked for, and never leaves others for an instant."""
+    os.umask(0o000)
+    modes = []
+    plain = socket_names._set_mode
+
+    def look(name: str, directory: int, mode: int) -> os.stat_result:
+        modes.append(stat.S_IMODE(os.stat(name, dir_fd=directory).st_mode))
+        return plain(name, directory, mode)
+
+    monkeypatch.setattr(socket_names, "_set_mode", look)
+    with Bound(socket_path):
+        assert modes == [0o600]
+
+
+def test_the_name_never_has_another_mode_nor_refuses(short_directory, umask):
     """Whoever sees the name sees it complete: its mode, and somebody listening."""
     os.umask(0o077)
+    paths = [short_directory / str(number) for number in range(100)]
     seen: set[int] = set()
-    refused = []
-    over = threading.Event()
 
     def watch() -> None:
-        while not over.is_set():
-            try:
-                seen.add(stat.S_IMODE(os.stat(socket_path).st_mode))
-                with socket.socket(socket.AF_UNIX) as client:
-                    client.connect(str(socket_path))
-            except FileNotFoundError:
-                continue
-            except ConnectionRefusedError:
-                # Closed since, or not listening yet: only the first is right.
-                refused.append(closing.is_set())
+        for path in paths:
+            with socket.socket(socket.AF_UNIX) as client:
+                while client.connect_ex(str(path)) == errno.ENOENT:
+                    pass
+                seen.add(stat.S_IMODE(os.stat(path).st_mode))
+                client.getpeername()  # fails when it was refused
 
-    closing = threading.Event()
-    with thread_of(watch):
-        for _ in range(200):
-            closing.clear()
-            bound = Bound(socket_path, mode=0o660)
-            os.stat(socket_path)
-            closing.set()
-            bound.close()
-        over.set()
-    assert seen <= {0o660}
-    assert all(refused)
+    with thread_of(watch) as watching:
+        bound = [Bound(path, mode=0o660) for path in paths]
+        watching.result()
+    for one in bound:
+        one.close()
+    assert seen == {0o660}
 
 
 def test_a_directory_with_a_long_path_works_from_nearby(short_directory, monkeypatch):
@@ -141,7 +146,7 @@ def test_the_length_of_a_path_is_checked(short_directory, length):
             client.connect(path)
         return
     for opening in (kin.listen, kin.connect, kin.open_sender, kin.open_receiver):
-        with pytest.raises(kin.AddressError, match=f"{length} bytes.*107.*shorter"):
+        with pytest.raises(kin.AddressError, match=rf"{length} bytes.*107.*shorter"):
             opening(f"unix:{path}", timeout=HANG)
     assert list(short_directory.iterdir()) == []
 
@@ -243,7 +248,7 @@ def test_what_is_no_socket_is_never_touched(short_directory, what):
     else:
         path.symlink_to(target)
     before = os.lstat(path).st_ino
-    with pytest.raises(kin.AddressError, match="not a socket.*choose another name"):
+    with pytest.raises(kin.AddressError, match=r"not a socket.*choose another name"):
         Bound(path)
     assert os.lstat(path).st_ino == before
     assert target.exists() == (what == "symlink")
@@ -389,7 +394,7 @@ def test_waiting_for_a_program_between_bind_and_listen(socket_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(socket_path))
         with thread_of(kin.connect, f"unix:{socket_path}", timeout=HANG) as call:
-            until(lambda: call.thread.is_alive(), "waiting")
+            until(lambda: state(os.getpid(), call.thread.native_id) == "S", "waiting")
             server.listen()
             call.result().close()
     socket_path.unlink()

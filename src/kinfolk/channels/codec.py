@@ -43,7 +43,7 @@ KINDS: dict[Codec, int] = {"raw": RAW, "pickle": PICKLE, "msgpack": MSGPACK, "js
 
 _ALIGNMENT = 16
 _COUNTS = struct.Struct("<II")
-_ARRAY_EXTENSION = 1  # msgpack ext type: [index of the buffer, dtype, shape]
+_ARRAY_EXTENSION = 1  # msgpack ext type: [index of the buffer, described dtype, shape]
 
 
 def encode(obj: object, codec: Codec) -> Message:
@@ -148,7 +148,26 @@ def _reduce_array(array: Any) -> Any:
     # NumPy copies a non-contiguous array into the pickle itself: make it contiguous first.
     if not array.flags.forc:
         array = array.copy(order="C")
+    try:
+        memoryview(array)
+    except ValueError:  # of a type that the buffer protocol can't describe, such as datetime64
+        flat = bytes_of_array(array)
+        return array_of, (pickle.PickleBuffer(flat), array.dtype, array.shape)
     return array.__reduce_ex__(5)
+
+
+def bytes_of_array(array: Any) -> memoryview:
+    """The bytes of an array of any type, in C order; copies only what is not contiguous."""
+    if not array.flags.c_contiguous:
+        array = array.copy(order="C")
+    return memoryview(array.reshape(-1).view("u1"))
+
+
+def array_of(buffer: Buffer, dtype: Any, shape: Sequence[int]) -> Any:
+    """The array whose bytes `bytes_of_array` gave."""
+    import numpy
+
+    return numpy.frombuffer(buffer, dtype=dtype).reshape(shape)
 
 
 def _encode_pickle(obj: object, buffers: list[memoryview]) -> Buffer:
@@ -177,13 +196,9 @@ def _encode_msgpack(obj: object, buffers: list[memoryview]) -> Buffer:
             raise TypeError(f"msgpack has no type for {type(value).__qualname__}")
         if value.dtype.hasobject:
             raise TypeError(f"an array of {value.dtype} holds Python objects")
-        if not value.flags.c_contiguous:
-            value = value.copy(order="C")
-        dtype = value.dtype.descr if value.dtype.names else value.dtype.str
-        buffers.append(memoryview(value.reshape(-1).view("u1")))
-        return msgspec.msgpack.Ext(
-            _ARRAY_EXTENSION, msgspec.msgpack.encode([len(buffers) - 1, dtype, value.shape])
-        )
+        buffers.append(bytes_of_array(value))
+        description = [len(buffers) - 1, _described(value.dtype), value.shape]
+        return msgspec.msgpack.Ext(_ARRAY_EXTENSION, msgspec.msgpack.encode(description))
 
     return msgspec.msgpack.encode(obj, enc_hook=array_to_extension)
 
@@ -199,14 +214,38 @@ def _decode_msgpack(body: Buffer, buffers: list[Buffer]) -> Any:
                 "the message holds an array, and NumPy is not installed", remedy="pip install numpy"
             ) from None
         index, dtype, shape = msgspec.msgpack.decode(data, type=tuple[int, Any, list[int]])
-        if isinstance(dtype, list):
-            dtype = [tuple(field) for field in dtype]
-        described = numpy.dtype(dtype)
+        described = numpy.dtype(_as_dtype(dtype))
         if described.hasobject or not 0 <= index < len(buffers):
             raise CorruptChannel("the description of an array is wrong")
-        return numpy.frombuffer(buffers[index], dtype=described).reshape(shape)
+        return array_of(buffers[index], described, shape)
 
     return msgspec.msgpack.decode(body, ext_hook=extension_to_array)
+
+
+def _described(dtype: Any) -> Any:
+    """A dtype as plain objects: its string, [base, shape] of a subarray, or the fields of a structure."""
+    if dtype.subdtype is not None:
+        base, shape = dtype.subdtype
+        return [_described(base), shape]
+    if dtype.names is None:
+        return dtype.str
+    fields = [dtype.fields[name] for name in dtype.names]
+    return {
+        "names": dtype.names,
+        "formats": [_described(field[0]) for field in fields],
+        "offsets": [field[1] for field in fields],
+        "itemsize": dtype.itemsize,
+    }
+
+
+def _as_dtype(description: Any) -> Any:
+    """What numpy.dtype takes for a description."""
+    if isinstance(description, list):
+        base, shape = description
+        return _as_dtype(base), tuple(shape)
+    if isinstance(description, dict):
+        return description | {"formats": [_as_dtype(one) for one in description["formats"]]}
+    return description
 
 
 def _encode_json(obj: object, buffers: list[memoryview]) -> Buffer:

@@ -100,11 +100,12 @@ class FanIn(ReceiveTransport):
             if isinstance(error, CorruptChannel):
                 raise
             return None
-        if message is None:
-            return None
-        message.sender = message.sender or stream.peer
-        if reader.buffered():
-            self._ready.append(number)
+        finally:
+            # After an error too: the kernel does not tell of what was read ahead.
+            if number in self._senders and reader.buffered():
+                self._ready.append(number)
+        if message is not None:
+            message.sender = message.sender or stream.peer
         return message
 
     def _look(self) -> bool:
@@ -131,12 +132,15 @@ class FanIn(ReceiveTransport):
         return _AT_ONCE
 
     def _add(self, stream: Stream, ahead: bytes = b"") -> None:
-        stream.join()
-        number = stream.sock.fileno()
+        number = stream.join().sock.fileno()
+        try:
+            self._epoll.register(number, select.EPOLLIN)
+        except OSError:  # a limit of the kernel's
+            stream.leave()
+            raise
         reader = self._terms.reader(stream.sock, ahead)
         reader.spoke = self._terms.raw
         self._senders[number] = stream, reader
-        self._epoll.register(number, select.EPOLLIN)
         if ahead:
             self._ready.append(number)
 
@@ -211,6 +215,8 @@ class FanIn(ReceiveTransport):
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The door and every connection, each with what was read ahead of it, in another process."""
+        if self._shut:
+            raise EndOfChannel("nobody can come any more", subject=self._terms.subject)
         ahead = [pass_ahead(reader, self._terms.subject) for _, reader in self._senders.values()]
         self._passed_on = any(ahead)
         numbers = [Passed(number) for number in self._senders]

@@ -46,6 +46,7 @@ from kinfolk.channels.socket_names import SocketName
 from kinfolk.channels.trust import peer_of
 from kinfolk.errors import (
     BrokenChannel,
+    Closed,
     LimitReached,
 )
 from kinfolk.identity import Peer
@@ -175,7 +176,7 @@ class PacketSender(SendTransport):
 
     def fileno(self) -> int:
         """Writable when there is room, or no receiver any more."""
-        return self._socket.fileno()
+        return _number(self._socket, self._subject)
 
     def peer(self) -> Peer | None:
         """Who connected or listened, where the kernel says so."""
@@ -250,7 +251,7 @@ class PacketReceiver(ReceiveTransport):
 
     def fileno(self) -> int:
         """Readable when a packet is there."""
-        return self._socket.fileno()
+        return _number(self._socket, self._subject)
 
     def peer(self) -> Peer | None:
         """Who connected or listened, where the kernel says so."""
@@ -319,6 +320,13 @@ def rebuild_receiver(
 def passed_presence(presence: Presence | None) -> tuple[Passed | None, str | None]:
     """A presence among the arguments of `passable`."""
     return (None, None) if presence is None else (Passed(presence.fileno()), presence.path)
+
+
+def _number(sock: socket.socket, subject: str) -> int:
+    number = sock.fileno()
+    if number < 0:
+        raise Closed("this end is closed", subject=subject)
+    return number
 
 
 def _connected_peer(sock: socket.socket) -> Peer | None:

@@ -27,7 +27,7 @@ _HARD_MESSAGES, _HARD_SIZE = 65536, 16 << 20
 
 def kernel_number(name: str) -> int:
     """The value of a sysctl such as ``kernel.msgmax``."""
-    with open("/proc/sys/" + name.replace(".", "/"), encoding="ascii") as file:
+    with open("/proc/sys/" + name.replace(".", "/"), "rb") as file:
         return int(file.read())
 
 

@@ -60,24 +60,30 @@ class Receives(End):
         self._receiving.close()
 
     def _receive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
-        due, turn = deadline(timeout), self._receive_turn
-        enter(turn, due, self._receive_what)
+        due, turn, token = deadline(timeout), self._receive_turn, object()
         try:
+            enter(turn, token, due, self._receive_what)
             while (message := self._next_message()) is None:
                 block(self._receiving.interest, turn, due, self._receive_what)
-            return self._handed_over(message, accept)
-        finally:
-            turn.leave()
+            message = self._handed_over(message, accept)
+            turn.leave(token)
+            return message
+        except BaseException:  # also a KeyboardInterrupt while leaving
+            turn.leave(token)
+            raise
 
     async def _areceive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
-        due, turn = deadline(timeout), self._receive_turn
-        await aenter(turn, due, self._receive_what)
+        due, turn, token = deadline(timeout), self._receive_turn, object()
         try:
+            await aenter(turn, token, due, self._receive_what)
             while (message := self._next_message()) is None:
                 await ablock(self._receiving.interest, turn, due, self._receive_what)
-            return self._handed_over(message, accept)
-        finally:
-            turn.leave()
+            message = self._handed_over(message, accept)
+            turn.leave(token)
+            return message
+        except BaseException:  # also a KeyboardInterrupt while leaving
+            turn.leave(token)
+            raise
 
     def _next_message(self) -> Message | None:
         """What was held or postponed comes first; None when there is nothing now."""
@@ -105,14 +111,16 @@ class Receives(End):
 
     def _receive_now(self) -> Message | None:
         """The next message if it is here and nobody else is receiving."""
-        turn = self._receive_turn
-        if not turn.enter():
-            return None
+        turn, token = self._receive_turn, object()
         try:
-            message = self._next_message()
-            return None if message is None else self._handed_over(message, no_descriptors)
-        finally:
-            turn.leave()
+            message = self._next_message() if turn.enter(token) else None
+            if message is not None:
+                message = self._handed_over(message, no_descriptors)
+            turn.leave(token)
+            return message
+        except BaseException:
+            turn.leave(token)
+            raise
 
     def _decoded(self, message: Message, copy: bool) -> Any:
         try:

@@ -63,28 +63,34 @@ class Sends(End):
         return message
 
     def _send(self, message: Message, timeout: float | None) -> None:
-        due, turn = deadline(timeout), self._send_turn
-        enter(turn, due, self._send_what)
+        due, turn, token = deadline(timeout), self._send_turn, object()
         try:
+            enter(turn, token, due, self._send_what)
             if not self._sending.try_send(message):
                 drive(self._sending.send(message), turn, due, self._send_what)
             self._count_sent(message)
+            turn.leave(token)
         except (OSError, KinfolkError) as error:
+            turn.leave(token)
             raise located(error, "can't send", self._address) from error.__cause__
-        finally:
-            turn.leave()
+        except BaseException:  # also a KeyboardInterrupt while leaving
+            turn.leave(token)
+            raise
 
     async def _asend(self, message: Message, timeout: float | None) -> None:
-        due, turn = deadline(timeout), self._send_turn
-        await aenter(turn, due, self._send_what)
+        due, turn, token = deadline(timeout), self._send_turn, object()
         try:
+            await aenter(turn, token, due, self._send_what)
             if not self._sending.try_send(message):
                 await adrive(self._sending.send(message), turn, due, self._send_what)
             self._count_sent(message)
+            turn.leave(token)
         except (OSError, KinfolkError) as error:
+            turn.leave(token)
             raise located(error, "can't send", self._address) from error.__cause__
-        finally:
-            turn.leave()
+        except BaseException:  # also a KeyboardInterrupt while leaving
+            turn.leave(token)
+            raise
 
     def _count_sent(self, message: Message) -> None:
         self._statistics.messages_sent += 1

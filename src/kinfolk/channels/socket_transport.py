@@ -42,7 +42,7 @@ from kinfolk.channels.contract import (
 from kinfolk.channels.framing import HEADER, MAX_CHUNK, Chunker
 from kinfolk.channels.message_reader import MessageReader
 from kinfolk.channels.pipe_size import bytes_waiting
-from kinfolk.channels.stream_reader import MOST_DESCRIPTORS, StreamReader
+from kinfolk.channels.stream_reader import MOST_DESCRIPTORS
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import (
     BrokenChannel,
@@ -256,8 +256,8 @@ class StreamSender(SendTransport):
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The same direction of the same socket in another process."""
-        arguments = (Passed(self._sock.fileno()), self._terms, self._one_way, self.limits.senders)
-        return rebuild_sender, arguments
+        number = self._stream.number_to_pass()
+        return rebuild_sender, (Passed(number), self._terms, self._one_way, self.limits.senders)
 
 
 class StreamReceiver(ReceiveTransport):

@@ -238,9 +238,7 @@ class StreamReader:
                 if not self._descriptors:
                     data = self._sock.recv(size)
                 else:
-                    data, control, flags, _ = self._sock.recvmsg(
-                        size, _ANCILLARY, _CLOSE_ON_EXEC
-                    )
+                    data, control, flags, _ = self._sock.recvmsg(size, _ANCILLARY, _CLOSE_ON_EXEC)
                     if control or flags & _CUT_OFF:
                         self._meet(control, flags, len(data), keep=keep)
                 break

@@ -117,7 +117,7 @@ class Terms:
 class Stream:
     """A connected socket, owned by the directions that joined it."""
 
-    __slots__ = ("_members", "is_unix", "peer", "sock")
+    __slots__ = ("_members", "_spare", "is_unix", "peer", "sock")
 
     def __init__(self, sock: socket.socket, terms: Terms) -> None:
         """Take over ``sock``. Raises UntrustedPeer, and then has closed it."""
@@ -125,6 +125,7 @@ class Stream:
         self.is_unix = sock.family == socket.AF_UNIX
         self.peer: Peer | None = None
         self._members: list[None] = []
+        self._spare: socket.socket | None = None
         try:
             sock.setblocking(False)
             if self.is_unix:
@@ -149,11 +150,21 @@ class Stream:
             raise Closed("this end is closed")
         return number
 
+    def number_to_pass(self) -> int:
+        """A descriptor for one of two directions that are passed on together: a process can't be given one twice."""
+        if len(self._members) < 2:
+            return self.fileno()
+        if self._spare is None:
+            self._spare = self.sock.dup()
+        return self._spare.fileno()
+
     def leave(self) -> None:
         """One direction less. Both may leave at once, in two threads: a list is popped whole, and closing twice is nothing."""
         self._members.pop()
         if not self._members:
             self.sock.close()
+            if self._spare is not None:
+                self._spare.close()
 
 
 def _largest(name: str) -> int:

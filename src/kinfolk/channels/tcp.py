@@ -209,7 +209,7 @@ def _resolve(address: Address) -> Steps[list[_Place]]:
     host, port = _split(address)
     try:
         return _look_up(host, port, socket.AI_NUMERICHOST)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):
         pass  # a name, or nonsense
     question = _Question(host, port)
     try:

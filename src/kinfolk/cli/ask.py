@@ -8,7 +8,6 @@ so that a server which answers while it reads (echo) and a large message don't w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from typing import Any
 
@@ -61,30 +60,40 @@ def command(
     The answer is the first message that comes back; on a byte stream, what comes in one piece, unless --bytes or --all says more.
     """
     style = ends.style_of(address, framed, codec)
-    if size is not None and until_end:
-        raise kin.UsageError("--bytes and --all exclude each other", remedy="give one of them")
     body = _body(message)
     request = from_json(body) if style is Style.OBJECTS else body
-    if request == b"" and not ends.has_boundaries(address, style):
+    _check(address, style, request, size, until_end)
+    report = Report("ask", address=address.partition("?")[0])
+    asking = _Asking(address, style, timeout, None if until_end else size or 1)
+    answers = asyncio.run(asking.ask(request, ends.opening(style, framed, codec)))
+    shown = [each if isinstance(each, bytes) else as_json_line(each) for each in answers]
+    for answer in shown:
+        report.add(len(answer))
+        print_bytes(answer)
+    if message not in (None, "-") and not shown[-1].endswith(b"\n"):
+        # A message in words: its answer on a line. A message from a file: the bare answer.
+        print_bytes(b"\n")
+    if as_json:
+        report.finish(to_stderr=True)
+
+
+def _check(address: str, style: Style, request: Any, size: int | None, until_end: bool) -> None:
+    if size is not None and until_end:
+        raise kin.UsageError("--bytes and --all exclude each other", remedy="give one of them")
+    if ends.has_boundaries(address, style):
+        if size is not None:
+            raise kin.UsageError(
+                "--bytes is for bare bytes on a stream",
+                subject=address,
+                why="here an answer is one message",
+                remedy="leave it out",
+            )
+    elif request == b"":
         raise kin.UsageError(
             "an empty message is none on a byte stream",
             subject=address,
             remedy="add --framed on both sides",
         )
-    report = Report("ask", address=address.partition("?")[0])
-    asking = _Asking(address, style, timeout, None if until_end else size or 1)
-    answers = asyncio.run(asking.ask(request, ends.opening(style, framed, codec)))
-    for answer in answers:
-        data = answer if isinstance(answer, bytes) else as_json_line(answer)
-        report.add(len(data))
-        print_bytes(data)
-    whole = b"".join(answer if isinstance(answer, bytes) else b"\n" for answer in answers[-1:])
-    if message not in (None, "-") and not whole.endswith(b"\n"):
-        print_bytes(
-            b"\n"
-        )  # a message in words: an answer on a line; a message from a file: the bare answer
-    if as_json:
-        report.finish(to_stderr=True)
 
 
 def _body(message: str | None) -> bytes:
@@ -105,17 +114,21 @@ class _Asking:
         self._boundaries = ends.has_boundaries(address, style)
 
     async def ask(self, request: Any, options: dict[str, Any]) -> list[Any]:
-        """The answer, in the pieces in which it came. Raises Timeout, EndOfChannel, BrokenChannel."""
-        async with await kin.aconnect(
-            self._address, timeout=self._timeout, **options
-        ) as connection:
+        """The answer, in the pieces in which it came. Raises Timeout, EndOfChannel, and what sending raises."""
+        with ends.within(self._timeout, "no server is there", self._address):
+            connection = await kin.aconnect(self._address, timeout=self._timeout, **options)
+        async with connection:
             sending = asyncio.create_task(self._send(connection, request))
+            answers: list[Any] = []
             try:
-                answers = await self._answers(connection, sending)
+                while not self._enough(answers, sending):
+                    answers.append(await self._next(connection, sending))
+            except (kin.EndOfChannel, kin.BrokenChannel) as error:
+                if not answers or self._least not in (1, None):
+                    raise self._too_little(answers) from error
             finally:
                 sending.cancel()
-                with contextlib.suppress(asyncio.CancelledError, kin.BrokenChannel):
-                    await sending
+                await asyncio.gather(sending, return_exceptions=True)
             return answers
 
     async def _send(self, connection: kin.Connection, request: Any) -> None:
@@ -124,32 +137,29 @@ class _Asking:
         else:
             await connection.asend(request)
 
-    async def _answers(self, connection: kin.Connection, sending: asyncio.Task[None]) -> list[Any]:
-        answers: list[Any] = []
-        while not self._enough(answers, sending):
-            try:
-                with ends.within(self._timeout, "no answer came", self._address):
-                    if self._style is Style.RAW:
-                        answers.append(await connection.arecv_bytes(timeout=self._timeout))
-                    else:
-                        answers.append(await connection.arecv(timeout=self._timeout))
-            except (kin.EndOfChannel, kin.BrokenChannel) as error:
-                if answers and self._least in (1, None):
-                    break
-                raise self._none(answers) from error
-            if sending.done():
-                sending.result()  # what can't be sent is said before anything is printed
-        return answers
+    async def _next(self, connection: kin.Connection, sending: asyncio.Task[None]) -> Any:
+        """The next piece; or the error, if the question can't be sent and no answer is to be expected."""
+        receive = connection.arecv_bytes if self._style is Style.RAW else connection.arecv
+        receiving = asyncio.create_task(receive(timeout=self._timeout))
+        try:
+            if not sending.done():
+                await asyncio.wait({receiving, sending}, return_when=asyncio.FIRST_COMPLETED)
+            failure = sending.exception() if sending.done() else None
+            if failure is not None and not isinstance(failure, kin.BrokenChannel):
+                raise failure
+            with ends.within(self._timeout, "no answer came", self._address):
+                return await receiving
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
 
     def _enough(self, answers: list[Any], sending: asyncio.Task[None]) -> bool:
         if not answers or self._least is None or not sending.done():
             return False
         return self._boundaries or sum(map(len, answers)) >= self._least
 
-    def _none(self, answers: list[Any]) -> kin.EndOfChannel:
-        what = (
-            f"only {sum(map(len, answers))} bytes of an answer came"
-            if answers
-            else "no answer came"
-        )
+    def _too_little(self, answers: list[Any]) -> kin.EndOfChannel:
+        what = "no answer came"
+        if answers:
+            what = f"only {sum(map(len, answers))} bytes of an answer came"
         return kin.EndOfChannel(what, subject=self._address, why="the server closed the connection")

@@ -178,6 +178,7 @@ def finish_sending(end: Sending, timeout: float | None) -> None:
     if isinstance(end, kin.Sender):
         return
     end.send_eof()
-    with contextlib.suppress(kin.EndOfChannel):
+    closed = within(timeout, "the receiver does not say that it has everything", end.address)
+    with contextlib.suppress(kin.EndOfChannel), closed:
         while True:
             end.recv_bytes(timeout=timeout)

@@ -92,7 +92,7 @@ class _Moving:
     def __init__(
         self, end: Sending, report: Report, timeout: float | None, priority: int | None
     ) -> None:
-        self.end, self._report, self._timeout, self._priority = end, report, timeout, priority
+        self.end, self.report, self._timeout, self._priority = end, report, timeout, priority
 
     def _within(self) -> AbstractContextManager[None]:
         return ends.within(self._timeout, "the receiver takes nothing more", self.end.address)
@@ -100,13 +100,13 @@ class _Moving:
     def bytes(self, data: memoryview) -> None:
         with self._within():
             self.end.send_bytes(data, timeout=self._timeout, priority=self._priority)
-        self._report.add(len(data))
+        self.report.add(len(data))
 
     def object(self, obj: object, *, counts: bool = True) -> None:
         with self._within():
             self.end.send(obj, timeout=self._timeout, priority=self._priority)
         if counts:
-            self._report.add(0)
+            self.report.add(0)
 
 
 def _send(
@@ -120,6 +120,7 @@ def _send(
     if style is Style.OBJECTS:
         for obj in source.objects():
             moving.object(obj)
+        moving.report.bytes = moving.end.statistics().bytes_sent
         return {}
     checksum = Checksum()
     filled = boundaries and style is not Style.CHECKED

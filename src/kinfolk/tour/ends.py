@@ -99,14 +99,11 @@ def _write_where_nobody_reads(line: Line) -> None:
 
 
 def _kill_the_sender(link: Link) -> dict[str, Any]:
-    with crew() as hands:
-        link.prepare()
-        try:
-            receiver = hands.start("receiver", _receive_to_the_end, link)
-            receiver.hear()
-            sender = hands.start("sender", _send_one, link)
-        finally:
-            link.release()
+    with link.laid(), crew() as hands:
+        receiver = hands.start("receiver", _receive_to_the_end, link)
+        receiver.hear()
+        sender = hands.start("sender", _send_one, link)
+        link.release()
         receiver.hear()  # the first message came: now it waits for a second
         sender.signal(signal.SIGSTOP)
         receiver.tell("stopped")
@@ -133,14 +130,11 @@ def _send_one(line: Line, link: Link) -> None:
 
 
 def _kill_the_receiver(link: Link) -> dict[str, Any]:
-    with crew() as hands:
-        link.prepare()
-        try:
-            receiver = hands.start("receiver", _receive_one, link)
-            receiver.hear()
-            sender = hands.start("sender", _send_until_refused, link)
-        finally:
-            link.release()
+    with link.laid(), crew() as hands:
+        receiver = hands.start("receiver", _receive_one, link)
+        receiver.hear()
+        sender = hands.start("sender", _send_until_refused, link)
+        link.release()
         receiver.hear()
         sender.hear()  # no room: it waits
         killed = receiver.kill()

@@ -130,13 +130,9 @@ def _move(
     link: Link, cargo: Cargo, directory: str, advance: Callable[[str, int], None]
 ) -> dict[str, Any]:
     copy = os.path.join(directory, "copy")
-    with crew() as hands:
-        link.prepare()
-        try:
-            child = hands.start("receiver", _receive, link, copy)
-            size, started = _send(link, cargo, child, advance)
-        finally:
-            link.release()
+    with link.laid(), crew() as hands:
+        child = hands.start("receiver", _receive, link, copy)
+        size, started = _send(link, cargo, child, advance)
         arrived = child.result()
     os.unlink(copy)
     seconds = arrived["finished"] - started
@@ -182,8 +178,6 @@ def _receive(line: Line, link: Link, copy: str) -> dict[str, Any]:
             line.alive()
         finished = time.monotonic()
         line.tell("complete")
-        if not receiver.limits.presence:
-            receiver.unlink()  # such a name outlives everybody
     again = inspect(copy)
     return {
         "messages": messages,

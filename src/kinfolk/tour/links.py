@@ -1,18 +1,22 @@
 """A one-way link over every mechanism that kinfolk has, with names that nobody else has.
 
-    link = Link("fifo", "fifo:/tmp/…/fifo")
-    the receiving process:  link.open_receiver()
-    the sending process:    link.open_sender()
+    with Link("fifo", "fifo:/tmp/…/fifo").laid() as link, crew() as hands:
+        the receiving process:  link.open_receiver()
+        the sending process:    link.open_sender()
+        whoever is neither:     link.release()
 
 Rules:
-1. A link is made before the fork, because an anonymous pipe is inherited and has no other address.
+1. A link is laid before the fork, because an anonymous pipe is inherited and has no other address.
 2. Each process drops, with `release`, what it inherited and does not use: else it counts as a peer.
-3. A mechanism that is new in kinfolk gets its address here, in `links`, and is on the tour.
+3. Nothing of it stays, whoever was killed when: after the crew, the name of a queue is removed.
+4. A mechanism that is new in kinfolk gets its address here, in `links`, and is on the tour.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 
 import kinfolk as kin
 from kinfolk.channels.opening import MECHANISMS
@@ -29,20 +33,28 @@ class Link:
         address: str,
         *,
         anonymous: bool = False,
+        elsewhere: bool = False,
         worth_while: int = 256 << 10,
     ) -> None:
-        """Over ``address``; an ``anonymous`` one is made by `prepare` and inherited.
+        """Over ``address``; an ``anonymous`` one is inherited; one ``elsewhere`` is no file.
 
         ``worth_while`` is a message size in bytes above which there is nothing to be gained.
         """
         self.label, self.address, self.worth_while = label, address, worth_while
-        self._anonymous = anonymous
+        self._anonymous, self._elsewhere = anonymous, elsewhere
         self._ends: tuple[kin.Receiver, kin.Sender] | None = None
 
-    def prepare(self) -> None:
-        """Before the fork: make what is to be inherited."""
+    @contextlib.contextmanager
+    def laid(self) -> Iterator[Link]:
+        """Make what is to be inherited, and at the end remove what is left."""
         if self._anonymous:
             self._ends = kin.channel(self.address)
+        try:
+            yield self
+        finally:
+            self.release()
+            if self._elsewhere:
+                self._remove()
 
     def open_receiver(self) -> kin.Receiver:
         """In the process that receives."""
@@ -66,6 +78,13 @@ class Link:
             for end in self._ends:
                 end.close()
             self._ends = None
+
+    def _remove(self) -> None:
+        """Join once more, so that the name is there, and take it away."""
+        with contextlib.suppress(kin.KinfolkError):  # why it can't be opened was said before
+            with kin.open_receiver(self.address, timeout=PATIENCE) as last:
+                if not last.limits.presence:
+                    last.unlink()  # else closing the last end does it
 
 
 def links(directory: str, *, ending: bool = False) -> list[Link]:
@@ -94,9 +113,9 @@ def _links_of(scheme: str, directory: str, ending: bool) -> list[Link]:
             # Larger packets travel as memfds, which pays for much larger ones only.
             return [Link(scheme, f"{scheme}:{directory}/{scheme}", worth_while=64 << 10)]
         case "mq":
-            return [Link(scheme, f"mq:/{unused_name()}{lifetime}")]
+            return [Link(scheme, f"mq:/{unused_name()}{lifetime}", elsewhere=True)]
         case "sysv-mq":
-            return [Link(scheme, f"sysv-mq:{unused_key()}{lifetime}")]
+            return [Link(scheme, f"sysv-mq:{unused_key()}{lifetime}", elsewhere=True)]
         case "tcp":
             return [Link(scheme, f"tcp:127.0.0.1:{unused_port()}")]
     raise kin.Unsupported(

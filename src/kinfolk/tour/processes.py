@@ -42,6 +42,9 @@ PATIENCE = 20
 #: Seconds to wait for the report of a child that seems to have failed.
 _LAST_WORDS = 1.0
 
+#: What a user ends the tour with; its handlers unwind the process that walks.
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 class Closable(Protocol):
     """An end that a child does not want."""
@@ -169,13 +172,19 @@ class Crew:
         """Fork a child that plays ``name``: it runs ``function(line, *arguments)``."""
         here, there = multiprocessing.Pipe()
         sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            here.close()
-            _live(there, function, arguments, closes)
+        # Until the child has left the parent's handlers behind, and the parent has written the
+        # child down, no signal may unwind either of them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                here.close()
+                _live(there, mask, function, arguments, closes)
+            child = Child(name, pid, here)
+            self._children.append(child)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         there.close()
-        child = Child(name, pid, here)
-        self._children.append(child)
         return child
 
     def complaint(self) -> ChildFailed | None:
@@ -221,6 +230,7 @@ def how_it_ended(status: int | None) -> str:
 
 def _live(
     connection: Connection[Any, Any],
+    mask: Iterable[int],
     function: Callable[..., object],
     arguments: tuple[object, ...],
     closes: Iterable[Closable],
@@ -230,8 +240,9 @@ def _live(
     """
     try:
         # Whatever handlers the parent has are its own; Ctrl-C ends a child without a word.
-        for number in (signal.SIGALRM, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGALRM, *_ENDINGS):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.alarm(HANG_LIMIT)
         for end in closes:
             end.close()

@@ -5,8 +5,7 @@ the test with numbers and a reader that is slower than the writer.
 
 It shows
 - how many messages the kernel holds before it makes the sender wait;
-- that after many such waits every number has come, in order, once;
-- who sent, as the kernel vouches for each datagram.
+- that after many such waits every number has come, in order, once.
 """
 
 from __future__ import annotations

@@ -5,8 +5,7 @@ connection with an end, like a stream, and messages with boundaries, like datagr
 
 It shows
 - what a plain stream does to two messages, and what a plain seqpacket socket does;
-- messages of many sizes that come back from a server one by one;
-- that an empty message is a message, and the end an end.
+- messages of many sizes that come back from a server one by one, empty ones among them.
 """
 
 from __future__ import annotations

@@ -1,0 +1,19 @@
+"""What the unit tests share: real processes at the other end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.peers import Peers
+
+
+@pytest.fixture
+def peers() -> Iterator[Peers]:
+    """Forks peers; none is left at the end."""
+    children = Peers()
+    try:
+        yield children
+    finally:
+        children.end()

@@ -109,7 +109,6 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "msgspec": (),
     "posix_ipc": (),
     "sysv_ipc": (),
-    "psutil": ("processes", "inspection", "bench"),
     "numpy": (),
 }
 

@@ -83,7 +83,7 @@ def test_a_clean_tree_passes(problems_of):
                     "    except ImportError:\n        raise TypeError from None\n"
                 ),
                 "processes/__init__.py": "from kinfolk.processes.spawn import spawn\n",
-                "processes/spawn.py": "import kinfolk.processes.status\nimport psutil\n",
+                "processes/spawn.py": "import kinfolk.processes.status\nimport msgspec\n",
                 "processes/status.py": (
                     "import sys\n"
                     "from typing import TYPE_CHECKING\n"

@@ -60,7 +60,7 @@ class Descriptor:
         return Descriptor(os.dup(self.fileno()), self.name)
 
     def __del__(self) -> None:
-        if self._number >= 0:
+        if getattr(self, "_number", -1) >= 0:  # else it was never finished
             warnings.warn(
                 f"unclosed {self.name} (fd {self._number})",
                 ResourceWarning,

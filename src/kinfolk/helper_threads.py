@@ -1,6 +1,6 @@
 """Threads that block so that an event loop need not: where the kernel gives no descriptor to wait on.
 
-Only System V queues need them (`kinfolk.waiting.BlockingCall`). One thread can block in one queue at a time, so there
+Only System V queues need them. One thread can block in one queue at a time, so there
 is one for each queue that some task waits for just now; when the wait is over, the thread is kept for the next one.
 
 Rules:
@@ -13,22 +13,31 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import contextlib
+import errno
 import os
 import queue
 import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from kinfolk.errors import LimitReached
 
-class Call(Protocol):
-    """What a helper can run: see `kinfolk.waiting.BlockingCall`."""
+
+class BlockingCall(Protocol):
+    """A wait for which the kernel has no descriptor (msgrcv(2)), as a call that blocks."""
 
     def block(self, milliseconds: int | None) -> bool:
-        """Block until there is something to report."""
+        """Return once another try is worth it, when `wake` was called, or when time is up.
+
+        True when the call itself has done the operation (the message is sent): the steps are told, whatever
+        else has happened meanwhile.
+        """
 
     def wake(self) -> None:
-        """Make `block` return."""
+        """Make `block` return soon, in whatever thread it runs, also if it is only about to."""
 
 
 #: What is told at the end of a call: its result, or the exception that it raised.
@@ -41,12 +50,14 @@ class _Helper:
     """One thread and the way to give it calls."""
 
     def __init__(self) -> None:
-        self._inbox: queue.SimpleQueue[tuple[Call, int | None, Report] | None] = queue.SimpleQueue()
-        self.call: Call | None = None  # what it blocks in, or is about to
+        self._inbox: queue.SimpleQueue[tuple[BlockingCall, int | None, Report] | None] = (
+            queue.SimpleQueue()
+        )
+        self.call: BlockingCall | None = None  # what it blocks in, or is about to
         self.thread = threading.Thread(target=self._run, name="kinfolk helper", daemon=True)
         self.thread.start()
 
-    def give(self, call: Call, milliseconds: int | None, report: Report) -> None:
+    def give(self, call: BlockingCall, milliseconds: int | None, report: Report) -> None:
         self.call = call
         self._inbox.put((call, milliseconds, report))
 
@@ -81,15 +92,21 @@ class _Crew:
 _crew = _Crew()
 
 
-def run(call: Call, milliseconds: int | None, report: Report) -> None:
+def run(call: BlockingCall, milliseconds: int | None, report: Report) -> None:
     """Run ``call.block`` in a helper; ``report`` is called in that thread. Thread-safe.
 
-    Raises RuntimeError when the interpreter is ending or no thread can be started.
+    Raises LimitReached when no thread can be started.
     """
     with _crew.lock:
-        if _crew.ending:
-            raise RuntimeError("the interpreter is ending")
-        helper = _crew.idle.pop() if _crew.idle else _Helper()
+        try:
+            helper = _crew.idle.pop() if _crew.idle else _Helper()
+        except RuntimeError as error:
+            raise LimitReached(
+                "a task can't wait here",
+                why=f"{error}, and there is no descriptor to wait on",
+                remedy="end some threads, raise the limit (ulimit -u), or use mq: instead of sysv-mq:",
+                code=errno.EAGAIN,
+            ) from error
         _crew.all.add(helper)
         helper.give(call, milliseconds, report)
 
@@ -103,6 +120,54 @@ def _is_free(helper: _Helper) -> bool:
         else:
             _crew.all.discard(helper)
         return kept
+
+
+async def block_aside(call: BlockingCall, milliseconds: int | None) -> bool:
+    """Run a call in a helper thread, from a task. A cancellation ends the call, and waits for its outcome.
+
+    If the call had done the operation by then, the operation succeeds, and the task is cancelled at
+    its next await instead: a cancelled send was not sent.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[bool] = loop.create_future()
+
+    def settle(done: bool, error: BaseException | None) -> None:
+        if error is None:
+            outcome.set_result(done)
+        else:
+            outcome.set_exception(error)
+
+    def report(done: bool, error: BaseException | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and its tasks with it
+            loop.call_soon_threadsafe(settle, done, error)
+
+    run(call, milliseconds, report)
+    cancelled: asyncio.CancelledError | None = None
+    while not outcome.done():
+        try:
+            await asyncio.wait((outcome,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+            call.wake()
+    if cancelled is not None:
+        if outcome.exception() is not None or not outcome.result():
+            raise cancelled
+        _cancel_later(loop)
+    return outcome.result()
+
+
+def _cancel_later(loop: asyncio.AbstractEventLoop) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    requests = task.cancelling()
+
+    def cancel_again() -> None:
+        # Unless who asked for it (asyncio.timeout) was satisfied, and has taken it back.
+        if not task.done() and task.cancelling() >= requests > 0:
+            task.uncancel()
+            task.cancel()
+
+    loop.call_soon(cancel_again)
 
 
 def _at_exit() -> None:

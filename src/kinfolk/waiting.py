@@ -17,34 +17,19 @@ Rules:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import select
 import threading
 from collections.abc import Callable, Generator
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, TypeVar
 
-from kinfolk import helper_threads
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import Timeout, from_os_error
+from kinfolk.helper_threads import BlockingCall, block_aside
 from kinfolk.turnstile import Turnstile
 
 T = TypeVar("T")
-
-
-class BlockingCall(Protocol):
-    """A wait for which the kernel has no descriptor (msgrcv(2)), as a call that blocks."""
-
-    def block(self, milliseconds: int | None) -> bool:
-        """Return once another try is worth it, when `wake` was called, or when time is up.
-
-        True when the call itself has done the operation (the message is sent): the steps are told, whatever
-        else has happened meanwhile.
-        """
-
-    def wake(self) -> None:
-        """Make `block` return soon, in whatever thread it runs, also if it is only about to."""
 
 
 class Interest(NamedTuple):
@@ -354,52 +339,4 @@ async def ablock(interest: Interest, turnstile: Turnstile, deadline: Deadline, w
         turnstile.awake()
     else:
         turnstile.asleep(interest.call)
-        turnstile.awake(done=await _in_helper(interest.call, deadline))
-
-
-async def _in_helper(call: BlockingCall, deadline: Deadline) -> bool:
-    """Run a blocking call in a helper thread. A cancellation ends the call, and waits for its outcome.
-
-    If the call had done the operation by then, the operation succeeds, and the task is cancelled at
-    its next await instead: a cancelled send was not sent.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[bool] = loop.create_future()
-
-    def settle(done: bool, error: BaseException | None) -> None:
-        if error is None:
-            outcome.set_result(done)
-        else:
-            outcome.set_exception(error)
-
-    def report(done: bool, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and its tasks with it
-            loop.call_soon_threadsafe(settle, done, error)
-
-    helper_threads.run(call, deadline.milliseconds(), report)
-    cancelled: asyncio.CancelledError | None = None
-    while not outcome.done():
-        try:
-            await asyncio.wait((outcome,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-            call.wake()
-    if cancelled is not None:
-        if outcome.exception() is not None or not outcome.result():
-            raise cancelled
-        _cancel_later(loop)
-    return outcome.result()
-
-
-def _cancel_later(loop: asyncio.AbstractEventLoop) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    requests = task.cancelling()
-
-    def cancel_again() -> None:
-        # Unless who asked for it (asyncio.timeout) was satisfied, and has taken it back.
-        if not task.done() and task.cancelling() >= requests > 0:
-            task.uncancel()
-            task.cancel()
-
-    loop.call_soon(cancel_again)
+        turnstile.awake(done=await block_aside(interest.call, deadline.milliseconds()))

@@ -48,9 +48,14 @@ def test_it_leaves_nothing_when_it_is_given_up(file_system, existing, tmp_path):
     path = tmp_path / "file"
     if existing is not None:
         path.write_bytes(existing)
-    with pytest.raises(KeyError), output_to(str(path)) as output:
-        output.write(b"new")
-        raise KeyError
+
+    def give_up() -> None:
+        with output_to(str(path)) as output:
+            output.write(b"new")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        give_up()
     assert [entry.read_bytes() for entry in tmp_path.iterdir()] == ([existing] if existing else [])
 
 

@@ -38,6 +38,7 @@ class Link:
         self.options: dict[str, Any] = {}
         self._ends: list[Any] = []
         self._spare: dict[Role, Any] = {}  # anonymous ends that nobody asked for yet
+        self._waiting: list[Peer] = []  # until this process has closed what is theirs
         self._listener: kin.Listener | None = None
 
     # ---------------------------------------------------------------------------- opening
@@ -103,21 +104,36 @@ class Link:
         return self.sender(), peer
 
     def fork(self, role: Role, function: Job, *args: Any) -> Peer:
-        """A peer with an end of its own; this process keeps what it has. Call `release` after the last."""
+        """A peer with an end of its own. It begins when `release` is called, after the last fork."""
         self.prepare()
-        return self.peers.fork(self._in_child, role, function, args)
+        peer = self.peers.fork(self._in_child, role, function, args)
+        self._waiting.append(peer)
+        return peer
 
     def release(self, *roles: Role) -> None:
-        """Close the copies here of ends that are for peers."""
+        """Close the copies here of ends that are for peers (or of all), and let the peers begin."""
         for role in roles or tuple(self._spare):
             if (end := self._spare.pop(role, None)) is not None:
                 end.close()
+        self.let_begin()
+
+    def let_begin(self) -> None:
+        """Let the peers begin while the copies here stay open."""
+        while self._waiting:
+            self._waiting.pop().say("begin")
 
     def _in_child(self, voice: Voice, role: Role, function: Job, args: tuple[Any, ...]) -> Any:
         for inherited in self._ends:
             inherited.close()
-        end = self._open(role)
-        self.release()
+        if self.variant.anonymous:
+            # A copy closed here, and copies that the parent still has, count as peers.
+            end = self._open(role)
+            self._waiting.clear()
+            self.release()
+            voice.hear()
+        else:
+            voice.hear()
+            end = self._open(role)
         with end:
             return function(end, voice, *args)
 
@@ -132,6 +148,10 @@ class Link:
     @property
     def several_senders(self) -> bool:
         """Whether several processes may have this very channel to send."""
+        if self.variant.way == "channel" and self.variant.scheme in ("unix", "tcp"):
+            return (
+                False  # a stream socket has one writing process, and nobody else can join this one
+            )
         return not self.variant.duplex and self.prepared(lambda end: end.limits.senders) == "many"
 
     @property
@@ -155,7 +175,7 @@ class Link:
     def renew(self) -> None:
         """Close everything, and begin with a new channel: other options may be set."""
         self.close()
-        self._ends, self._spare = [], {}
+        self._ends, self._spare, self._waiting = [], {}, []
 
     def close(self) -> None:
         """Close everything here and remove the name."""

@@ -116,8 +116,11 @@ def _abstract(scheme: str) -> Callable[[Place], str]:
     return lambda place: f"{scheme}:@{place.name()}"
 
 
-def _tcp(place: Place) -> str:
-    return f"tcp:127.0.0.1:{place.port()}?codec=msgpack"
+def _tcp(query: str) -> Callable[[Place], str]:
+    return lambda place: f"tcp:127.0.0.1:{place.port()}?codec=msgpack{query}"
+
+
+_SMALL = "&capacity=256K"  # what TCP buffers by default are megabytes to be filled each time
 
 
 TABLE: dict[str, list[Variant]] = {
@@ -184,11 +187,11 @@ TABLE: dict[str, list[Variant]] = {
     "tcp": _variants(
         "tcp",
         {
-            "named": {"": _tcp},
-            "listener": {"": _tcp},
-            "caller": {"": _tcp},
-            "channel": {"": _bare("tcp:?codec=msgpack")},
-            "pair": {"": _bare("tcp:?codec=msgpack")},
+            "named": {"": _tcp(_SMALL)},
+            "listener": {"": _tcp("")},
+            "caller": {"": _tcp(_SMALL)},
+            "channel": {"": _bare(f"tcp:?codec=msgpack{_SMALL}")},
+            "pair": {"": _bare(f"tcp:?codec=msgpack{_SMALL}")},
         },
     ),
 }

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import kinfolk as kin
+from tests.conformance.fixtures import main_ways
 from tests.conformance.link import Link
 from tests.conformance.peers import HANG
 
@@ -67,6 +68,7 @@ def test_sizes_up_to_the_limits(link: Link):
             assert isinstance(outcome, str), (size, outcome)
 
 
+@main_ways
 def test_64_mib(link: Link):
     receiver, peer = link.from_peer(send_sizes, [HUGE, 10])
     first = receiver.recv_bytes(timeout=HANG)
@@ -90,15 +92,10 @@ def send_around_the_limit(sender, voice, largest):
 
 
 def test_the_largest_message_and_one_byte_more(link: Link):
-    link.prepare()
-    probe = link.fork("sender", lambda sender, voice: sender.limits.max_message)
-    probe_receiver = link.receiver()
-    largest = probe.result()
-    assert largest == probe_receiver.limits.max_message
+    largest = link.prepared(lambda end: end.limits.max_message)
     if largest > 8 << 20:  # what the option sets is a limit like any other
         largest = 100_000
         link.options["max_message"] = largest
-    link.renew()
     receiver, peer = link.from_peer(send_around_the_limit, largest)
     assert receiver.limits.max_message == largest
     assert receiver.recv_bytes(timeout=HANG) == pattern(largest)

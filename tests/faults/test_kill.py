@@ -24,8 +24,9 @@ import threading
 import pytest
 
 import kinfolk as kin
+from tests.conformance.fixtures import main_ways
 from tests.conformance.link import Link
-from tests.conformance.peers import HANG, state, thread_of, until, until_blocked
+from tests.conformance.peers import HANG, FailedInPeer, state, thread_of, until, until_blocked
 from tests.conformance.test_endings import sends_until_it_breaks
 from tests.conformance.test_flow import fill, larger_than_the_channel, size_that_fits
 from tests.conformance.test_messages import pattern
@@ -124,6 +125,7 @@ def kill_a_receiver(link: Link, seed: int) -> None:
         sends_until_it_breaks(sender)
 
 
+@main_ways
 @pytest.mark.parametrize("end", ["sender", "receiver"])
 def test_killed_at_random_moments(link: Link, end):
     kill = kill_a_sender if end == "sender" else kill_a_receiver
@@ -133,6 +135,7 @@ def test_killed_at_random_moments(link: Link, end):
 
 
 @pytest.mark.soak
+@main_ways
 @pytest.mark.parametrize("end", ["sender", "receiver"])
 def test_killed_thousands_of_times(link: Link, end):
     kill = kill_a_sender if end == "sender" else kill_a_receiver
@@ -244,7 +247,13 @@ def test_another_receiver_goes_on_after_a_killed_one(link: Link):
         with pytest.raises(kin.BrokenChannel):
             sends_until_it_breaks(sender)
         return
+    link.let_begin()
     sender = link.sender()
+    if link.variant.scheme == "fifo" and link.variant.way == "channel":
+        # The copy here was opened as the receiver and still is it.
+        with pytest.raises(FailedInPeer, match="Busy"):
+            first.result()
+        return
     number = 0
     while seen.value < 20:
         number += 1
@@ -342,6 +351,7 @@ def end_this_thread() -> None:
 
 
 @pytest.mark.soak
+@main_ways
 @pytest.mark.parametrize("end", ["sender", "receiver"])
 def test_killed_with_a_gibibyte_resident(link: Link, end):
     def filled(_end, voice):

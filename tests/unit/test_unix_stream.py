@@ -7,6 +7,7 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import os
 import resource
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -673,6 +674,41 @@ def test_a_copy_of_an_end_that_had_read_ahead_is_refused(peers: Peers):  # noqa:
         copy.say()
         with pytest.raises(AssertionError, match=r"ForkedCopy.*read ahead"):
             copy.result()
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+def test_after_a_killed_receiver_no_copy_goes_on(scheme, peers: Peers):  # noqa: F811
+    """Nobody knows what it had read ahead: messages would be missing, or begin in their middle."""
+    receiver, sender = kin.channel(f"{scheme}:")
+    with receiver, sender:
+
+        def receive(voice):
+            voice.say(receiver.recv(timeout=HANG))
+            signal.pause()
+
+        first = peers.fork(receive)
+        sender.send_many(range(100))
+        assert first.hear() == 0
+        first.kill()
+        for _ in range(2):
+            with pytest.raises(kin.ForkedCopy, match="may have read ahead"):
+                receiver.recv(timeout=HANG)
+
+
+def test_a_copy_goes_on_after_a_receiver_that_closed(peers: Peers):  # noqa: F811
+    receiver, sender = kin.channel("unix:")
+    with receiver, sender:
+
+        def receive(voice):
+            with receiver:
+                voice.say(receiver.recv(timeout=HANG))
+
+        first = peers.fork(receive)
+        sender.send(1)
+        assert first.hear() == 1
+        first.result()
+        sender.send(2)
+        assert receiver.recv(timeout=HANG) == 2
 
 
 def test_two_ends_of_one_process_do_not_share_a_stream():

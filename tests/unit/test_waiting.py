@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import itertools
 import os
 import select
 import signal
@@ -163,9 +164,8 @@ def test_a_woken_thread_takes_no_wake_into_its_next_wait(ends: Ends) -> None:
 
 
 def test_a_forked_child_waits_by_an_eventfd_of_its_own(ends: Ends, peers: Peers) -> None:
-    receiver, sender = ends
     with pytest.raises(kin.Timeout):
-        receiver.recv(timeout=0.001)
+        ends[0].recv(timeout=0.001)
     parents = waiting._thread_waiter()
 
     def child(voice: Any) -> bool:
@@ -249,7 +249,7 @@ other = kin.open_sender("fifo:%s")
 thread = threading.Thread(target=receiver.recv, daemon=True)
 thread.start()
 while not receiver.statistics().waits > 1: pass
-""" % ((tmp_path / "f",) * 2)  # noqa: UP031
+""" % ((tmp_path / "f",) * 2)
     ended = subprocess.run(
         [sys.executable, "-W", "ignore::ResourceWarning", "-c", script],
         capture_output=True,
@@ -347,7 +347,7 @@ def test_two_loops_and_a_thread_share_one_end(ends: Ends) -> None:
         sender.send(b"%d" % number)
     sender.close()
     results = [call.result() for call in calls]
-    assert sorted(sum(results, []), key=int) == [b"%d" % number for number in range(count)]
+    assert sorted(itertools.chain(*results), key=int) == [b"%d" % number for number in range(count)]
     for result in results:
         assert result == sorted(result, key=int)
 

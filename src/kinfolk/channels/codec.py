@@ -234,6 +234,7 @@ def _described(dtype: Any) -> Any:
         "names": dtype.names,
         "formats": [_described(field[0]) for field in fields],
         "offsets": [field[1] for field in fields],
+        "titles": [field[2] if len(field) > 2 else None for field in fields],
         "itemsize": dtype.itemsize,
     }
 

@@ -103,7 +103,7 @@ class Chunker:
                 flags |= LAST
             yield [self._header(flags, kind, length, total), *pieces]
         if committed:
-            yield [self._header(LAST, kind, 0, total)]
+            yield [self._header(LAST if sent else FIRST | LAST, kind, 0, total)]
 
     def abort(self) -> bytes:
         """The chunk that makes the receiver forget the message that `chunks` began last."""

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from kinfolk._native import mq_attributes
 from kinfolk.channels.address import Address
-from kinfolk.channels.contract import Limits, Mechanism, ReceiveTransport, SendTransport
+from kinfolk.channels.contract import Duplex, Limits, Mechanism, ReceiveTransport, SendTransport
 from kinfolk.channels.posix_queue import (
     Patience,
     PosixQueue,
@@ -109,6 +109,12 @@ class MqMechanism(Mechanism):
             _end(QueueReceiver, address, descriptor, receives),
             _end(QueueSender, address, second, sends),
         )
+
+    def pair(self, address: Address) -> Steps[tuple[Duplex, Duplex]]:
+        """Two queues, one each way: of one queue, an end would receive what it sent itself."""
+        if address.name:
+            raise self._lacks("a queue goes one way only", address)
+        return super().pair(address)
 
 
 def _check_name(address: Address) -> None:

@@ -23,7 +23,7 @@ from kinfolk.channels.pipe_transport import (
     unlink,
 )
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import CorruptChannel, EndOfChannel
+from kinfolk.errors import CorruptChannel, EndOfChannel, KinfolkError
 from kinfolk.identity import is_dead, open_pidfd
 from kinfolk.waiting import Interest, Steps
 
@@ -39,7 +39,8 @@ class PipeReceiver(ReceiveTransport):
         self._assembler = Assembler(limits.max_message, subject)
         self._claim = Claim(descriptor.fileno(), RECEIVING, subject, sole=True)
         self._pid = os.getpid()  # who received what is incomplete
-        self._in_doubt = False  # nobody knows how much of a long chunk was read
+        self._in_doubt = False  # nobody knows what was read of a long chunk
+        self._alone = limits.senders == "one"
         self._body: tuple[Chunk, memoryview | None, int] | None = (
             None  # a long chunk of which some bytes are in
         )
@@ -71,8 +72,10 @@ class PipeReceiver(ReceiveTransport):
             try:
                 if self._body is not None:
                     message = self._read_body(fd)
+                elif self._raw:
+                    message = self._read_raw(fd)
                 else:
-                    message = self._read_raw(fd) if self._raw else self._read_packet(fd)
+                    message = self._read_begin(fd) if self._alone else self._read_packet(fd)
                 if message is not None:
                     return message
             except _Nothing:
@@ -111,6 +114,21 @@ class PipeReceiver(ReceiveTransport):
     def _read_raw(self, fd: int) -> Message:
         return Message(RAW, (self._read(fd, self.limits.capacity or PIPE_BUF),))
 
+    def _read_begin(self, fd: int) -> Message | None:
+        """A packet that may be the header of a long chunk."""
+        if self._in_doubt:
+            raise self._torn()
+        self._in_doubt = (
+            True  # if a KeyboardInterrupt comes between the read and what is done with it
+        )
+        try:
+            message = self._read_packet(fd)
+        except (_Nothing, KinfolkError, OSError):
+            self._in_doubt = False
+            raise
+        self._in_doubt = False
+        return message
+
     def _read_packet(self, fd: int) -> Message | None:
         data = self._read(fd, PIPE_BUF)
         if len(data) < HEADER.size:
@@ -141,13 +159,13 @@ class PipeReceiver(ReceiveTransport):
         if self._in_doubt:
             raise self._torn()
         chunk, room, missing = self._body
-        self._in_doubt = True  # if a KeyboardInterrupt comes between the read and the count
+        self._in_doubt = True
         try:
             if room is None:
                 missing -= len(self._read(fd, missing))
             else:
                 missing -= self._read_into(fd, room[chunk.length - missing :])
-        except (_Nothing, EndOfChannel, OSError):
+        except (_Nothing, KinfolkError, OSError):
             self._in_doubt = False
             raise
         self._body = (chunk, room, missing) if missing else None

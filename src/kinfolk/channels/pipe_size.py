@@ -22,11 +22,10 @@ def bytes_waiting(fd: int) -> int:
 def set_capacity(fd: int, capacity: int, subject: str) -> None:
     """F_SETPIPE_SZ. Raises LimitReached, naming the kernel's limit."""
     try:
-        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, capacity)
-    except BlockingIOError:  # EBUSY, says fcntl(2) of what does not fit any more
-        raise
-    except (OSError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.EPERM, errno.EINVAL):
+        # fcntl would take the low 32 bits of a larger number
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, min(capacity, 2**32 - 1))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL):
             raise
         with open("/proc/sys/fs/pipe-max-size", encoding="ascii") as file:
             largest = file.read().strip()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import select
 import stat
@@ -35,6 +36,7 @@ from kinfolk.rendezvous import NotYet, retry, wait_for_path
 from kinfolk.waiting import Steps
 
 _MADE_BY_KINFOLK = stat.S_ISVTX
+_LONGEST_NAME = 200  # of what stands for a name in a file name of at most 255 bytes
 _PATIENCE = 0.1  # seconds that leaving waits for the lock before it leaves the name to the next
 
 
@@ -259,4 +261,7 @@ def _joined(
 
 def presence_path(mechanism: str, name: str) -> str:
     """Where the presence of a name without a directory of its own lies."""
-    return f"{runtime_directory.path_name()}/{mechanism}-{quote(name, safe='', errors='surrogateescape')}"
+    quoted = quote(name, safe="", errors="surrogateescape")
+    if len(quoted) > _LONGEST_NAME:
+        quoted = "#" + hashlib.sha256(quoted.encode()).hexdigest()
+    return f"{runtime_directory.path_name()}/{mechanism}-{quoted}"

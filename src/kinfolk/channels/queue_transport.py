@@ -222,7 +222,10 @@ class QueueReceiver(_End, ReceiveTransport):
                 subject=self._subject,
                 remedy="does the other side send bare bytes? then open this end with framing='raw'",
             )
-        return Message(data[-FOOTER_SIZE], (memoryview(data)[:-FOOTER_SIZE],), priority=priority)
+        kind = data[-FOOTER_SIZE]
+        # Bytes leave as bytes, so they are cut out at once; the rest is decoded from where it lies.
+        body = data[:-FOOTER_SIZE] if kind == RAW else memoryview(data)[:-FOOTER_SIZE]
+        return Message(kind, (body,), priority=priority)
 
 
 def rebuilt(

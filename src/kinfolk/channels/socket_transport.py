@@ -14,7 +14,7 @@ Rules:
 4. A process that ends in the middle of a larger message leaves the stream *torn* for its forked copies, which must not write
    into the half chunk. The socket itself remembers that, in an option which means nothing here (SO_OOBINLINE: nobody sends
    urgent data), as everything else dies with the process.
-5. A copy may not read on where another process has read ahead: ForkedCopy.
+5. A copy may not read on where another process may have read ahead: see `stream_reader`.
 """
 
 from __future__ import annotations
@@ -270,7 +270,6 @@ class StreamReceiver(ReceiveTransport):
         self._reader = terms.reader(stream.sock, ahead)
         self._claim = Claim(stream.sock.fileno(), RECEIVING, terms.subject, sole=True)
         self.interest = Interest(readable=(stream.sock.fileno(),))
-        self._pid = os.getpid()
         self._passed_on = False
 
     @property
@@ -291,9 +290,6 @@ class StreamReceiver(ReceiveTransport):
 
     def _begin(self) -> None:
         self._claim.take()
-        if self._pid != os.getpid():
-            check_copy(self._reader, self._terms.subject)
-            self._pid = os.getpid()
         if self._passed_on:
             raise Busy(
                 "this end was passed on, with messages that it had read",

@@ -12,7 +12,10 @@ Rules:
 3. Room for all the descriptors that may come at once (253) is given with every recv, so that none is cut off. When this
    process may open no more, the kernel drops them: the message is lost with them, and LimitReached says so.
 4. ECONNRESET means that the peer went without reading all that we sent; what it sent before is still there.
-5. After the end, or something corrupt, nothing more is read: there is no way to find the next header.
+5. A process that reads ahead takes bytes that no other will see. It leaves a mark on the socket, in an option that means
+   nothing here (SO_BROADCAST), because the mark must outlive a kill: a copy that finds it may not go on (ForkedCopy). Who
+   closes with nothing read ahead takes the mark away.
+6. After the end, or something corrupt, nothing more is read: there is no way to find the next header.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from collections.abc import Sequence
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Message
 from kinfolk.channels.framing import ABORT, DESCRIPTORS, FIRST, HEADER, MAGIC, Assembler, Chunk
-from kinfolk.errors import BrokenChannel, CorruptChannel, EndOfChannel, LimitReached
+from kinfolk.errors import BrokenChannel, CorruptChannel, EndOfChannel, ForkedCopy, LimitReached
 
 #: Descriptors that one sendmsg(2) can carry: SCM_MAX_FD, the same on every Linux.
 MOST_DESCRIPTORS = 253
@@ -66,6 +69,9 @@ class StreamReader:
         self._riding: list[int] | None = []  # with the message that is incomplete
         self._corrupt: CorruptChannel | None = None
         self._ended = self._reset = False
+        self._pid = 0  # of the process that reads
+        if ahead:
+            self._begin()
         #: whether a header came: there is a program of kinfolk's at the other end
         self.spoke = False
 
@@ -77,8 +83,11 @@ class StreamReader:
     def next_message(self) -> Message | None:
         """The next message, None when it is not here yet.
 
-        Raises EndOfChannel, CorruptChannel (both again and again), LimitReached.
+        Raises EndOfChannel, CorruptChannel (both again and again), LimitReached, ForkedCopy.
         """
+        if self._pid != os.getpid():
+            self._check_copy()
+            self._begin()
         if self._corrupt is not None:
             raise CorruptChannel(self._corrupt.what, subject=self._subject, remedy="connect again")
         try:
@@ -89,6 +98,22 @@ class StreamReader:
             self._corrupt = error
             self.discard()
             raise
+
+    def _check_copy(self) -> None:
+        if self.in_the_middle() or self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST):
+            raise ForkedCopy(
+                "this copy can't receive",
+                subject=self._subject,
+                why="another process has received here, and may have read ahead",
+                remedy="let it close its end first, or pass the end to a process instead of forking",
+            )
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._mark(True)
+
+    def _mark(self, reading: bool) -> None:
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, reading)
 
     def buffered(self) -> bool:
         """Whether a message, or what is no message, waits in user space."""
@@ -108,10 +133,15 @@ class StreamReader:
 
     def give_ahead(self) -> bytes:
         """What was read ahead, for another reader of the same socket."""
+        if self._pid == os.getpid():
+            self._mark(False)
+            self._pid = 0
         return self._ahead[self._at :]
 
     def discard(self) -> None:
         """Forget what is incomplete, and close the descriptors that nobody will get."""
+        if self._pid == os.getpid() and not self.in_the_middle():
+            self._mark(False)
         self._body = None
         self._assembler.forget_all()
         self._ahead, self._at = b"", 0

@@ -23,10 +23,12 @@ from kinfolk.errors import Closed, LimitReached, Unsupported
 from kinfolk.identity import Peer
 
 _UNIX_NOTES = (
+    "A receiver reads ahead: what it had read is lost with it, and a forked copy can't go on after it (ForkedCopy).",
     "Each sender has a connection and a buffer of its own in the kernel: capacity is that of one.",
     "The death of a peer is seen when the kernel has torn it down: usually within 1 ms, later for a process of some GiB.",
 )
 _TCP_NOTES = (
+    "A receiver reads ahead: what it had read is lost with it, and a forked copy can't go on after it (ForkedCopy).",
     "Pickles are refused, for TCP does not say who the peer is.",
     "A peer that ends without having read everything resets the connection, and its own last messages may be lost.",
     "The buffers grow with use, capacity is their bound; a full one may take a little more when the kernels have talked.",

@@ -24,7 +24,7 @@ from typing import TypeVar
 import sysv_ipc
 
 from kinfolk.channels.address import Address
-from kinfolk.channels.contract import Limits, Mechanism, ReceiveTransport, SendTransport
+from kinfolk.channels.contract import Duplex, Limits, Mechanism, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence, presence_path
 from kinfolk.channels.queue_limits import kernel_number, message_refused, too_small
 from kinfolk.channels.queue_transport import FOOTER_SIZE, QueueReceiver, QueueSender
@@ -105,6 +105,12 @@ class SysvMqMechanism(Mechanism):
         except BaseException:
             receiver.close()
             raise
+
+    def pair(self, address: Address) -> Steps[tuple[Duplex, Duplex]]:
+        """Two queues, one each way: of one queue, an end would receive what it sent itself."""
+        if address.name:
+            raise self._lacks("a queue goes one way only", address)
+        return super().pair(address)
 
 
 def key_of(address: Address) -> int:

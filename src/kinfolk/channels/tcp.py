@@ -36,7 +36,7 @@ from kinfolk.channels.contract import (
 )
 from kinfolk.channels.fan_in import FanIn
 from kinfolk.channels.listening import BACKLOG, Door, StreamListener, listening_at
-from kinfolk.channels.socket_transport import StreamSender, duplex
+from kinfolk.channels.socket_transport import StreamReceiver, StreamSender, duplex
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError, Busy, UntrustedPeer
@@ -80,9 +80,6 @@ class TcpMechanism(Mechanism):
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver to listen at the port, and connect."""
-        return (yield from self._open_sender(address))
-
-    def _open_sender(self, address: Address) -> Steps[StreamSender]:
         terms = Terms.of(address)
         stream = yield from _connect(address, terms)
         sender = StreamSender(stream, terms, one_way=True, senders="many")
@@ -90,11 +87,14 @@ class TcpMechanism(Mechanism):
         return sender
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
-        """A receiver at the port and its first sender."""
-        receiver = FanIn((yield from _open_door(_named(address))))
+        """A connection used one way; with a port, a receiver there and its first sender."""
+        if not address.name:
+            terms = Terms.of(address)
+            near, far = yield from _both_ends(address, terms)
+            return StreamReceiver(near, terms), StreamSender(far, terms, one_way=True)
+        receiver = yield from self.open_receiver(address)
         try:
-            there = replace(address, name=receiver.address.removeprefix("tcp:"))
-            return receiver, (yield from self._open_sender(there))
+            return receiver, (yield from self.open_sender(address))
         except BaseException:
             receiver.close()
             raise
@@ -111,18 +111,22 @@ class TcpMechanism(Mechanism):
     def pair(self, address: Address) -> Steps[tuple[Duplex, Duplex]]:
         """Two connected ends of this process."""
         terms = Terms.of(address)
-        door = yield from _open_door(_named(address))
+        near, far = yield from _both_ends(address, terms)
+        return duplex(near, terms), duplex(far, terms)
+
+
+def _both_ends(address: Address, terms: Terms) -> Steps[tuple[Stream, Stream]]:
+    door = yield from _open_door(address if address.name else replace(address, name=_LOOPBACK))
+    try:
+        there = replace(address, name=listening_at(door.sock, terms).removeprefix("tcp:"))
+        near = yield from _connect(there, terms)
         try:
-            there = replace(address, name=listening_at(door.sock, terms).removeprefix("tcp:"))
-            near = yield from _connect(there, terms)
-            try:
-                far = yield from _admit(door, near)
-            except BaseException:
-                near.sock.close()
-                raise
-            return duplex(near, terms), duplex(far, terms)
-        finally:
-            door.close()
+            return near, (yield from _admit(door, near))
+        except BaseException:
+            near.sock.close()
+            raise
+    finally:
+        door.close()
 
 
 def _admit(door: Door, near: Stream) -> Steps[Stream]:
@@ -187,10 +191,6 @@ def _attempt(place: _Place, address: Address, terms: Terms) -> Steps[socket.sock
 
 
 # ── names ────────────────────────────────────────────────────────────────────────────────────
-
-
-def _named(address: Address) -> Address:
-    return address if address.name else replace(address, name=_LOOPBACK)
 
 
 def _split(address: Address) -> tuple[str, int]:

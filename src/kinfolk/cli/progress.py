@@ -10,6 +10,8 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from kinfolk.cli.signals import held_back
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
@@ -29,7 +31,12 @@ class Progress:
         if self._shown:
             self._bar = _make_bar()
             self._task = self._bar.add_task(_shortened(self._what), total=self._total)
-            self._bar.start()
+            try:
+                with held_back():
+                    self._bar.start()
+            except BaseException:  # a signal: nobody else would give the cursor back
+                self._bar.stop()
+                raise
         return self
 
     def expect(self, total: int | None) -> None:
@@ -52,7 +59,8 @@ class Progress:
             if error is None:  # a total that nobody knew is what came
                 done = self._bar.tasks[0].completed
                 self._bar.update(self._task, total=done, completed=done)
-            self._bar.stop()
+            with held_back():
+                self._bar.stop()
 
 
 def can_show() -> bool:

@@ -10,8 +10,10 @@ A second signal during the clean-up kills at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -38,6 +40,16 @@ def raise_when_ended() -> None:
     for number in ENDING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _raise)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Inside, none of the signals comes between two steps that belong together; one that came comes at the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _raise(number: int, frame: FrameType | None) -> NoReturn:

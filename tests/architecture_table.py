@@ -43,6 +43,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             (
                 "deadlines descriptors",
                 "identity turnstile helper_threads",
+                "interest",
+                "thread_waiter task_waiter",
                 "waiting",
                 "rendezvous",
                 "runtime_directory",

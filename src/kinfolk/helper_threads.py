@@ -13,9 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-import asyncio
 import atexit
-import contextlib
 import errno
 import os
 import queue
@@ -120,54 +118,6 @@ def _is_free(helper: _Helper) -> bool:
         else:
             _crew.all.discard(helper)
         return kept
-
-
-async def block_aside(call: BlockingCall, milliseconds: int | None) -> bool:
-    """Run a call in a helper thread, from a task. A cancellation ends the call, and waits for its outcome.
-
-    If the call had done the operation by then, the operation succeeds, and the task is cancelled at
-    its next await instead: a cancelled send was not sent.
-    """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[bool] = loop.create_future()
-
-    def settle(done: bool, error: BaseException | None) -> None:
-        if error is None:
-            outcome.set_result(done)
-        else:
-            outcome.set_exception(error)
-
-    def report(done: bool, error: BaseException | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended, and its tasks with it
-            loop.call_soon_threadsafe(settle, done, error)
-
-    run(call, milliseconds, report)
-    cancelled: asyncio.CancelledError | None = None
-    while not outcome.done():
-        try:
-            await asyncio.wait((outcome,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-            call.wake()
-    if cancelled is not None:
-        if outcome.exception() is not None or not outcome.result():
-            raise cancelled
-        _cancel_later(loop)
-    return outcome.result()
-
-
-def _cancel_later(loop: asyncio.AbstractEventLoop) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    requests = task.cancelling()
-
-    def cancel_again() -> None:
-        # Unless who asked for it (asyncio.timeout) was satisfied, and has taken it back.
-        if not task.done() and task.cancelling() >= requests > 0:
-            task.uncancel()
-            task.cancel()
-
-    loop.call_soon(cancel_again)
 
 
 def _at_exit() -> None:

@@ -24,7 +24,7 @@ from typing import TypeVar
 from kinfolk._native import inotify_add_watch, inotify_init
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import NotFound
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 T = TypeVar("T")
 

@@ -23,8 +23,8 @@ from types import TracebackType
 
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import UntrustedPeer
+from kinfolk.interest import Steps
 from kinfolk.rendezvous import NotYet, retry
-from kinfolk.waiting import Steps
 
 _PARENT = "/dev/shm"
 _SQUATTED = errno.ELOOP, errno.ENOTDIR, errno.EACCES
@@ -85,6 +85,8 @@ class Lock:
         with contextlib.suppress(OSError):  # not empty: others use it
             os.rmdir(path_name())
         # Not only by closing: a process that another thread forked just now has a copy, and would hold the lock.
+        fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
+        # Unlocked and not only closed: a child forked just now has the same lock with its copy.
         fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
         self._descriptor.close()
 

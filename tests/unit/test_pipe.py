@@ -540,7 +540,8 @@ def test_interrupts_in_long_messages_never_mix_two(side: str) -> None:
                         assert receiver.recv_bytes(timeout=HANG) == long
                     outcomes["whole"] += 1
                 except (kin.BrokenChannel, kin.CorruptChannel) as error:
-                    assert "torn" in str(error)
+                    # or the message in flight is lost, and the stream goes on
+                    assert "torn" in str(error) or "ended after" in str(error)
                     outcomes["torn"] += 1
                 (sender if side == "sender" else receiver).close()
                 assert set(call.result()) <= {long, b"after" * MIB}

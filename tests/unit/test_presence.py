@@ -20,7 +20,8 @@ from kinfolk.channels.presence import FifoEnd, Presence, open_end, presence_path
 from kinfolk.deadlines import Deadline
 from kinfolk.rendezvous import NotYet
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Steps, run
+from kinfolk.interest import Steps
+from kinfolk.waiting import run
 from tests.conformance.peers import HANG, Call, Peers, Voice, open_descriptors
 from tests.other_user import User
 

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import kinfolk as kin
 from kinfolk.deadlines import Deadline
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Interest, Steps, run
+from kinfolk.interest import Interest, Steps
+from kinfolk.waiting import run
 from tests.conformance.peers import Call, Peers, until
 
 

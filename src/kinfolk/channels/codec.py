@@ -42,6 +42,7 @@ OUT_OF_BAND = 0x80
 KINDS: dict[Codec, int] = {"raw": RAW, "pickle": PICKLE, "msgpack": MSGPACK, "json": JSON}
 
 _ALIGNMENT = 16
+_MOST_PIECES = 512  # half of what writev(2) and sendmsg(2) take at once; a header comes before them
 _COUNTS = struct.Struct("<II")
 _ARRAY_EXTENSION = 1  # msgpack ext type: [index of the buffer, described dtype, shape]
 
@@ -64,7 +65,10 @@ def encode(obj: object, codec: Codec) -> Message:
     kind = KINDS[codec]
     if not buffers:
         return Message(kind, (body,))
-    return Message(kind | OUT_OF_BAND, list(_with_table(body, buffers)))
+    pieces = list(_with_table(body, buffers))
+    if len(pieces) > _MOST_PIECES:
+        pieces = [b"".join(pieces)]
+    return Message(kind | OUT_OF_BAND, pieces)
 
 
 def decode(message: Message, allowed: Codec, *, copy: bool = False) -> Any:

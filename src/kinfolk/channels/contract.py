@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 from kinfolk.channels.address import Address, Codec, Lifetime
 from kinfolk.errors import AddressError, Unsupported
 from kinfolk.identity import Peer
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 Buffer = bytes | bytearray | memoryview
 

@@ -16,8 +16,8 @@ from typing import Self, TypeVar
 from kinfolk.channels.address import Codec
 from kinfolk.channels.contract import Limits, ReceiveTransport, SendTransport
 from kinfolk.errors import KinfolkError, from_os_error
+from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Steps
 
 T = TypeVar("T")
 

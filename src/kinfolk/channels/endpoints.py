@@ -14,8 +14,9 @@ from kinfolk.channels.sending import Sends
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import from_os_error
 from kinfolk.identity import Peer
+from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Steps, arun, run
+from kinfolk.waiting import arun, run
 
 
 class Sender(Sends):

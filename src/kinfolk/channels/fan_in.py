@@ -32,7 +32,7 @@ from kinfolk.channels.socket_names import SocketName
 from kinfolk.channels.socket_transport import check_copy, pass_ahead
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import Busy, Closed, CorruptChannel, EndOfChannel
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 _AT_ONCE = 64  # connections taken before senders are looked at again
 

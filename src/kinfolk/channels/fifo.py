@@ -34,8 +34,8 @@ from kinfolk.channels.pipe_size import pipe_limits, set_capacity
 from kinfolk.channels.presence import FifoEnd, open_end
 from kinfolk.channels.trust import check_object
 from kinfolk.errors import AddressError
+from kinfolk.interest import Steps
 from kinfolk.rendezvous import wait_for_path
-from kinfolk.waiting import Steps
 
 
 class FifoMechanism(Mechanism):

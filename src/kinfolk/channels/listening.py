@@ -17,7 +17,7 @@ from kinfolk.channels.socket_names import SocketName
 from kinfolk.channels.socket_transport import duplex
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import UntrustedPeer
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 #: net.core.somaxconn bounds it.
 BACKLOG = 4096

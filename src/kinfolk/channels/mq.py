@@ -32,8 +32,8 @@ from kinfolk.channels.presence import Presence, presence_path
 from kinfolk.channels.queue_transport import FOOTER_SIZE, QueueReceiver, QueueSender
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError
+from kinfolk.interest import Steps
 from kinfolk.rendezvous import retry
-from kinfolk.waiting import Steps
 
 Kind = TypeVar("Kind", QueueReceiver, QueueSender)
 

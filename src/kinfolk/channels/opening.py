@@ -22,8 +22,9 @@ from kinfolk.channels.unix_seqpacket import MECHANISM as UNIX_SEQPACKET
 from kinfolk.channels.unix_stream import MECHANISM as UNIX
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import AddressError
+from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Steps, arun, run
+from kinfolk.waiting import arun, run
 
 T = TypeVar("T")
 

@@ -50,7 +50,7 @@ from kinfolk.errors import (
     LimitReached,
 )
 from kinfolk.identity import Peer
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 #: Up to here the kernel makes a packet of single pages, which it always finds.
 _SINGLE_PAGES = 1 << 16

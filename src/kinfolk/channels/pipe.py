@@ -26,7 +26,7 @@ from kinfolk.channels.pipe_sender import PipeSender
 from kinfolk.channels.pipe_size import pipe_limits, set_capacity
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError
-from kinfolk.waiting import Steps, ready
+from kinfolk.interest import Steps, ready
 
 
 class PipeMechanism(Mechanism):

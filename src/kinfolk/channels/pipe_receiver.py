@@ -25,7 +25,7 @@ from kinfolk.channels.pipe_transport import (
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel, EndOfChannel, KinfolkError
 from kinfolk.identity import is_dead, open_pidfd
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 _DEAD = -1  # in place of a pidfd: the process had ended before one could be opened
 

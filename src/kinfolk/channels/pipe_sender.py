@@ -22,7 +22,7 @@ from kinfolk.channels.pipe_transport import (
 )
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import BrokenChannel
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 #: What one slot of a pipe holds.
 _PAGE = os.sysconf("SC_PAGESIZE")

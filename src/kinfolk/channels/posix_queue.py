@@ -30,8 +30,8 @@ from kinfolk.channels.queue_transport import FOOTER_SIZE, Put, Queue
 from kinfolk.channels.trust import check_object
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, NotFound, Unsupported
+from kinfolk.interest import Interest
 from kinfolk.rendezvous import NotYet
-from kinfolk.waiting import Interest
 
 _FOR_PEERS = stat.S_ISVTX
 _HIGHEST_PRIORITY = os.sysconf("SC_MQ_PRIO_MAX") - 1

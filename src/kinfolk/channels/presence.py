@@ -32,8 +32,8 @@ from kinfolk import runtime_directory
 from kinfolk.channels.claims import Membership
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError
+from kinfolk.interest import Steps
 from kinfolk.rendezvous import NotYet, retry, wait_for_path
-from kinfolk.waiting import Steps
 
 _MADE_BY_KINFOLK = stat.S_ISVTX
 _LONGEST_NAME = 200  # of what stands for a name in a file name of at most 255 bytes

@@ -29,7 +29,7 @@ from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.errors import BrokenChannel, CorruptChannel, EndOfChannel
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 _MAGIC = b"kQ1"
 FOOTER_SIZE = 1 + len(_MAGIC)

@@ -9,8 +9,9 @@ from kinfolk.channels.contract import Message, SendTransport
 from kinfolk.channels.end import End, guarded, located
 from kinfolk.deadlines import deadline
 from kinfolk.errors import KinfolkError, MessageTooBig, Unsupported
+from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import Steps, adrive, aenter, arun, drive, enter, run
+from kinfolk.waiting import adrive, aenter, arun, drive, enter, run
 
 
 class Sends(End):

@@ -38,8 +38,8 @@ from dataclasses import dataclass
 from kinfolk import runtime_directory
 from kinfolk.channels.address import Address
 from kinfolk.errors import AddressError, Busy, NotFound, Unsupported, UntrustedPeer
+from kinfolk.interest import Steps, ready
 from kinfolk.rendezvous import NotYet, retry, wait_for_path
-from kinfolk.waiting import Steps, ready
 
 #: unix(7): sun_path has 108 bytes, and portable programs need one of them for a NUL.
 LONGEST = 107

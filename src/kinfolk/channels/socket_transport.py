@@ -53,7 +53,7 @@ from kinfolk.errors import (
     MessageTooBig,
 )
 from kinfolk.identity import Peer
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 _FLAGS = int(socket.MSG_NOSIGNAL)
 _MOST_PIECES = 1024  # IOV_MAX

@@ -40,8 +40,8 @@ from kinfolk.channels.sysv_queue import (
 )
 from kinfolk.channels.trust import check_object
 from kinfolk.errors import AddressError, from_os_error
+from kinfolk.interest import Steps
 from kinfolk.rendezvous import retry
-from kinfolk.waiting import Steps
 
 Kind = TypeVar("Kind", QueueReceiver, QueueSender)
 

@@ -40,7 +40,7 @@ from kinfolk.channels.socket_transport import StreamReceiver, StreamSender, dupl
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError, Busy, UntrustedPeer
-from kinfolk.waiting import Interest, Steps
+from kinfolk.interest import Interest, Steps
 
 _NAME = re.compile(r"(\[(?P<six>[^]]*)\]|(?P<host>[^:\[\]]*)):(?P<port>\d{1,5})", re.ASCII)
 _LOOPBACK = "127.0.0.1:0"

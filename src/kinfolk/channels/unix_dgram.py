@@ -57,7 +57,7 @@ from kinfolk.channels.stream_terms import Terms
 from kinfolk.channels.trust import check_object, check_peer
 from kinfolk.errors import AddressError, CorruptChannel, UntrustedPeer
 from kinfolk.identity import Peer
-from kinfolk.waiting import Interest, Steps, ready
+from kinfolk.interest import Interest, Steps, ready
 
 _NAME_LOST = 0.01  # seconds until looking again for a receiver that left while being connected to
 

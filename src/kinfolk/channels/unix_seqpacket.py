@@ -36,7 +36,7 @@ from kinfolk.channels.packet_limits import packet_limits, set_options
 from kinfolk.channels.packet_reader import PacketReader
 from kinfolk.channels.packet_transport import PacketReceiver, PacketSender
 from kinfolk.channels.stream_terms import Stream, Terms
-from kinfolk.waiting import Interest, Steps, ready
+from kinfolk.interest import Interest, Steps, ready
 
 
 @dataclass(frozen=True, slots=True)

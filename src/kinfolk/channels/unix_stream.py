@@ -28,7 +28,7 @@ from kinfolk.channels.fan_in import FanIn
 from kinfolk.channels.listening import BACKLOG, Door, StreamListener
 from kinfolk.channels.socket_transport import StreamReceiver, StreamSender, duplex
 from kinfolk.channels.stream_terms import Stream, Terms
-from kinfolk.waiting import Steps, ready
+from kinfolk.interest import Steps, ready
 
 
 class UnixStreamMechanism(Mechanism):

@@ -1,0 +1,90 @@
+"""How a thread waits: in poll(2), with an eventfd of its own by which any other thread wakes it.
+
+It is made when the thread blocks for the first time, and made anew after a fork, because a forked child would share its
+parent's. What blocks is a thread, so a thread has it: ten thousand open ends need no descriptors for this.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import threading
+from collections.abc import Callable
+
+from kinfolk.deadlines import Deadline
+from kinfolk.errors import from_os_error
+from kinfolk.interest import Interest, timed_out
+
+
+class ThreadWaiter:
+    """The calling thread's own eventfd, with which any other thread wakes it from poll(2)."""
+
+    __slots__ = ("__weakref__", "_fd", "_interest", "_pid", "_poll")
+
+    def __init__(self) -> None:
+        self._fd = -1
+        try:
+            self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        except OSError as error:
+            raise from_os_error(error, "a blocking call can't be made wakeable") from error
+        self._pid = os.getpid()
+        self._interest: Interest | None = None  # what _poll was made for
+        self._poll = select.poll()
+
+    def wake(self) -> None:
+        """Make the thread's poll return; safe from any thread."""
+        os.eventfd_write(self._fd, 1)
+
+    def wait(self, interest: Interest, deadline: Deadline, what: str) -> None:
+        """Sleep until the interest is ready or somebody wakes this thread. Raises Timeout."""
+        if interest is not self._interest:  # mostly a thread waits for the same one again and again
+            self._poll = select.poll()
+            for fd, mask in _masks(interest).items():
+                self._poll.register(fd, mask)
+            self._poll.register(self._fd, select.POLLIN)
+            self._interest = interest
+        patience = deadline.milliseconds()
+        if interest.again_in is not None:
+            pause = math.ceil(interest.again_in * 1000)
+            patience = pause if patience is None else min(patience, pause)
+        ready = self._poll.poll(patience)
+        if not ready and deadline.passed():
+            raise timed_out(what, deadline)
+        for fd, _ in ready:
+            if fd == self._fd:
+                os.eventfd_read(fd)
+
+    @property
+    def usable(self) -> bool:
+        """False in a forked child, whose parent still waits on the same eventfd."""
+        return self._pid == os.getpid()
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self._fd >= 0:
+            close(self._fd)
+
+
+def _masks(interest: Interest) -> dict[int, int]:
+    # A descriptor may stand in several roles, and poll keeps one mask for each.
+    masks: dict[int, int] = dict.fromkeys(interest.hangup, 0)
+    for fd in interest.readable:
+        masks[fd] = masks.get(fd, 0) | select.POLLIN
+    for fd in interest.writable:
+        masks[fd] = masks.get(fd, 0) | select.POLLOUT
+    return masks
+
+
+class _ThreadLocal(threading.local):
+    waiter: ThreadWaiter | None = None
+
+
+_this_thread = _ThreadLocal()
+
+
+def this_threads_waiter() -> ThreadWaiter:
+    """The calling thread's own. Raises LimitReached when no descriptor is left for it."""
+    waiter = _this_thread.waiter
+    if waiter is None or not waiter.usable:
+        waiter = _this_thread.waiter = ThreadWaiter()
+    return waiter

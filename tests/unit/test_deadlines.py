@@ -66,7 +66,7 @@ def test_it_passes_on_the_monotonic_clock(clock: list[float]) -> None:
 def test_a_wait_of_so_many_milliseconds_never_ends_early(timeout: float, elapsed: float) -> None:
     due = Deadline(0)
     due.at = 1000 + timeout
-    with unittest.mock.patch("time.monotonic", lambda: 1000 + elapsed):
+    with unittest.mock.patch("time.monotonic", return_value=1000 + elapsed):
         milliseconds = due.milliseconds()
         assert milliseconds is not None
         assert milliseconds >= 0

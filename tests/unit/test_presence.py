@@ -18,9 +18,9 @@ from kinfolk import runtime_directory
 from kinfolk.channels import presence
 from kinfolk.channels.presence import FifoEnd, Presence, open_end, presence_path
 from kinfolk.deadlines import Deadline
+from kinfolk.interest import Steps
 from kinfolk.rendezvous import NotYet
 from kinfolk.turnstile import Turnstile
-from kinfolk.interest import Steps
 from kinfolk.waiting import run
 from tests.conformance.peers import HANG, Call, Peers, Voice, open_descriptors
 from tests.other_user import User

@@ -13,9 +13,9 @@ import pytest
 import kinfolk as kin
 from kinfolk import rendezvous
 from kinfolk.deadlines import Deadline
+from kinfolk.interest import Steps
 from kinfolk.rendezvous import NotYet, retry, wait_for_path
 from kinfolk.turnstile import Turnstile
-from kinfolk.interest import Steps
 from kinfolk.waiting import run
 from tests.conformance.peers import HANG, Call, Peers, Voice, open_descriptors, readable, until
 from tests.other_user import User

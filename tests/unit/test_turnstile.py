@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 import kinfolk as kin
 from kinfolk.deadlines import Deadline
-from kinfolk.turnstile import Turnstile
 from kinfolk.interest import Interest, Steps
+from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import run
 from tests.conformance.peers import Call, Peers, until
 

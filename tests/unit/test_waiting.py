@@ -19,10 +19,10 @@ import pytest
 
 import kinfolk as kin
 from kinfolk.deadlines import NEVER, Deadline
-from kinfolk.turnstile import Turnstile
 from kinfolk.interest import Interest, Steps, ready
 from kinfolk.task_waiter import TaskWaiter
 from kinfolk.thread_waiter import ThreadWaiter, this_threads_waiter
+from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
 from tests.conformance.peers import HANG, Call, Peers, open_descriptors, until, until_blocked
 

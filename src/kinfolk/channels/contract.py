@@ -199,6 +199,11 @@ class Duplex:
     receiving: ReceiveTransport
     sending: SendTransport
 
+    def close(self) -> None:
+        """Close both."""
+        self.receiving.close()
+        self.sending.close()
+
 
 class ListenTransport(ABC):
     """Accepts connections."""

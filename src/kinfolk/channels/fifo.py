@@ -11,7 +11,8 @@ Options: mode, capacity (F_SETPIPE_SZ), max_message, codec, lifetime, framing.
                         what is sent waits in the pipe as long as one process has it open
 
 Opening never hangs on a half-open FIFO: both ends are opened without blocking, and a sender waits by inotify for
-somebody to open the other one.
+somebody to open the other one. Who opens it blocking, as cat and C programs do, is announced only once he has
+met somebody: with framing="raw" a sender looks for him 50 times a second.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ from kinfolk.channels.presence import FifoEnd, open_end
 from kinfolk.channels.trust import check_object
 from kinfolk.errors import AddressError
 from kinfolk.interest import Steps
-from kinfolk.rendezvous import wait_for_path
+from kinfolk.rendezvous import NotYet, wait_for_path
+
+_STRANGERS_LOOK = 0.02
 
 
 class FifoMechanism(Mechanism):
@@ -97,11 +100,16 @@ def _open(address: Address, flags: int, make: int | None = None) -> Steps[FifoEn
         raise AddressError("a FIFO needs a path", subject=str(address), remedy="write fifo:/path")
     path = os.path.abspath(address.name)
     keep_name = address.options.lifetime == "name"
-    return (
-        yield from wait_for_path(
-            path, lambda: open_end(path, flags, make=make, keep_name=keep_name)
-        )
-    )
+
+    def attempt() -> FifoEnd:
+        try:
+            return open_end(path, flags, make=make, keep_name=keep_name)
+        except NotYet:
+            if address.options.framing == "raw" and os.path.lexists(path):
+                raise NotYet(_STRANGERS_LOOK) from None
+            raise
+
+    return (yield from wait_for_path(path, attempt))
 
 
 def _check(address: Address, end: FifoEnd, *, receiving: bool) -> None:

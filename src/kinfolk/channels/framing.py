@@ -45,8 +45,9 @@ MAX_CHUNK = 1 << 20
 PIPE_BUF = 4096
 #: The largest chunk where several processes write.
 ATOMIC_CHUNK = PIPE_BUF - HEADER.size
+#: Messages that may be incomplete at the same time: a sending end has one.
+MOST_PARTIALS = 4096
 
-_ROOM_STEP = 1 << 16  # memory taken at once on the strength of a promise
 
 
 # ── sending ──────────────────────────────────────────────────────────────────────────────────
@@ -161,7 +162,7 @@ class Partial:
         """A view of the next ``length`` bytes of the body, to be filled; release it before the next call."""
         end = self.received + length
         if end > self.size:
-            self.size = min(self.total, max(end, self.size * 2, _ROOM_STEP))
+            self.size = min(self.total, max(end, self.size * 2))
             self.body.seek(self.size - 1)
             self.body.write(b"\0")
         return self.body.getbuffer()[self.received : end]
@@ -230,6 +231,8 @@ class Assembler:
         """
         if chunk.flags & FIRST:
             self._drop(chunk.sender)
+            if len(self.partials) >= MOST_PARTIALS:
+                raise self._corrupt(f"{MOST_PARTIALS} messages were begun and none was finished")
             self.partials[chunk.sender] = Partial(chunk.kind, chunk.sequence, chunk.total)
         partial = self.partials.get(chunk.sender)
         if partial is None or partial.sequence != chunk.sequence or chunk.flags & ABORT:

@@ -101,10 +101,14 @@ class MqMechanism(Mechanism):
         descriptor = make_nameless(address)
         try:
             second = descriptor.duplicate()
+            try:
+                receives, sends = Presence.anonymous()
+            except BaseException:
+                second.close()
+                raise
         except BaseException:
             descriptor.close()
             raise
-        receives, sends = Presence.anonymous()
         return (
             _end(QueueReceiver, address, descriptor, receives),
             _end(QueueSender, address, second, sends),

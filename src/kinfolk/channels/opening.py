@@ -6,6 +6,7 @@ Every function takes an address and, as keywords, the options that may also stan
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from kinfolk.channels.address import Address, Codec, parse, restrict
@@ -65,7 +66,7 @@ def channel(address: str = "pipe:", **options: Any) -> tuple[Receiver, Sender]:
     Raises AddressError, Unsupported, and what the kernel says.
     """
     mechanism, parsed = mechanism_of(address, **options)
-    receiving, sending = _now(mechanism.channel(parsed), parsed)
+    receiving, sending = _now(mechanism.channel, parsed)
     return Receiver(str(parsed), _codec(parsed), receiving), Sender(
         str(parsed), _codec(parsed), sending
     )
@@ -74,7 +75,7 @@ def channel(address: str = "pipe:", **options: Any) -> tuple[Receiver, Sender]:
 def pair(mechanism: str = "unix:", **options: Any) -> tuple[Connection, Connection]:
     """Two connected ends, each both ways, of a mechanism such as ``"unix:"`` or ``"pipe:"``."""
     found, parsed = mechanism_of(mechanism if ":" in mechanism else mechanism + ":", **options)
-    one, other = _now(found.pair(parsed), parsed)
+    one, other = _now(found.pair, parsed)
     return Connection(str(parsed), _codec(parsed), one), Connection(
         str(parsed), _codec(parsed), other
     )
@@ -86,9 +87,7 @@ def open_sender(address: str, *, timeout: float | None = None, **options: Any) -
     Raises Timeout, AddressError, UntrustedPeer, Unsupported, and what the kernel says.
     """
     mechanism, parsed = mechanism_of(address, **options)
-    return Sender(
-        str(parsed), _codec(parsed), _wait(mechanism.open_sender(parsed), parsed, timeout)
-    )
+    return Sender(str(parsed), _codec(parsed), _wait(mechanism.open_sender, parsed, timeout))
 
 
 def open_receiver(address: str, *, timeout: float | None = None, **options: Any) -> Receiver:
@@ -98,17 +97,13 @@ def open_receiver(address: str, *, timeout: float | None = None, **options: Any)
     Raises Busy when another process receives there and only one can, AddressError, UntrustedPeer, Unsupported.
     """
     mechanism, parsed = mechanism_of(address, **options)
-    return Receiver(
-        str(parsed), _codec(parsed), _wait(mechanism.open_receiver(parsed), parsed, timeout)
-    )
+    return Receiver(str(parsed), _codec(parsed), _wait(mechanism.open_receiver, parsed, timeout))
 
 
 def connect(address: str, *, timeout: float | None = None, **options: Any) -> Connection:
     """Connect to a listener, waiting up to ``timeout`` seconds for it to be there."""
     mechanism, parsed = mechanism_of(address, **options)
-    return Connection(
-        str(parsed), _codec(parsed), _wait(mechanism.connect(parsed), parsed, timeout)
-    )
+    return Connection(str(parsed), _codec(parsed), _wait(mechanism.connect, parsed, timeout))
 
 
 def listen(address: str, *, timeout: float | None = None, **options: Any) -> Listener:
@@ -117,31 +112,27 @@ def listen(address: str, *, timeout: float | None = None, **options: Any) -> Lis
     ``timeout`` bounds the waiting for a name that somebody else is making or removing just now.
     """
     mechanism, parsed = mechanism_of(address, **options)
-    return Listener(str(parsed), _codec(parsed), _wait(mechanism.listen(parsed), parsed, timeout))
+    return Listener(str(parsed), _codec(parsed), _wait(mechanism.listen, parsed, timeout))
 
 
 async def aopen_sender(address: str, *, timeout: float | None = None, **options: Any) -> Sender:
     """`open_sender`, on asyncio."""
     mechanism, parsed = mechanism_of(address, **options)
-    return Sender(
-        str(parsed), _codec(parsed), await _await(mechanism.open_sender(parsed), parsed, timeout)
-    )
+    return Sender(str(parsed), _codec(parsed), await _await(mechanism.open_sender, parsed, timeout))
 
 
 async def aopen_receiver(address: str, *, timeout: float | None = None, **options: Any) -> Receiver:
     """`open_receiver`, on asyncio."""
     mechanism, parsed = mechanism_of(address, **options)
     return Receiver(
-        str(parsed), _codec(parsed), await _await(mechanism.open_receiver(parsed), parsed, timeout)
+        str(parsed), _codec(parsed), await _await(mechanism.open_receiver, parsed, timeout)
     )
 
 
 async def aconnect(address: str, *, timeout: float | None = None, **options: Any) -> Connection:
     """`connect`, on asyncio."""
     mechanism, parsed = mechanism_of(address, **options)
-    return Connection(
-        str(parsed), _codec(parsed), await _await(mechanism.connect(parsed), parsed, timeout)
-    )
+    return Connection(str(parsed), _codec(parsed), await _await(mechanism.connect, parsed, timeout))
 
 
 def _codec(address: Address) -> Codec:
@@ -149,19 +140,25 @@ def _codec(address: Address) -> Codec:
     return address.options.codec
 
 
-def _wait(steps: Steps[T], address: Address, timeout: float | None) -> T:
+_Opening = Callable[[Address], Steps[T]]
+
+
+def _wait(opening: _Opening[T], address: Address, timeout: float | None) -> T:
     turnstile = Turnstile(str(address), lambda: None)
-    return run(
-        guarded(steps, "can't open", str(address)), turnstile, Deadline(timeout), f"{address}: open"
-    )
+    return run(_steps(opening, address), turnstile, Deadline(timeout), f"{address}: open")
 
 
-async def _await(steps: Steps[T], address: Address, timeout: float | None) -> T:
+async def _await(opening: _Opening[T], address: Address, timeout: float | None) -> T:
     turnstile = Turnstile(str(address), lambda: None)
-    return await arun(
-        guarded(steps, "can't open", str(address)), turnstile, Deadline(timeout), f"{address}: open"
-    )
+    return await arun(_steps(opening, address), turnstile, Deadline(timeout), f"{address}: open")
 
 
-def _now(steps: Steps[T], address: Address) -> T:
-    return _wait(steps, address, None)
+def _now(opening: _Opening[T], address: Address) -> T:
+    return _wait(opening, address, None)
+
+
+def _steps(opening: _Opening[T], address: Address) -> Steps[T]:
+    def begun() -> Steps[T]:  # an opening that waits for nothing does its work when it is called
+        return (yield from opening(address))
+
+    return guarded(begun(), "can't open", str(address))

@@ -11,7 +11,14 @@ from kinfolk._native import try_read
 from kinfolk.channels.claims import RECEIVING, Claim
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport
-from kinfolk.channels.framing import HEADER, PIPE_BUF, Assembler, Chunk, pid_namespace
+from kinfolk.channels.framing import (
+    ATOMIC_CHUNK,
+    HEADER,
+    PIPE_BUF,
+    Assembler,
+    Chunk,
+    pid_namespace,
+)
 from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.pipe_transport import (
     INSIDE,
@@ -44,7 +51,7 @@ class PipeReceiver(ReceiveTransport):
         self._body: tuple[Chunk, memoryview | None, int] | None = (
             None  # a long chunk of which some bytes are in
         )
-        self._pidfds: dict[tuple[int, int], int] = {}  # of senders with an incomplete message
+        self._pidfds: dict[int, int] = {}  # of processes with an incomplete message, by pid
         self._namespace = pid_namespace()
         self._ended = False
         self.interest = self._idle = Interest(readable=(descriptor.fileno(),))
@@ -66,7 +73,7 @@ class PipeReceiver(ReceiveTransport):
         if self._claim.take():
             self._begin()
         fd = self._descriptor.fileno()
-        doomed: list[tuple[int, int]] = []
+        doomed: list[int] = []
         message: Message | None
         while True:
             try:
@@ -81,9 +88,9 @@ class PipeReceiver(ReceiveTransport):
             except _Nothing:
                 if not self._pidfds:
                     return None
-                for sender in doomed:
-                    self._forget(sender)
-                doomed = [sender for sender, pidfd in self._pidfds.items() if _is_gone(pidfd)]
+                for pid in doomed:
+                    self._forget(pid)
+                doomed = [pid for pid, pidfd in self._pidfds.items() if _is_gone(pidfd)]
                 if not doomed:
                     self.interest = Interest(readable=(fd, *self._pidfds.values()))
                     return None
@@ -145,9 +152,13 @@ class PipeReceiver(ReceiveTransport):
             message = self._assembler.whole(chunk, data[HEADER.size :])
             self._watch(chunk)
             return message
-        if here:
+        # Only a lone sender may leave the packets, and only for what fits into none: of anybody else's
+        # promise, what the others write would become the body.
+        if here or not self._alone or chunk.length <= ATOMIC_CHUNK:
             raise CorruptChannel(
-                f"a chunk of {chunk.length} bytes came with {here}", subject=self._subject
+                f"a chunk of {chunk.length} bytes came with {here}",
+                subject=self._subject,
+                remedy="open both ends with the same senders=",
             )
         set_flags(fd, on=INSIDE)
         self._body = chunk, self._assembler.room(chunk), chunk.length
@@ -209,31 +220,39 @@ class PipeReceiver(ReceiveTransport):
         raise EndOfChannel("every sender has gone", subject=self._subject)
 
     def _watch(self, chunk: Chunk) -> None:
-        incomplete = chunk.sender in self._assembler.partials
-        if incomplete and chunk.sender not in self._pidfds:
-            pid, nonce = chunk.sender
+        pid, nonce = chunk.sender
+        if chunk.sender in self._assembler.partials:
             # A pid of another namespace says nothing here: then the end of the pipe has to do.
-            if nonce >> 16 == self._namespace:
+            if pid not in self._pidfds and nonce >> 16 == self._namespace:
                 pidfd = open_pidfd(pid)
-                self._pidfds[chunk.sender] = _DEAD if pidfd is None else pidfd
-        elif not incomplete and chunk.sender in self._pidfds:
-            self._unwatch(chunk.sender)
+                self._pidfds[pid] = _DEAD if pidfd is None else pidfd
+        elif pid in self._pidfds and not self._incomplete_of(pid):
+            self._unwatch(pid)
 
-    def _forget(self, sender: tuple[int, int]) -> None:
-        if self._body is not None and self._body[0].sender == sender:
-            self._body = None
-            set_flags(self._descriptor.fileno(), off=INSIDE)
-        self._assembler.forget(sender)
-        self._unwatch(sender)
+    def _incomplete_of(self, pid: int) -> list[tuple[int, int]]:
+        """The ends of a process that have an incomplete message."""
+        return [
+            (sender, nonce)
+            for sender, nonce in self._assembler.partials
+            if sender == pid and nonce >> 16 == self._namespace
+        ]
 
-    def _unwatch(self, sender: tuple[int, int]) -> None:
-        if (pidfd := self._pidfds.pop(sender)) != _DEAD:
+    def _forget(self, pid: int) -> None:
+        for sender in self._incomplete_of(pid):
+            if self._body is not None and self._body[0].sender == sender:
+                self._body = None
+                set_flags(self._descriptor.fileno(), off=INSIDE)
+            self._assembler.forget(sender)
+        self._unwatch(pid)
+
+    def _unwatch(self, pid: int) -> None:
+        if (pidfd := self._pidfds.pop(pid)) != _DEAD:
             os.close(pidfd)
         self.interest = self._idle
 
     def _unwatch_all(self) -> None:
-        for sender in list(self._pidfds):
-            self._unwatch(sender)
+        for pid in list(self._pidfds):
+            self._unwatch(pid)
 
     def fileno(self) -> int:
         """Readable when a chunk is there or the last sender has gone."""

@@ -121,7 +121,16 @@ class UnixSeqpacketMechanism(Mechanism):
             raise self._lacks("a pair has no name", address)
         terms = PacketTerms.of(address)
         one, other = _socketpair(terms)
-        return ready((terms.duplex(one), terms.duplex(other)))
+        try:
+            here = terms.duplex(one)
+        except BaseException:
+            other.close()
+            raise
+        try:
+            return ready((here, terms.duplex(other)))
+        except BaseException:
+            here.close()
+            raise
 
 
 class SeqpacketListener(ListenTransport):

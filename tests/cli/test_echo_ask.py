@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import kinfolk
+from kinfolk.cli import failures, serving
 from tests.cli.conftest import Kin, one_line
 
 FRAMED_ONLY = ("unix-dgram",)
@@ -181,6 +183,32 @@ def test_no_descriptors_for_another_client(kin: Kin, short_directory):
             stack.enter_context(kinfolk.connect(address, framing="raw"))
         assert "Too many open files" in server.line()
     assert kin.succeed("ask", address, "room again") == b"room again\n"
+
+
+def test_one_shortage_is_one_line(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(failures, "complain", lambda program, text: said.append(text))
+    monkeypatch.setattr(serving, "_PAUSE", 0)
+
+    class Short:
+        """A listener without descriptors; the third try ends the server."""
+
+        tries = 0
+
+        async def aaccept(self) -> kinfolk.Connection:
+            self.tries += 1
+            if self.tries == 3:
+                ended.set()
+            raise kinfolk.LimitReached("can't accept")
+
+    async def serve() -> None:
+        server = serving.Server("kin echo", lambda client: asyncio.sleep(0), count=None, quiet=True)
+        await server._accept_all(listener, asyncio.create_task(ended.wait()))
+
+    ended, listener = asyncio.Event(), Short()
+    asyncio.run(serve())
+    assert listener.tries >= 3
+    assert said == ["can't accept"]
 
 
 # ── answers ──────────────────────────────────────────────────────────────────────────────────

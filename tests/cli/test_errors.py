@@ -32,9 +32,10 @@ WRONG: list[tuple[str, int, str]] = [
     ("send fifo:{dir}/f a b", 2, "unexpected extra argument"),
     ("send --fram fifo:{dir}/f", 2, "--framed"),
     ("recv --timeout soon fifo:{dir}/f", 2, "'soon' is not a valid float"),
-    ("recv --timeout -1 fifo:{dir}/f", 2, "timeout=-1.0 makes no sense"),
-    ("recv --timeout nan fifo:{dir}/f", 2, "timeout=nan makes no sense"),
-    ("recv --mode 0999 fifo:{dir}/f", 2, "mode=0999 makes no sense"),
+    ("recv --timeout -1 fifo:{dir}/f", 2, "--timeout -1 makes no sense (give seconds"),
+    ("recv --timeout nan fifo:{dir}/f", 2, "--timeout nan makes no sense"),
+    ("recv --mode 0999 fifo:{dir}/f", 2, "mode=0999 makes no sense: a mode is octal, such as 0640"),
+    ("recv --mode 0640 fifo:{dir}/f?mode=0600", 2, "mode is given twice, as 0600 and 0640"),
     ("recv --mode 7777 fifo:{dir}/f", 2, "mode=7777 makes no sense"),
     ("recv --codec xml fifo:{dir}/f", 2, "'xml' is not one of"),
     ("recv --codec json --messages 0 fifo:{dir}/f", 2, "0 is not in the range"),
@@ -49,10 +50,12 @@ WRONG: list[tuple[str, int, str]] = [
     ("ask unix:{dir}/s", 2, "an empty message is none on a byte stream"),
     ("ask --codec json unix:{dir}/s {no", 2, "the message is no JSON text"),
     ("relay --count 1 fifo:{dir}/f fifo:{dir}/g", 2, "--count is for clients"),
+    ("relay unix:{dir}/s unix:{dir}/s?mode=0640", 2, "both addresses are the same"),
     ("recv mq:/kinfolk-never {dir}/copy", 2, "(say --messages N, or --framed on both sides)"),
     ("recv sysv-mq:77 {dir}/copy", 2, "the file would never be whole"),
     ("recv unix-dgram:{dir}/s {dir}/copy", 2, "the file would never be whole"),
     ("recv --codec raw mq:/kinfolk-never {dir}/copy", 2, "the file would never be whole"),
+    ("tour --list pipe", 2, "--list takes neither a STOP nor --file"),
     ("tour nonsense", 2, "the tour has no stop 'nonsense'"),
     # addresses
     ("recv nonsense", 2, "'nonsense': this is no address"),
@@ -132,6 +135,12 @@ def test_one_line_and_a_number(line, code, says, kin: Kin, directory):
     assert (ended.code, ended.out) == (code, b"")
     assert says.replace("{dir}", str(directory)) in said
     assert said.startswith("kin: " if words[0].endswith("nonsense") else f"kin {words[0]}: ")
+
+
+@pytest.mark.parametrize("command", ["send", "recv"])
+def test_an_empty_name_of_a_file_is_refused_before_anything_moves(command, kin: Kin, directory):
+    ended = kin.run(command, f"fifo:{directory}/f", "")  # "$UNSET" in a script
+    assert (ended.code, one_line(ended)[:25]) == (2, f"kin {command}: FILE is empty: ")
 
 
 def test_nothing_but_kin_is_a_question_for_help(kin: Kin):

@@ -90,7 +90,8 @@ def test_a_server_that_is_not_there_is_one_clients_error(kin: Kin, short_directo
     relay = kin.start("relay", "--timeout", "0.05", here, there)
     relay.listening()
     assert kin.run("ask", here, "too early").code == 3
-    assert relay.line() == f"kin relay: {there}: no server is there: not within 0.05 s"
+    said = f"kin relay: {there}: no server is there: not within 0.05 s ("
+    assert relay.line().startswith(said)
     kin.start("echo", there).listening()
     assert kin.succeed("ask", here, "now") == b"now\n"
     relay = kin.start("relay", "--count", "1", "--timeout", "0", here + "2", there + "2")
@@ -162,7 +163,7 @@ def test_a_signal_ends_a_one_way_relay_well(kin: Kin, short_directory):
         assert os.read(receiver.process.stdout.fileno(), 100) == b"taken"  # type: ignore[union-attr]
         relay.signal(signal.SIGINT)
         code, _, err = relay.end()
-    assert (code, err) == (0, "relayed 1 messages (5 bytes) forward, 0 messages (0 bytes) back\n")
+    assert (code, err) == (0, "relayed 1 messages (5 bytes)\n")
     assert receiver.end() == (0, b"", "")
     assert os.listdir(short_directory) == []
 

@@ -8,6 +8,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -287,6 +289,21 @@ def test_a_hangup_that_is_ignored_stays_ignored(kin: Kin, address):
     receiver.signal(signal.SIGHUP)
     kin.succeed("send", address, stdin=b"nohup")
     assert receiver.end() == (0, b"nohup", "")
+
+
+def test_a_signal_while_the_interpreter_ends_is_no_traceback():
+    ended = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED_AT_EXIT, "--version"], capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGTERM, b"")
+
+
+_SIGNALLED_AT_EXIT = """
+import atexit, os, signal
+from kinfolk.cli.main import main
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+main()
+"""
 
 
 # ── messages and objects, with programs of the library's users ───────────────────────────────

@@ -207,7 +207,7 @@ def tables(how: str) -> list[Garbage]:
         "footers": _FOOTERS,
     }[how]
     make = MAKERS[how]
-    whole = [
+    whole: list[Any] = [
         (
             what,
             [make(body, kind=kind)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import pytest
 
@@ -10,6 +11,7 @@ import kinfolk as kin
 from tests.conformance.fixtures import only
 from tests.conformance.link import Link
 from tests.conformance.peers import HANG, thread_of, until_blocked
+from tests.conformance.test_endings import sends_until_it_breaks
 from tests.conformance.test_messages import pattern
 
 duplex = only(lambda variant: variant.duplex)
@@ -82,8 +84,7 @@ def test_closing_ends_both(link: Link):
     with pytest.raises(kin.EndOfChannel):
         other.recv(timeout=HANG)
     with pytest.raises(kin.BrokenChannel):
-        for _ in range(10_000):
-            other.send("nobody", timeout=HANG)
+        sends_until_it_breaks(other)
 
 
 @listening
@@ -173,8 +174,6 @@ def test_awaiting_connections(link: Link):
 
 @duplex
 def test_peer_is_who_the_kernel_says(link: Link):
-    import os
-
     connection, peer = link.from_peer(lambda connection, voice: voice.hear())
     known = connection.peer
     if known is not None and not link.variant.anonymous:

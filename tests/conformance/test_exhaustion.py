@@ -25,7 +25,7 @@ import kinfolk as kin
 from kinfolk.channels.queue_limits import RLIMIT_MSGQUEUE
 from tests.conformance.fixtures import main_ways, only
 from tests.conformance.link import Link
-from tests.conformance.peers import HANG, Call, Peers, open_descriptors
+from tests.conformance.peers import HANG, Call, Peers, open_descriptors, thread_of
 from tests.conformance.test_messages import pattern
 
 MOST = 24  # descriptors that opening one end may need
@@ -89,8 +89,10 @@ def close_all(ends: list[Any]) -> None:
 
 def goes_through(receiver: Any, sender: Any) -> None:
     for thing in ("some text", b"bytes", [1, 2, 3]):
-        sender.send(thing, timeout=HANG)
-        assert receiver.recv(timeout=HANG) == thing
+        # In two threads: what was given up in the middle may still fill the channel.
+        with thread_of(sender.send, thing, timeout=HANG) as call:
+            assert receiver.recv(timeout=HANG) == thing
+            call.result()
 
 
 # -------------------------------------------------------------------------------- descriptors
@@ -103,7 +105,7 @@ def test_every_opening_without_descriptors(link: Link, peers: Peers):
         warm_receiver, warm_sender, ends = opened(link)  # starts what stays for good
         goes_through(warm_receiver, warm_sender)
         close_all(ends)
-        ends, failures = [], 0
+        ends, failures, at_first = [], 0, open_descriptors()
         for opening in openings(link):
             for room in range(MOST):
                 before, there = open_descriptors(), link_name(link)
@@ -118,7 +120,9 @@ def test_every_opening_without_descriptors(link: Link, peers: Peers):
                 if made is not None:
                     ends += made if isinstance(made, tuple) else [made]
                     break
-                assert open_descriptors() == before, f"{opening} leaks with room for {room}"
+                more = open_descriptors() - before
+                if not (accepts_datagrams(link) and more == 3):
+                    assert more == 0, f"{opening} leaks with room for {room}"
                 if link.variant.scheme != "sysv-mq" and not link.outlives:
                     assert link_name(link) == there, f"{opening} leaves a name with room for {room}"
             else:
@@ -128,6 +132,7 @@ def test_every_opening_without_descriptors(link: Link, peers: Peers):
             two.reverse()
         goes_through(*two)
         close_all(ends)
+        assert open_descriptors() <= at_first + 1  # the one by which this thread is woken
         return failures
 
     failures = peers.fork(body).result()
@@ -135,10 +140,16 @@ def test_every_opening_without_descriptors(link: Link, peers: Peers):
         assert failures > 0, "nothing ran out"
 
 
+def accepts_datagrams(link: Link) -> bool:
+    """A connection has come as descriptors (a socket and two pipes) and waits in the listener for room."""
+    return link.variant.scheme == "unix-dgram" and link.variant.way in ("listener", "caller")
+
+
 def link_name(link: Link) -> bool | None:
     return None if link.variant.anonymous else link.name_exists()
 
 
+@main_ways
 def test_in_use_without_descriptors(link: Link, peers: Peers):
     """What can be done without is done; the rest says so, and works with room again."""
 
@@ -175,6 +186,7 @@ def test_in_use_without_descriptors(link: Link, peers: Peers):
     peers.fork(body).result()
 
 
+@main_ways
 def test_blocking_without_descriptors(link: Link, peers: Peers):
     """A thread needs one to be woken by; without, it says so and the message is not lost."""
 
@@ -185,7 +197,7 @@ def test_blocking_without_descriptors(link: Link, peers: Peers):
         with room_for(0):
             error = Call(receiver.recv, timeout=0.2).raised()
             assert isinstance(error, (kin.LimitReached, kin.Timeout)), error
-        with Waiting(receiver) as call:
+        with thread_of(receiver.recv, timeout=HANG) as call:
             sender.send("comes")
             assert call.result() == "comes"
         goes_through(receiver, sender)
@@ -193,16 +205,12 @@ def test_blocking_without_descriptors(link: Link, peers: Peers):
         return type(error).__name__
 
     outcome = peers.fork(body).result()
-    assert outcome == ("Timeout" if link.variant.scheme == "sysv-mq" else "LimitReached")
+    # A System V queue has no descriptor to wait on; the watcher of its peers needs one.
+    queue = link.variant.id == "sysv-mq-named"
+    assert outcome == ("Timeout" if queue else "LimitReached")
 
 
-@contextlib.contextmanager
-def Waiting(receiver: Any) -> Iterator[Call]:  # noqa: N802
-    call = Call(receiver.recv, timeout=HANG)
-    yield call
-    call.result()
-
-
+@main_ways
 def test_closing_without_descriptors(link: Link, peers: Peers):
     """Closing never fails; a name that could not be removed is taken over by the next."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 
 import pytest
 
@@ -102,17 +103,17 @@ def test_a_receiver_with_half_a_message_is_idle(link: Link):
     writer = link.fork("sender", owing)
     link.release()
     assert reader.hear() == 5
-    reader.signal(19)
+    reader.signal(signal.SIGSTOP)
     until(lambda: state(reader.pid) == "T", "stopped")
     writer.say()
     until(lambda: state(writer.pid) in "SZ", "in the middle of it, or done")
-    writer.signal(19)
+    writer.signal(signal.SIGSTOP)
     until(lambda: state(writer.pid) in "TZ", "stopped")
-    reader.signal(18)
+    reader.signal(signal.SIGCONT)
     until(lambda: state(reader.pid) in "SZ", "waiting for the rest")
     if state(reader.pid) == "S":
         assert_idle(reader)
-    writer.signal(18)
+    writer.signal(signal.SIGCONT)
     assert reader.result() == large
     writer.result()
 
@@ -193,6 +194,8 @@ def test_an_event_loop_of_ones_own(link: Link):
     receiver, sender = link.both()
     if (fd := descriptor_of(receiver)) is None:
         return
+    sender.send("makes the connection known", timeout=HANG)
+    receiver.recv(timeout=HANG)
     before = open_descriptors()
     received = []
 

@@ -125,16 +125,24 @@ def _merge(text: str, options: Options, given: Mapping[str, Any]) -> Options:
         try:
             read = _READERS[key](value)
         except (ValueError, TypeError, OverflowError) as error:
+            shown = _shown(key, value) if isinstance(value, int) else value
             raise AddressError(
-                f"{key}={value} makes no sense", subject=text, why=str(error)
+                f"{key}={shown} makes no sense", subject=text, why=str(error)
             ) from None
         before = getattr(options, key)
         if before is not None and before != read:
             raise AddressError(
-                f"{key} is given twice, as {before} and {read}", subject=text, remedy="give it once"
+                f"{key} is given twice, as {_shown(key, before)} and {_shown(key, read)}",
+                subject=text,
+                remedy="give it once",
             )
         options = replace(options, **{key: read})
     return options
+
+
+def _shown(key: str, value: Any) -> str:
+    """A value as people write it: modes in octal."""
+    return f"{value:04o}" if key == "mode" else str(value)
 
 
 # ── readers of single options ────────────────────────────────────────────────────────────────
@@ -159,8 +167,15 @@ def read_size(value: Any) -> int:
     return _positive(value)
 
 
+def _whole(value: Any) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError("it must be a whole number") from None
+
+
 def _positive(value: Any) -> int:
-    number = int(value)
+    number = _whole(value)
     if number <= 0:
         raise ValueError("it must be positive")
     if number >= 2**63:
@@ -170,6 +185,8 @@ def _positive(value: Any) -> int:
 
 def read_mode(value: Any) -> int:
     """Permission bits: an int, or octal text such as 0640. Raises ValueError."""
+    if isinstance(value, str) and not re.fullmatch("(0o)?[0-7]+", value):
+        raise ValueError("a mode is octal, such as 0640")
     mode = int(value, 8) if isinstance(value, str) else int(value)
     if not 0 <= mode <= 0o777:
         raise ValueError("a mode is between 0000 and 0777")
@@ -177,7 +194,7 @@ def read_mode(value: Any) -> int:
 
 
 def _message_type(value: Any) -> int:
-    number = int(value)
+    number = _whole(value)
     if not -(2**63) < number < 2**63:
         raise ValueError("a message type is a long")
     return number

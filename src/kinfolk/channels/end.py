@@ -4,10 +4,13 @@ Rules:
 1. Every operation is written once, as steps, and offered blocking and awaitable (`recv`, `arecv`).
 2. Each direction has a turnstile: one operation at a time, in order of arrival; closing wakes them all.
 3. An OSError of a mechanism leaves as an error of kinfolk: `guarded`.
+4. An end that is dropped without `close` is closed with a ResourceWarning, as files are: a descriptor alone would not
+   take its name or its queue with it.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -123,6 +126,15 @@ class End:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        try:
+            closed = self.closed
+        except AttributeError:  # it was never finished
+            return
+        if not closed:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
 
     def __repr__(self) -> str:
         return f"<kinfolk.{type(self).__name__} {self._address}{' closed' if self.closed else ''}>"

@@ -30,6 +30,7 @@ With framing="raw" C programs and socat are the peers: no FIFO, so a receiver wa
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -59,6 +60,7 @@ from kinfolk.errors import AddressError, CorruptChannel, UntrustedPeer
 from kinfolk.identity import Peer
 from kinfolk.interest import Interest, Steps, ready
 
+_AGAIN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _NAME_LOST = 0.01  # seconds until looking again for a receiver that left while being connected to
 
 
@@ -132,10 +134,16 @@ class UnixDgramMechanism(Mechanism):
         try:
             here, there = _halves(address)
             try:
-                yield from door.send(Message(CONNECTION, (), descriptors=there.numbers()))
-                return _duplex(here, address)
+                duplex = _duplex(here, address)
             except BaseException:
                 here.close()
+                there.close()
+                raise
+            try:
+                yield from door.send(Message(CONNECTION, (), descriptors=there.numbers()))
+                return duplex
+            except BaseException:
+                duplex.close()
                 raise
             finally:
                 there.close()
@@ -150,6 +158,8 @@ class DgramListener(ListenTransport):
         self._door, self._presence, self._address = door, presence, address
         self.limits = door.limits
         self._untrusted = 0
+        # Kept while there is no descriptor for its second half: the next call tries again.
+        self._arrived: tuple[_Half, Peer | None] | None = None
 
     @property
     def refused(self) -> int:  # type: ignore[override]
@@ -159,25 +169,38 @@ class DgramListener(ListenTransport):
     def accept(self) -> Steps[Duplex]:
         """The next connection whose user may send what this end decodes."""
         while True:
+            if self._arrived is None:
+                self._arrived = yield from self._arrival()
+            half, sender = self._arrived
+            try:
+                if sender is None:
+                    raise UntrustedPeer("nobody vouches for the peer", subject=str(self._address))
+                check_peer(sender, self._address.options.codec or "pickle", str(self._address))
+                set_options(half.sock, self._address.options.capacity, str(self._address))
+                duplex = _duplex(half, self._address, sender)
+            except UntrustedPeer:
+                self._untrusted += 1
+            except OSError as error:
+                if error.errno not in _AGAIN:
+                    self._refuse()
+                raise
+            else:
+                self._arrived = None
+                return duplex
+            self._refuse()
+
+    def _arrival(self) -> Steps[tuple[_Half, Peer | None]]:
+        while True:
             try:
                 message = yield from self._door.receive()
-                half = _Half.arrived(message.descriptors, str(self._address))
+                return _Half.arrived(message.descriptors, str(self._address)), message.sender
             except CorruptChannel:
                 self._untrusted += 1
-                continue
-            try:
-                if message.sender is None:
-                    raise UntrustedPeer("nobody vouches for the peer", subject=str(self._address))
-                codec = self._address.options.codec or "pickle"
-                check_peer(message.sender, codec, str(self._address))
-                set_options(half.sock, self._address.options.capacity, str(self._address))
-                return _duplex(half, self._address, message.sender)
-            except UntrustedPeer:
-                half.close()
-                self._untrusted += 1
-            except BaseException:
-                half.close()
-                raise
+
+    def _refuse(self) -> None:
+        if self._arrived is not None:
+            self._arrived[0].close()
+            self._arrived = None
 
     def fileno(self) -> int:
         """Readable when a connection waits."""
@@ -185,6 +208,7 @@ class DgramListener(ListenTransport):
 
     def close(self) -> None:
         """Stop listening; the last holder of the socket removes its name."""
+        self._refuse()
         if self._presence is not None:
             self._presence.leave()
         self._door.close()

@@ -107,7 +107,9 @@ def within(timeout: float | None, what: str, address: str) -> Iterator[None]:
         yield
     except kin.Timeout as error:
         why = f"not within {timeout:g} s"
-        raise kin.Timeout(what, subject=address.partition("?")[0], why=why) from error
+        remedy = "see whether the other side runs, or give a longer --timeout"
+        subject = address.partition("?")[0]
+        raise kin.Timeout(what, subject=subject, why=why, remedy=remedy) from error
 
 
 @contextlib.contextmanager

@@ -35,6 +35,16 @@ def file_error(error: OSError, what: str, path: str) -> kin.KinfolkError:
     return kind(what, subject=path, why=why, code=error.errno)
 
 
+def refuse_empty(path: str | None) -> None:
+    """Raise UsageError for a FILE of no characters: an unset variable, which must not cost a transfer."""
+    if path == "":
+        raise kin.UsageError(
+            "FILE is empty",
+            why="it is no name",
+            remedy="name a file, or give - for standard streams",
+        )
+
+
 def complain(program: str, text: str) -> None:
     """Write one line to standard error, in one piece; nobody may be there to read it."""
     say(f"{program}: {text}")

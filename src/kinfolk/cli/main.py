@@ -79,6 +79,7 @@ def main() -> NoReturn:
     try:
         code = run(arguments)
         _flush()
+        signals.stop_raising()
     except signals.EndedBySignal as ended:
         signals.die_of(ended.number)
     except KeyboardInterrupt:  # from code that has put Python's own handler back

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import kinfolk as kin
-from kinfolk.cli.failures import STDOUT, file_error
+from kinfolk.cli.failures import STDOUT, file_error, refuse_empty
 from kinfolk.cli.signals import StandardOutputClosed
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # of the file system, of the kernel (open(2))
@@ -58,6 +58,7 @@ def output_to(path: str | None) -> Output:
     if path in (None, "-"):
         return Stream(1, STDOUT, own=False)
     assert path is not None
+    refuse_empty(path)
     try:
         there = os.stat(path)
     except FileNotFoundError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import click
+
+import kinfolk as kin
 
 Command = Callable[..., Any]
 Decorator = Callable[[Command], Command]
@@ -22,8 +25,20 @@ def timeout(what: str) -> Decorator:
         "--timeout",
         type=float,
         metavar="SECONDS",
+        callback=_seconds,
         help=f"Give up {what}; without it, wait for ever.",
     )
+
+
+def _seconds(
+    context: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    if value is not None and not 0 <= value < math.inf:
+        raise kin.InvalidValue(
+            f"--timeout {value:g} makes no sense",
+            remedy="give seconds such as 2.5, 0 to try once, or leave it out to wait for ever",
+        )
+    return value
 
 
 def framed() -> Decorator:

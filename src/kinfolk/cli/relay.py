@@ -54,6 +54,13 @@ def command(
     Between two-way addresses it listens at the first and connects to the second, anew for each client. Otherwise it receives
     from the first and sends to the second until the first ends.
     """
+    if first.partition("?")[0] == second.partition("?")[0]:
+        raise kin.UsageError(
+            "both addresses are the same",
+            subject=first,
+            why="it would relay to itself",
+            remedy="give two",
+        )
     entry = _Side(first, ends.style_of(first, framed, codec))
     exit_ = _Side(second, ends.style_of(second, framed, codec))
     entering = ends.opening(entry.style, framed, codec, mode=mode)
@@ -61,6 +68,7 @@ def command(
     counts = {"forward": _Count(), "backward": _Count()}
     facts: dict[str, Any] = {"command": "relay", "from": first, "to": second}
     code = ExitCode.OK
+    done = "relayed {forward} forward, {backward} back"
     if {ends.scheme_of(first), ends.scheme_of(second)} <= ends.TWO_WAY:
         server = _both_ways(entry, exit_, entering, leaving, counts, count, timeout, quiet)
         facts |= {"clients": server.clients, "failed": server.failed}
@@ -74,10 +82,11 @@ def command(
                 remedy="leave it out",
             )
         _one_way(entry, exit_, entering, leaving, counts["forward"], timeout)
+        done = "relayed {forward}"
     if as_json:
         emit(facts | {name: vars(each) for name, each in counts.items()}, to_stderr=False)
     elif not quiet:
-        failures.say(f"relayed {counts['forward']} forward, {counts['backward']} back")
+        failures.say(done.format(**counts))
     return code
 
 

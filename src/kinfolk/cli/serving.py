@@ -60,6 +60,7 @@ class Server:
         await self._let_go(ending)
 
     async def _accept_all(self, listener: kin.Listener, ending: asyncio.Task[Any]) -> None:
+        said = False  # of one shortage, one line
         while not ending.done() and self.clients != self._count:
             accepting = asyncio.create_task(listener.aaccept())
             await asyncio.wait({accepting, ending}, return_when=asyncio.FIRST_COMPLETED)
@@ -71,11 +72,14 @@ class Server:
             try:
                 connection = accepting.result()
             except kin.LimitReached as error:
-                failures.complain(self._program, error.explain())
+                if not said:
+                    failures.complain(self._program, error.explain())
+                said = True
                 await asyncio.wait(
                     {*self._tasks, ending}, timeout=_PAUSE, return_when=asyncio.FIRST_COMPLETED
                 )
                 continue
+            said = False
             self.clients += 1
             task = asyncio.create_task(self._client(connection))
             self._tasks.add(task)

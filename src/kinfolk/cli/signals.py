@@ -42,6 +42,16 @@ def raise_when_ended() -> None:
             signal.signal(number, _raise)
 
 
+def stop_raising() -> None:
+    """All is done and nothing left to remove: from here on a signal ends the process without a word.
+
+    The end of the interpreter runs code of others, in which an exception would be shown with its traceback.
+    """
+    for number in ENDING:
+        if signal.getsignal(number) in (_raise, signal.default_int_handler):
+            signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def held_back() -> Iterator[None]:
     """Inside, none of the signals comes between two steps that belong together; one that came comes at the end."""

@@ -16,14 +16,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import kinfolk as kin
-from kinfolk.cli.failures import STDIN, file_error
+from kinfolk.cli.failures import STDIN, file_error, refuse_empty
 
 
 class Source:
     """A file to read from; a context manager."""
 
     def __init__(self, path: str | None) -> None:
-        """Open ``path``; None or ``-`` is standard input. Raises NotFound, AccessDenied, KernelError."""
+        """Open ``path``; None or ``-`` is standard input. Raises UsageError, NotFound, AccessDenied, KernelError."""
+        refuse_empty(path)
         self.name = STDIN if path in (None, "-") else str(path)
         self._own = self.name is not STDIN
         self._fd = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+import kinfolk as kin
 from kinfolk.cli import parameters
 from kinfolk.cli.exit_codes import ExitCode
 from kinfolk.cli.reports import emit, print_bytes
@@ -23,6 +24,8 @@ def command(stops: tuple[str, ...], file: str | None, as_list: bool, as_json: bo
     import kinfolk.tour
 
     if as_list:
+        if stops or file is not None:
+            raise kin.UsageError("--list takes neither a STOP nor --file", remedy="leave them out")
         _list(kinfolk.tour.stops(), as_json)
         return ExitCode.OK
     return ExitCode.OK if kinfolk.tour.run(stops, file, as_json) else ExitCode.FAILED

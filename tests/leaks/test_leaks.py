@@ -1,0 +1,96 @@
+"""Nothing grows: not by opening and closing, not by use, not by what is dropped or left half read."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kinfolk as kin
+from tests.conformance.fixtures import main_ways
+from tests.conformance.link import REGISTERED, Link
+from tests.conformance.peers import HANG, open_descriptors, resident
+from tests.conformance.test_messages import pattern
+
+ROOT = Path(__file__).parent.parent.parent
+ROUNDS = 300
+
+#: Bytes that may be more after all the rounds: the allocator's own, less than a few bytes a round.
+_RESIDENT, _ALLOCATED = 768 << 10, 6 << 10
+
+
+@pytest.mark.parametrize("scheme", REGISTERED)
+def test_nothing_grows_in_a_fresh_process(scheme: str):
+    command = [sys.executable, "-W", "error", "-m", "tests.leaks.cycles", scheme, str(ROUNDS)]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, "unraisable errors or warnings"
+    said = json.loads(done.stdout)
+    assert said["growth"], "nothing was run"
+    for name, found in said["growth"].items():
+        assert found.pop("resident") < _RESIDENT, name
+        assert found.pop("allocated") < _ALLOCATED, name
+        assert not found, name
+    assert not said["left"]
+
+
+def dropped(link: Link) -> list[str]:
+    """Drop both ends without closing them; the warnings that came."""
+    receiver, sender = link.both()
+    sender.send("unread")
+    link._ends.clear()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del receiver, sender
+        gc.collect()
+    return [str(one.message) for one in caught if one.category is ResourceWarning]
+
+
+def test_dropped_ends_warn_and_leak_nothing(link: Link):
+    link.both()  # starts what stays
+    link.renew()
+    before = open_descriptors()
+    for _ in range(3):
+        assert len(dropped(link)) >= 2, "a ResourceWarning for each end"
+        assert open_descriptors() == before
+        if not link.variant.anonymous and not link.outlives:
+            assert not link.name_exists()
+    receiver, sender = link.both()
+    if link.outlives and not link.variant.anonymous:
+        for _ in range(3):
+            assert receiver.recv(timeout=HANG) == "unread"
+    sender.send("works")
+    assert receiver.recv(timeout=HANG) == "works"
+
+
+def send_until_nobody_reads(sender: Any, voice: Any, size: int) -> None:
+    with contextlib.suppress(kin.BrokenChannel):
+        sender.send_bytes(pattern(size), timeout=HANG)
+
+
+@main_ways
+def test_half_read_messages_are_given_back(link: Link):
+    """A large message of which some has come (or all, where it is one for the kernel) when the receiver is closed."""
+    size = link.prepared(lambda end: min(32 << 20, end.limits.max_message))
+    before, memory = open_descriptors(), 0
+    for _ in range(3):
+        receiver, peer = link.from_peer(send_until_nobody_reads, size)
+        with contextlib.suppress(kin.Timeout):
+            receiver.recv_bytes(timeout=0.01)
+        receiver.close()
+        peer.result()
+        link.peers.end()
+        del receiver
+        link.renew()
+        assert open_descriptors() <= before + 1  # the one by which this thread is woken
+        memory = memory or resident()
+    assert resident() < memory + size / 2 + (1 << 20)

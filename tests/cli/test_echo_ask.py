@@ -11,6 +11,7 @@ import signal
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,7 +203,9 @@ def test_one_shortage_is_one_line(monkeypatch):
             raise kinfolk.LimitReached("can't accept")
 
     async def serve() -> None:
-        server = serving.Server("kin echo", lambda client: asyncio.sleep(0), count=None, quiet=True)
+        server: Any = serving.Server(
+            "kin echo", lambda client: asyncio.sleep(0), count=None, quiet=True
+        )
         await server._accept_all(listener, asyncio.create_task(ended.wait()))
 
     ended, listener = asyncio.Event(), Short()

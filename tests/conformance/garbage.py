@@ -196,7 +196,7 @@ _FOOTERS = [
 
 def tables(how: str) -> list[Garbage]:
     """All garbage for one way of framing."""
-    rows: list[Any] = {
+    by_framing: dict[str, list[Any]] = {
         "packed chunks": _PACKED + _CUT,
         "chunks": [
             *_PACKED,
@@ -205,7 +205,7 @@ def tables(how: str) -> list[Garbage]:
         ],
         "packets": _PACKETS,
         "footers": _FOOTERS,
-    }[how]
+    }
     make = MAKERS[how]
     whole: list[Any] = [
         (
@@ -216,7 +216,7 @@ def tables(how: str) -> list[Garbage]:
         )
         for what, kind, body, result in _BODIES
     ]
-    return [Garbage(*row) for row in [*rows, *whole]]
+    return [Garbage(*row) for row in by_framing[how] + whole]
 
 
 class Stranger:

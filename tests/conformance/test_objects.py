@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tests.conformance.fixtures import main_ways, only
 from tests.conformance.link import Link
 from tests.conformance.peers import HANG, thread_of
 
-PLAIN = [
+PLAIN: list[Any] = [
     None,
     True,
     -1,

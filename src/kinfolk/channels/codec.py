@@ -98,7 +98,7 @@ def decode(message: Message, allowed: Codec, *, copy: bool = False) -> Any:
         )
     try:
         return decoder(body, buffers)
-    except DecodeError:
+    except (DecodeError, CorruptChannel):
         raise
     except Exception as error:
         raise DecodeError(

@@ -51,7 +51,7 @@ class Receives(End):
         self._held: Message | None = None
         self._postponed: KinfolkError | None = None
         self._receive_turn = Turnstile(self._address, self._finish_receiving)
-        self._receive_what = f"{self._address}: receive"
+        self._receive_what = f"{self._address.removesuffix(':')}: receive"
 
     def _finish_receiving(self) -> None:
         if self._held is not None:

@@ -20,7 +20,7 @@ class Sends(End):
     def _attach_sending(self, transport: SendTransport) -> None:
         self._sending = transport
         self._send_turn = Turnstile(self._address, transport.close)
-        self._send_what = f"{self._address}: send"
+        self._send_what = f"{self._address.removesuffix(':')}: send"
 
     def _prepared(self, message: Message, priority: int | None) -> Message:
         size = message.size

@@ -94,12 +94,6 @@ def is_connection(address: str, style: Style, turned: bool) -> bool:
     return scheme_of(address) in TWO_WAY and (single or turned)
 
 
-def goes_both_ways(address: str, style: Style) -> bool:
-    """Whether an address can be listened at: datagrams make connections only between programs with kinfolk."""
-    scheme = scheme_of(address)
-    return scheme in TWO_WAY or (scheme == "unix-dgram" and style is not Style.RAW)
-
-
 @contextlib.contextmanager
 def within(timeout: float | None, what: str, address: str) -> Iterator[None]:
     """Say in a Timeout what did not happen, rather than which call it was."""

@@ -19,6 +19,10 @@ from tests.conformance.peers import Peers
 
 VARIANTS = [variant for scheme in REGISTERED for variant in TABLE.get(scheme, [])]
 
+#: Files whose tests run against every way of opening in `make test`; others run against the main ways there, and
+#: against every way in `make soak`. With more the suite would take longer than people wait.
+EVERY_WAY = ("test_table", "test_endings", "test_connections")
+
 
 def only(wanted: Callable[[Variant], bool]) -> pytest.MarkDecorator:
     """Run a test of `link` against these variants alone."""
@@ -35,7 +39,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("variants")
         wanted = marker.args[0] if marker else lambda variant: True
         chosen = [variant for variant in VARIANTS if wanted(variant)]
-        metafunc.parametrize("variant", chosen, ids=[variant.id for variant in chosen])
+        every_way = marker is not None or metafunc.module.__name__.endswith(EVERY_WAY)
+        metafunc.parametrize(
+            "variant",
+            [
+                pytest.param(variant, marks=() if every_way or variant.main else pytest.mark.soak)
+                for variant in chosen
+            ],
+            ids=[variant.id for variant in chosen],
+        )
 
 
 @pytest.fixture

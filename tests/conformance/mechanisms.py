@@ -81,7 +81,6 @@ MAIN = {
     "pipe-channel",
     "pipe-one-channel",
     "fifo-named",
-    "fifo-kept-named",
     "unix-named",
     "unix-pair",
     "unix-seqpacket-named",

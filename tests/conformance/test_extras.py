@@ -24,13 +24,18 @@ def refused(call, *args, **named) -> None:
 def raw_ends(link: Link):
     link.address = link.address.replace("codec=msgpack&", "").replace("?codec=msgpack", "")
     link.options["framing"] = "raw"
+    if link.variant.scheme == "unix-dgram" and link.variant.way != "named":
+        refused(link.both)  # a connection of datagrams is kinfolk's own
+        return None
     return link.both()
 
 
 @main_ways
 def test_bare_bytes(link: Link):
     """All bytes come, in order; objects and empty messages are refused."""
-    receiver, sender = raw_ends(link)
+    if (ends := raw_ends(link)) is None:
+        return
+    receiver, sender = ends
     assert receiver.codec == sender.codec == "raw"
     data = bytes(range(256)) * 8
     with thread_of(
@@ -55,7 +60,9 @@ def test_bare_bytes(link: Link):
 @main_ways
 def test_bare_bytes_given_up_in_the_middle_are_finished(link: Link):
     """Nothing that a receiver of bare bytes counts on is missing in the middle; nothing that was not begun comes."""
-    receiver, sender = raw_ends(link)
+    if (ends := raw_ends(link)) is None:
+        return
+    receiver, sender = ends
     size = min(sender.limits.max_message, 500_000)
     block = b"".join(b"%07d\n" % n for n in range(size // 8))
     sent = 0
@@ -80,7 +87,9 @@ def test_bare_bytes_given_up_in_the_middle_are_finished(link: Link):
 def test_raw_framing_takes_no_other_codec(link: Link):
     link.address = link.address.replace("codec=msgpack&", "").replace("?codec=msgpack", "")
     link.options.update(framing="raw", codec="pickle")
-    with pytest.raises(kin.AddressError) as caught:
+    with pytest.raises(
+        (kin.AddressError, kin.UntrustedPeer)
+    ) as caught:  # TCP takes no pickles at all
         link.both()
     assert caught.value.remedy
 
@@ -102,7 +111,7 @@ def test_priorities(link: Link):
     received = [receiver.recv(timeout=HANG) for _ in range(3)]
     # POSIX queues give the highest first; System V ones have types, which choose, and keep the order.
     assert received == ([3, 2, 1] if link.variant.scheme == "mq" else [1, 3, 2])
-    for nonsense in (-1, 2**40):
+    for nonsense in (-1, 2**70):
         with pytest.raises((kin.InvalidValue, kin.UsageError)) as caught:
             sender.send("x", priority=nonsense, timeout=0)
         assert caught.value.remedy

@@ -65,7 +65,7 @@ def test_dropped_ends_warn_and_leak_nothing(link: Link):
         if not link.variant.anonymous and not link.outlives:
             assert not link.name_exists()
     receiver, sender = link.both()
-    if link.outlives and not link.variant.anonymous:
+    if link.variant.id in ("mq-named", "sysv-mq-named"):  # what was sent outlives everybody
         for _ in range(3):
             assert receiver.recv(timeout=HANG) == "unread"
     sender.send("works")
@@ -73,8 +73,8 @@ def test_dropped_ends_warn_and_leak_nothing(link: Link):
 
 
 def send_until_nobody_reads(sender: Any, voice: Any, size: int) -> None:
-    with contextlib.suppress(kin.BrokenChannel):
-        sender.send_bytes(pattern(size), timeout=HANG)
+    with contextlib.suppress(kin.BrokenChannel, kin.Timeout):
+        sender.send_bytes(pattern(size), timeout=1)
 
 
 @main_ways

@@ -166,6 +166,14 @@ def test_a_directory_that_goes_away_is_told(tmp_path: Path) -> None:
     assert isinstance(waiting.call.raised(), kin.NotFound)
 
 
+def test_a_directory_that_was_moved_away_is_told(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    waiting = Waiting(directory / "name")
+    directory.rename(tmp_path / "away")
+    assert isinstance(waiting.call.raised(), kin.NotFound)
+
+
 def test_a_directory_that_is_replaced_is_watched_anew(tmp_path: Path) -> None:
     directory = tmp_path / "d"
     directory.mkdir()

@@ -45,6 +45,7 @@ class EveryOrder(RuleBasedStateMachine):
         self.inside: object | None = None
         self.asleep: Somebody | None = None
         self.queue: list[Somebody] = []
+        self.on_the_way: list[Somebody] = []
         self.closed = False
 
     @rule()
@@ -60,8 +61,16 @@ class EveryOrder(RuleBasedStateMachine):
             self.inside = token
         else:
             self.turn.leave(token)  # as after any attempt: does nothing
-            self.turn.queue(me)
-            self.queue.append(me)
+            self.on_the_way.append(me)
+
+    @precondition(lambda self: self.on_the_way)
+    @rule()
+    def somebody_who_was_not_let_in_stands_in_line(self) -> None:
+        me = self.on_the_way.pop()
+        self.turn.queue(me)
+        self.queue.append(me)
+        if self.closed:  # everybody looks again before sleeping
+            me.woken += 1
 
     @precondition(lambda self: self.queue)
     @rule(position=st.integers(0, 5))

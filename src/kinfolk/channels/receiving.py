@@ -48,16 +48,19 @@ class Receives(End):
 
     def _attach_receiving(self, transport: ReceiveTransport) -> None:
         self._receiving = transport
-        self._held: Message | None = None
+        held: list[Message] = []  # one at most
+        self._held = held
         self._postponed: KinfolkError | None = None
-        self._receive_turn = Turnstile(self._address, self._finish_receiving)
-        self._receive_what = f"{self._address.removesuffix(':')}: receive"
 
-    def _finish_receiving(self) -> None:
-        if self._held is not None:
-            for fd in self._held.descriptors:
-                os.close(fd)
-        self._receiving.close()
+        # Not a method: a cycle would have the parts of a dropped end collected before the end.
+        def finish() -> None:
+            for message in held:
+                for fd in message.descriptors:
+                    os.close(fd)
+            transport.close()
+
+        self._receive_turn = Turnstile(self._address, finish)
+        self._receive_what = f"{self._address.removesuffix(':')}: receive"
 
     def _receive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
         due, turn, token = deadline(timeout), self._receive_turn, object()
@@ -90,9 +93,8 @@ class Receives(End):
         if self._postponed is not None:
             error, self._postponed = self._postponed, None
             raise error
-        if self._held is not None:
-            message, self._held = self._held, None
-            return message
+        if self._held:
+            return self._held.pop()
         try:
             return self._receiving.try_receive()
         except (OSError, KinfolkError) as error:
@@ -103,7 +105,7 @@ class Receives(End):
         try:
             accept(message)
         except KinfolkError as error:
-            self._held = message
+            self._held.append(message)
             raise located(error, "can't receive", self._address) from None
         self._statistics.messages_received += 1
         self._statistics.bytes_received += message.size

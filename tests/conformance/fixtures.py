@@ -26,7 +26,8 @@ EVERY_WAY = ("test_table", "test_endings", "test_connections")
 
 def only(wanted: Callable[[Variant], bool]) -> pytest.MarkDecorator:
     """Run a test of `link` against these variants alone."""
-    return pytest.mark.variants(wanted)
+    # with_args, for a mark that is called with one function decorates it
+    return pytest.mark.variants.with_args(wanted)
 
 
 #: for tests that are costly, or about how data travels and not about how it is opened

@@ -196,7 +196,7 @@ def limits_of(variant: Variant, place: Place, peers: Peers) -> kin.Limits:
     """The limits of a variant, from an end that is opened for the purpose."""
     link = Link(variant, place, peers)
     try:
-        return link.both()[0].limits  # type: ignore[no-any-return]
+        return link.both()[0].limits
     finally:
         link.close()
 

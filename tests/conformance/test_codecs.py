@@ -22,7 +22,7 @@ from tests.conformance.test_objects import both, carries
 
 CODECS = pytest.mark.parametrize("codec", ["pickle", "msgpack"])
 _RECORD = [("when", "M8[us]"), ("place", "<f4", (2, 3)), ("inner", [("a", "i1"), ("b", "U4")])]
-ODD = [
+ODD: list[np.ndarray] = [
     np.zeros(3, dtype=_RECORD),
     np.zeros(
         3, dtype=np.dtype({"names": ["a"], "formats": ["<u2"], "offsets": [6], "itemsize": 16})
@@ -31,7 +31,7 @@ ODD = [
     np.array([1, -1], dtype="m8[ns]"),
     np.array(["å", "text"]),
     np.array([b"\0a", b""]),
-    np.float16([1.5, np.nan, np.inf]),
+    np.array([1.5, np.nan, np.inf], dtype="f2"),
     np.array(3, dtype="M8[D]"),
     np.empty((2, 0, 5), dtype="M8[D]", order="F"),
     np.asfortranarray(np.arange(24, dtype="<i2").reshape(2, 3, 4)),
@@ -51,9 +51,10 @@ def test_odd_arrays(link: Link, codec: str):
     ends = both(link, codec)
     if ends is None:
         return
+    receiver, sender = ends
     for array in ODD:
         for copy in (False, True):
-            received = carries(*ends, [array, "beside it"], copy=copy)
+            received = carries(receiver, sender, [array, "beside it"], copy=copy)
             assert same(received[0], array), array
             assert received[1] == "beside it"
             if array.size and array.ndim:
@@ -164,9 +165,8 @@ def test_a_pickle_that_was_not_asked_for(link: Link, asked: str):
             try:
                 got += receiver.recv_many(5, timeout=HANG)
             except kin.DecodeError as error:
-                assert "pickle" in error.remedy
-                got.append(None)
-        assert got == [b"1", None, b"2", None, b"3"]
+                got.append("pickle" in error.remedy)
+        assert got == [b"1", True, b"2", True, b"3"]
 
 
 @main_ways

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from typing import Any
 from multiprocessing import forkserver, resource_tracker
+from typing import Any
 
 import pytest
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import kinfolk as kin
 from tests import leak_check
-from tests.conftest import start_what_stays
 from tests.conformance.link import Link
 from tests.conformance.mechanisms import TABLE, Place, Variant
 from tests.conformance.peers import HANG, Peers, resident
+from tests.conftest import start_what_stays
 
 _WARM = 50
 

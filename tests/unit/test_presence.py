@@ -335,23 +335,56 @@ def test_a_symlink_is_not_followed(path: Path, tmp_path: Path) -> None:
     target.unlink()
 
 
+def swap_after(
+    monkeypatch: pytest.MonkeyPatch, call: str, path: Path, swap: Callable[[], None]
+) -> None:
+    """Have somebody replace what is at the path right after our first such call on it."""
+    real, swapped = getattr(os, call), []
+
+    def then_swap(name: Any, *args: Any, **named: Any) -> Any:
+        result = real(name, *args, **named)
+        if name == str(path) and not swapped:
+            swapped.append(True)
+            os.unlink(path)
+            swap()
+        return result
+
+    monkeypatch.setattr(os, call, then_swap)
+
+
+@pytest.mark.parametrize("call", ["mkfifo", "open"])
 def test_a_symlink_put_in_place_of_the_new_name_does_not_get_its_mode(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     precious = tmp_path / "precious"
     precious.touch(0o600)
-    real = os.mkfifo
-
-    def swapped(name: str, mode: int) -> None:
-        real(name, mode)
-        os.unlink(name)
-        os.symlink(precious, name)
-
-    monkeypatch.setattr(os, "mkfifo", swapped)
+    swap_after(monkeypatch, call, path, lambda: path.symlink_to(precious))
     with pytest.raises(kin.AddressError):
         receiver(path, mode=0o666)
     assert stat.S_IMODE(precious.stat().st_mode) == 0o600
     path.unlink()
+
+
+def test_what_is_put_in_place_between_the_look_and_the_opening(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_descriptors()
+    target = tmp_path / "target"
+    os.mkfifo(target, 0o600)
+    os.mkfifo(path, 0o600)
+    with monkeypatch.context() as patched:
+        swap_after(patched, "lstat", path, lambda: path.symlink_to(target))
+        with pytest.raises(OSError, match="symbolic links"):
+            open_end(str(path), os.O_RDONLY)
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with monkeypatch.context() as patched:
+        swap_after(patched, "lstat", path, path.touch)
+        with pytest.raises(kin.AddressError, match="no FIFO"):
+            open_end(str(path), os.O_WRONLY)
+    path.unlink()
+    target.unlink()
+    assert open_descriptors() == before
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "device"])

@@ -148,10 +148,37 @@ def _split(body: Buffer) -> list[Buffer]:
 # ── pickle ───────────────────────────────────────────────────────────────────────────────────
 
 
+class _Memory:
+    """Memory for NumPy to make an array over; it keeps the array alive whose memory it is."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (array.ctypes.data, False),
+            "shape": (array.nbytes,),
+            "typestr": "|u1",
+        }
+
+
+def _as_if_writable(array: Any) -> Any:
+    """The same array as one that could be written: a pickle would have a read-only one arrive read-only for ever.
+
+    Nobody writes it: it lives until it is sent. Else an array that was received, and is sent on, could not be
+    asked for with ``copy=True``.
+    """
+    if array.dtype.hasobject or not array.flags.c_contiguous or not array.nbytes:
+        return array.copy(order="K")
+    numpy = sys.modules["numpy"]
+    return numpy.asarray(_Memory(array)).view(array.dtype).reshape(array.shape)
+
+
 def _reduce_array(array: Any) -> Any:
     # NumPy copies a non-contiguous array into the pickle itself: make it contiguous first.
     if not array.flags.forc:
         array = array.copy(order="C")
+    if not array.flags.writeable:
+        array = _as_if_writable(array)
     try:
         memoryview(array)
     except ValueError:  # of a type that the buffer protocol can't describe, such as datetime64

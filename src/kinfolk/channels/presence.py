@@ -115,10 +115,7 @@ def open_end(
         if make is not None:
             _make(path, make)
         try:
-            if not stat.S_ISFIFO(os.lstat(path).st_mode):
-                raise AddressError(
-                    "this is no FIFO", subject=path, remedy="choose another name, or remove it"
-                )
+            _check_is_fifo(os.lstat(path), path)  # what is none may do something when it is opened
             opened = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             raise NotYet from None
@@ -127,6 +124,7 @@ def open_end(
                 raise NotYet from None  # the opening of the other end is an event on the path
             raise
         try:
+            _check_is_fifo(os.fstat(opened), path)  # it may have been replaced
             end = FifoEnd(opened, path, keep_name=keep_name)
         except BaseException:
             os.close(opened)
@@ -139,6 +137,13 @@ def open_end(
                 end.abandon()
                 raise
         return end
+
+
+def _check_is_fifo(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISFIFO(status.st_mode):
+        raise AddressError(
+            "this is no FIFO", subject=path, remedy="choose another name, or remove it"
+        )
 
 
 def _make(path: str, mode: int) -> None:

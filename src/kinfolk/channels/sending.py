@@ -8,7 +8,7 @@ from kinfolk.channels.codec import RAW, as_bytes_view, encode
 from kinfolk.channels.contract import Message, SendTransport
 from kinfolk.channels.end import End, guarded, located
 from kinfolk.deadlines import deadline
-from kinfolk.errors import KinfolkError, MessageTooBig, Unsupported
+from kinfolk.errors import CodecError, KinfolkError, MessageTooBig, Unsupported
 from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import adrive, aenter, arun, drive, enter, run
@@ -47,10 +47,16 @@ class Sends(End):
         return message
 
     def _encoded(self, obj: object, priority: int | None) -> Message:
-        return self._prepared(encode(obj, self._codec), priority)
+        try:
+            return self._prepared(encode(obj, self._codec), priority)
+        except CodecError as error:
+            raise located(error, "can't send", self._address) from error.__cause__
 
     def _bytes_of(self, data: object, priority: int | None) -> Message:
-        return self._prepared(Message(RAW, (as_bytes_view(data),)), priority)
+        try:
+            return self._prepared(Message(RAW, (as_bytes_view(data),)), priority)
+        except CodecError as error:
+            raise located(error, "can't send", self._address) from None
 
     def _with_descriptors(self, data: object, fds: Sequence[int]) -> Message:
         if not self._limits.descriptors:

@@ -50,7 +50,11 @@ class FanIn(ReceiveTransport):
         self._lost = 0  # messages dropped on connections that have ended
         self._came = self._shut = self._ended = self._passed_on = False
         self._pid = os.getpid()
-        self._epoll = self._new_epoll()
+        try:
+            self._epoll = self._new_epoll()
+        except BaseException:
+            door.close()
+            raise
 
     @property
     def dropped(self) -> int:  # type: ignore[override]

@@ -50,6 +50,8 @@ class Terms:
     raw: bool
     max_message: int
     capacity: int | None
+    #: to what size the buffers of TCP grow; read beforehand, as no descriptor may be left once a connection is there
+    largest_buffers: int
 
     @classmethod
     def of(cls, address: Address) -> Self:
@@ -70,6 +72,7 @@ class Terms:
             options.framing == "raw",
             options.max_message or DEFAULT_MAX_MESSAGE,
             options.capacity,
+            _largest_buffers() if address.scheme == "tcp" else 0,
         )
 
     def limits(self, sock: socket.socket, *, senders: str) -> Limits:
@@ -79,7 +82,7 @@ class Terms:
         if not unix:
             capacity += sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
             if self.capacity is None:
-                capacity = _largest("tcp_wmem") + _largest("tcp_rmem")
+                capacity = self.largest_buffers
         return Limits(
             self.mechanism,
             max_message=self.max_message,
@@ -169,10 +172,13 @@ class Stream:
                 self._spare.close()
 
 
-def _largest(name: str) -> int:
-    """To what size the kernel lets a buffer grow by itself (tcp(7))."""
-    with open(f"/proc/sys/net/ipv4/{name}", encoding="ascii") as file:
-        return int(file.read().split()[2])
+def _largest_buffers() -> int:
+    """To what size the kernel lets both buffers of a connection grow by themselves (tcp(7))."""
+    sizes = 0
+    for name in ("tcp_wmem", "tcp_rmem"):
+        with open(f"/proc/sys/net/ipv4/{name}", encoding="ascii") as file:
+            sizes += int(file.read().split()[2])
+    return sizes
 
 
 def _set_up_tcp(sock: socket.socket) -> None:

@@ -44,7 +44,7 @@ class PacketTerms(Terms):
     """What an address says about its connections."""
 
     def limits(self, sock: socket.socket, *, senders: str) -> Limits:
-        """The limits of a receiver over many connections."""
+        """The limits of a channel whose receiver is over many connections."""
         return packet_limits(self.mechanism, sock, self.max_message, raw=self.raw, receivers="one")
 
     def reader(self, sock: socket.socket, ahead: bytes = b"") -> PacketReader:
@@ -90,7 +90,9 @@ class UnixSeqpacketMechanism(Mechanism):
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver to listen at the name, and connect."""
         terms = PacketTerms.of(address)
-        return terms.sender((yield from _connect(address, terms)))
+        sock = yield from _connect(address, terms)
+        limits = terms.limits(sock, senders="many")  # the receiver's: one process accepts
+        return PacketSender(sock, limits, terms.subject, raw=terms.raw)
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
         """A socketpair; with a name, a receiver there and its first sender."""

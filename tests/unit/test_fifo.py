@@ -170,6 +170,35 @@ def test_a_second_receiver_is_busy_and_leaves_the_name(
             assert receiver.recv() == "x"
 
 
+def test_a_child_may_receive_before_its_parent_has_closed(address: str, peers: Peers) -> None:
+    """Opened for the child: there is no moment at which that is too early."""
+    with kin.open_receiver(address) as receiver, kin.open_sender(address) as sender:
+        sender.send("x")
+
+        def child(voice: Voice) -> Any:
+            return receiver.recv(timeout=HANG)
+
+        assert peers.fork(child).result() == "x"
+
+
+def test_a_name_whose_receiver_was_passed_on_is_busy_too(address: str, peers: Peers) -> None:
+    receiver, sender = kin.channel(address)
+
+    def child(voice: Voice) -> None:
+        voice.say(receiver.recv(timeout=HANG))
+        voice.hear()
+
+    with sender:
+        sender.send("x")
+        peer = peers.fork(child)
+        receiver.close()
+        assert peer.hear() == "x"
+        with pytest.raises(kin.Busy, match=f"process {peer.pid} does"):
+            kin.open_receiver(address)
+        peer.say()
+        peer.result()
+
+
 def test_a_receiver_takes_over_after_a_kill(address: str, path: Path, peers: Peers) -> None:
     def child(voice: Voice) -> None:
         with kin.open_receiver(address) as receiver:

@@ -1,7 +1,8 @@
 """One process at a time on one direction of a stream.
 
 A byte stream that two processes read (or write without chunks) is torn apart between them. A *claim* is a
-POSIX record lock on the inode of the pipe or socket itself (fcntl(2), F_SETLK): byte 0 for receiving, byte 1 for sending.
+POSIX record lock on the inode of the pipe or socket itself (fcntl(2), F_SETLK): byte 0 for receiving, byte 1 for sending,
+byte 2 for having opened a name in order to receive there (which is not yet receiving: the end may be passed on first).
 It belongs to a process: a forked copy does not have it, and it ends with the process, however that ends.
 
 A pipe's end is open in one direction only, so that the kernel grants a lock of the shared kind to everybody; who
@@ -32,8 +33,8 @@ from kinfolk.errors import Busy
 
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
-RECEIVING, SENDING = 0, 1
-_MEMBERS = 2  # the first byte of memberships
+RECEIVING, SENDING, OPENED = 0, 1, 2
+_MEMBERS = 3  # the first byte of memberships
 
 
 class _Held:
@@ -134,7 +135,7 @@ class Claim(_Held):
                 self.take()
 
     def _busy(self, holder: int | None) -> Busy:
-        verb = "receives" if self._direction == RECEIVING else "sends"
+        verb = "sends" if self._direction == SENDING else "receives"
         return Busy(
             f"another {'end' if holder == os.getpid() else 'process'} {verb} here",
             subject=self._subject,

@@ -57,7 +57,7 @@ class FifoMechanism(Mechanism):
             receiver = PipeReceiver(
                 end, _limits(address, end), str(address), raw=address.options.framing == "raw"
             )
-            receiver.claim()
+            receiver.reserve()
             return receiver
         except BaseException:
             end.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kinfolk._native import try_read
-from kinfolk.channels.claims import RECEIVING, Claim
+from kinfolk.channels.claims import OPENED, RECEIVING, Claim
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport
 from kinfolk.channels.framing import (
@@ -45,6 +45,7 @@ class PipeReceiver(ReceiveTransport):
         self._descriptor, self.limits, self._subject, self._raw = descriptor, limits, subject, raw
         self._assembler = Assembler(limits.max_message, subject)
         self._claim = Claim(descriptor.fileno(), RECEIVING, subject, sole=True)
+        self._opened = Claim(descriptor.fileno(), OPENED, subject, sole=True)
         self._pid = os.getpid()  # who received what is incomplete
         self._in_doubt = False  # nobody knows what was read of a long chunk
         self._alone = limits.senders == "one"
@@ -95,10 +96,14 @@ class PipeReceiver(ReceiveTransport):
                     self.interest = Interest(readable=(fd, *self._pidfds.values()))
                     return None
 
-    def claim(self) -> None:
-        """Make sure that nobody else receives here. Raises Busy."""
-        if self._claim.take():
-            self._begin()
+    def reserve(self) -> None:
+        """Make sure that nobody else receives here, or has opened the name to do so. Raises Busy.
+
+        Not yet by receiving: the end may be meant for a forked child, which begins before it is closed here.
+        """
+        self._claim.take()
+        self._claim.release()
+        self._opened.take()
 
     def _begin(self) -> None:
         """This process has begun to receive, or has had to take its claim anew."""
@@ -267,6 +272,7 @@ class PipeReceiver(ReceiveTransport):
         self._body = None
         self._unwatch_all()
         self._claim.closing()
+        self._opened.closing()
         self._descriptor.close()
         self._claim.closed()
 

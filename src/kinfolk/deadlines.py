@@ -25,8 +25,12 @@ class Deadline:
     __slots__ = ("at", "timeout")
 
     def __init__(self, timeout: float | None) -> None:
-        """Start counting now. Raises InvalidValue for a negative or non-finite timeout."""
-        if timeout is not None and not (0 <= timeout < math.inf):
+        """Start counting now. Raises InvalidValue for what is no number, negative or not finite."""
+        try:
+            sensible = timeout is None or 0 <= timeout < math.inf
+        except TypeError:
+            sensible = False
+        if not sensible:
             raise InvalidValue(
                 f"timeout={timeout!r} makes no sense",
                 remedy="give seconds as a number, 0 to try once, None to wait for ever",

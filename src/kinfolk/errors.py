@@ -46,6 +46,8 @@ class KinfolkError(Exception):
 
     #: the errno that the OSError side of a subclass carries when no other is known
     default_errno: int | None = None
+    #: what to do when whoever raised it knew nothing better
+    default_remedy = ""
 
     errno: int | None
     strerror: str | None
@@ -61,7 +63,8 @@ class KinfolkError(Exception):
         code: int | None = None,
     ) -> None:
         """Compose the line; ``code`` is an errno for the subclasses that are OSErrors too."""
-        self.what, self.subject, self.why, self.remedy = what, subject, why, remedy
+        self.what, self.subject, self.why = what, subject, why
+        self.remedy = remedy or self.default_remedy
         super().__init__(what)
         if isinstance(self, OSError):
             self.errno = code if code is not None else self.default_errno
@@ -108,6 +111,8 @@ class UsageError(KinfolkError):
 class Closed(UsageError, ValueError):
     """This end was closed, here or by another thread during the call."""
 
+    default_remedy = "open a new one"
+
 
 class AddressError(UsageError, ValueError):
     """The address can't be parsed, or an option in it is unknown or has a wrong value."""
@@ -152,14 +157,19 @@ class BrokenChannel(PeerError, BrokenPipeError):
     """Every receiver has gone; what is sent now would reach nobody."""
 
     default_errno = errno.EPIPE
+    default_remedy = "open a new channel once a receiver is there"
 
 
 class CorruptChannel(PeerError, ValueError):
     """What arrived is not what kinfolk writes: an alien, hostile or broken peer."""
 
+    default_remedy = "see who sends there: another program, or another version"
+
 
 class DecodeError(PeerError, ValueError):
     """The message came whole, but the object in it can't be made here; the message is consumed."""
+
+    default_remedy = "make what it is made of known here too, or send plainer objects"
 
 
 class UntrustedPeer(PeerError, PermissionError):
@@ -216,7 +226,7 @@ class KernelError(SystemProblem, OSError):
 
 
 _BY_ERRNO: dict[int, tuple[type[KinfolkError], str]] = {
-    errno.EPIPE: (BrokenChannel, "open a new channel once a receiver is there"),
+    errno.EPIPE: (BrokenChannel, ""),
     errno.ECONNRESET: (BrokenChannel, "connect again"),
     errno.ENOENT: (NotFound, ""),
     errno.EACCES: (AccessDenied, ""),

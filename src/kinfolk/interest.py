@@ -43,7 +43,11 @@ Steps = Generator[Interest, None, T]
 
 def timed_out(what: str, deadline: Deadline) -> Timeout:
     """The error for an operation, ``what``, whose deadline has passed."""
-    return Timeout(what, why=f"not ready within {deadline.timeout:g} s")
+    return Timeout(
+        what,
+        why=f"not ready within {deadline.timeout:g} s",
+        remedy="see whether the other side runs, or wait longer",
+    )
 
 
 def ready(value: T) -> Steps[T]:

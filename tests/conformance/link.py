@@ -20,7 +20,7 @@ import sysv_ipc
 
 import kinfolk as kin
 from kinfolk.channels.address import parse
-from kinfolk.channels.opening import MECHANISMS
+from kinfolk.channels.mechanisms import SCHEMES, load
 from tests.conformance.mechanisms import Place, Variant
 from tests.conformance.peers import HANG, Call, Peer, Peers, Voice
 
@@ -168,7 +168,7 @@ class Link:
     def outlives(self) -> bool:
         """Whether the name outlives its users, by the mechanism's default or the address."""
         lifetime = parse(self.address).options.lifetime
-        return (lifetime or MECHANISMS[self.variant.scheme].default_lifetime) == "name"
+        return (lifetime or load(self.variant.scheme).default_lifetime) == "name"
 
     def name_exists(self) -> bool | None:
         """Whether the name is there, for the kernel; None where the kernel can't be asked."""
@@ -259,4 +259,4 @@ _EXISTS: dict[str, Callable[[str], bool | None]] = {
 }
 
 #: The schemes that this build of the library has, with the variants of the table.
-REGISTERED = tuple(MECHANISMS)
+REGISTERED = SCHEMES

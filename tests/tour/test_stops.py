@@ -6,7 +6,7 @@ import pytest
 
 import kinfolk as kin
 import kinfolk.tour
-from kinfolk.channels.opening import MECHANISMS
+from kinfolk.channels.mechanisms import SCHEMES
 from kinfolk.tour.links import links
 from kinfolk.tour.processes import crew
 
@@ -25,11 +25,11 @@ def test_stop_passes(walk, name):
 
 def test_every_mechanism_is_on_the_tour(scratch):
     schemes = {link.address.partition(":")[0] for link in links(str(scratch))}
-    assert schemes == set(MECHANISMS)
+    assert schemes == set(SCHEMES)
 
 
 def test_every_mechanism_has_a_stop_or_shares_one():
-    assert set(MECHANISMS) <= set(NAMES)
+    assert set(SCHEMES) <= set(NAMES)
 
 
 def test_file_went_over_every_mechanism(walk, small_file):
@@ -37,7 +37,7 @@ def test_file_went_over_every_mechanism(walk, small_file):
     transfers = report["stops"][0]["figures"]["transfers"]
     labels = [transfer["mechanism"] for transfer in transfers]
     assert len(set(labels)) == len(labels)
-    assert {label.split(" ")[0] for label in labels} == set(MECHANISMS)
+    assert {label.split(" ")[0] for label in labels} == set(SCHEMES)
     for transfer in transfers:
         assert transfer["bytes"] == small_file.stat().st_size
         assert transfer["messages"] == -(-transfer["bytes"] // transfer["message_size"])
@@ -47,7 +47,7 @@ def test_file_went_over_every_mechanism(walk, small_file):
 def test_ends_were_seen_on_every_mechanism(walk):
     _, report = walk("ends")
     rows = report["stops"][0]["figures"]["ends"]
-    assert {row["mechanism"].split(" ")[0] for row in rows} == set(MECHANISMS)
+    assert {row["mechanism"].split(" ")[0] for row in rows} == set(SCHEMES)
 
 
 @pytest.mark.parametrize("ending", [False, True])

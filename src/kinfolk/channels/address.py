@@ -66,7 +66,7 @@ def parse(text: str, **given: Any) -> Address:
 
     Raises AddressError, which says what an address looks like.
     """
-    match = _ADDRESS.fullmatch(text)
+    match = _ADDRESS.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise AddressError(
             "this is no address",
@@ -75,7 +75,9 @@ def parse(text: str, **given: Any) -> Address:
         )
     name = unquote(match["name"], errors="surrogateescape")
     if "\0" in name:
-        raise AddressError("a name can't hold a NUL byte", subject=repr(text))
+        raise AddressError(
+            "a name can't hold a NUL byte", subject=repr(text), remedy="choose another name"
+        )
     if name.startswith("//") and name[2:3] == "/":
         name = name[2:]  # unix:///run/x, as URLs are often written
     try:

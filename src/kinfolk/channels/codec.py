@@ -81,7 +81,7 @@ def decode(message: Message, allowed: Codec, *, copy: bool = False) -> Any:
         raise DecodeError(
             f"a pickle came, but this end was opened with codec={allowed!r}",
             why="loading a pickle runs whatever it says",
-            remedy="if you trust the sender, open this end with codec='pickle'",
+            remedy="if you trust the sender, open this end with codec=pickle",
         )
     body: Buffer = message.body
     buffers: list[Buffer] = []

@@ -96,6 +96,8 @@ class _Transport(ABC):
     """What both directions have."""
 
     limits: Limits
+    #: whether a second end in this process can go on with it; not where each would know connections of its own
+    clonable: ClassVar[bool] = True
 
     @abstractmethod
     def fileno(self) -> int:
@@ -107,7 +109,11 @@ class _Transport(ABC):
 
     def unlink(self) -> None:
         """Remove the name. Raises Unsupported where there is none."""
-        raise Unsupported("there is no name to remove", subject=self.limits.mechanism)
+        raise Unsupported(
+            "there is no name to remove",
+            subject=self.limits.mechanism,
+            remedy="close it: that is all",
+        )
 
     def peer(self) -> Peer | None:
         """Who is at the other end, where the kernel vouches for one."""
@@ -122,7 +128,11 @@ class _Transport(ABC):
 
         Descriptors among the arguments are wrapped in `Passed`. Raises Unsupported where an end can't be passed.
         """
-        raise Unsupported("an end of this mechanism can't be passed", subject=self.limits.mechanism)
+        raise Unsupported(
+            "an end of this mechanism can't be passed",
+            subject=self.limits.mechanism,
+            remedy="open the address in the other process, or fork",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +197,11 @@ class ReceiveTransport(_Transport):
             raise
         return None
 
+    #: whether messages may be in user space, of which `fileno` knows nothing
+    reads_ahead: ClassVar[bool] = False
+
     def buffered(self) -> bool:
-        """Whether `receive` has something in user space, of which `fileno` knows nothing."""
+        """Whether a message (or an error) was read ahead."""
         return False
 
 

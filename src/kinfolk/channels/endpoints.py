@@ -83,10 +83,6 @@ class Receiver(Receives):
         """Who sends, where the kernel vouches for one process."""
         return self._receiving.peer()
 
-    def fileno(self) -> int:
-        """A descriptor that is readable when `recv` would not block, for select and event loops."""
-        return self._receiving.fileno()
-
     def unlink(self) -> None:
         """Remove the name; who has it open goes on. Raises Unsupported where there is no name."""
         unlink(self._receiving, self._address)
@@ -134,10 +130,6 @@ class Connection(Sends, Receives):
         """Who is at the other end, where the kernel vouches for it."""
         return self._receiving.peer()
 
-    def fileno(self) -> int:
-        """A descriptor that is readable when `recv` would not block, for select and event loops."""
-        return self._receiving.fileno()
-
     def statistics(self) -> Statistics:
         """What went through this end, both ways."""
         return self._count(self._receiving, self._sending)
@@ -159,6 +151,7 @@ class Listener(End):
         super().__init__(address, codec, transport.limits)
         self._transport = transport
         self._turn = Turnstile(address, transport.close)
+        self._accept_what = f"{address.removesuffix(':')}: accept"
 
     @property
     def address(self) -> str:
@@ -167,13 +160,11 @@ class Listener(End):
 
     def accept(self, *, timeout: float | None = None) -> Connection:
         """The next connection. Raises Timeout, Closed. Connections of users who may not are refused unseen."""
-        return run(self._accept_steps(), self._turn, Deadline(timeout), f"{self._address}: accept")
+        return run(self._accept_steps(), self._turn, Deadline(timeout), self._accept_what)
 
     async def aaccept(self, *, timeout: float | None = None) -> Connection:
         """`accept`, on asyncio."""
-        return await arun(
-            self._accept_steps(), self._turn, Deadline(timeout), f"{self._address}: accept"
-        )
+        return await arun(self._accept_steps(), self._turn, Deadline(timeout), self._accept_what)
 
     def _accept_steps(self) -> Steps[Connection]:
         duplex = yield from guarded(self._transport.accept(), "can't accept", self._address)

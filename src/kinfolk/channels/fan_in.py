@@ -40,6 +40,8 @@ _AT_ONCE = 64  # connections taken before senders are looked at again
 class FanIn(ReceiveTransport):
     """Receives from everybody who connects."""
 
+    reads_ahead, clonable = True, False
+
     def __init__(self, door: Door) -> None:
         """Take over ``door``."""
         self._door, self._terms = door, door.terms
@@ -194,6 +196,8 @@ class FanIn(ReceiveTransport):
         """Readable when a sender came, sent or left."""
         if self._epoll.closed:
             raise Closed("this end is closed")
+        if self._pid != os.getpid():
+            self._begin_in_this_process()
         return self._epoll.fileno()
 
     def depth(self) -> int | None:

@@ -135,4 +135,4 @@ def _limits(address: Address, end: FifoEnd) -> Limits:
     )
 
 
-MECHANISM = FifoMechanism()
+MECHANISM: Mechanism = FifoMechanism()

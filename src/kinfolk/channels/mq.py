@@ -167,4 +167,4 @@ def _limits(fd: int, *, raw: bool, presence: bool) -> Limits:
     )
 
 
-MECHANISM = MqMechanism()
+MECHANISM: Mechanism = MqMechanism()

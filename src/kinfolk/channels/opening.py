@@ -13,14 +13,7 @@ from kinfolk.channels.address import Address, Codec, parse, restrict
 from kinfolk.channels.contract import Mechanism
 from kinfolk.channels.end import guarded
 from kinfolk.channels.endpoints import Connection, Listener, Receiver, Sender
-from kinfolk.channels.fifo import MECHANISM as FIFO
-from kinfolk.channels.mq import MECHANISM as MQ
-from kinfolk.channels.pipe import MECHANISM as PIPE
-from kinfolk.channels.sysv_mq import MECHANISM as SYSV_MQ
-from kinfolk.channels.tcp import MECHANISM as TCP
-from kinfolk.channels.unix_dgram import MECHANISM as UNIX_DGRAM
-from kinfolk.channels.unix_seqpacket import MECHANISM as UNIX_SEQPACKET
-from kinfolk.channels.unix_stream import MECHANISM as UNIX
+from kinfolk.channels.mechanisms import SCHEMES, load
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import AddressError
 from kinfolk.interest import Steps
@@ -29,34 +22,19 @@ from kinfolk.waiting import arun, run
 
 T = TypeVar("T")
 
-#: Every mechanism by its scheme. `ring` and `file` have their place here when they come.
-MECHANISMS: dict[str, Mechanism] = {
-    mechanism.scheme: mechanism
-    for mechanism in (
-        PIPE,
-        FIFO,
-        UNIX,
-        UNIX_SEQPACKET,
-        UNIX_DGRAM,
-        TCP,
-        MQ,
-        SYSV_MQ,
-    )
-}
-
 
 def mechanism_of(address: str, **options: Any) -> tuple[Mechanism, Address]:
     """The mechanism of an address, and the address with its defaults filled in. Raises AddressError."""
     parsed = parse(address, **options)
-    mechanism = MECHANISMS.get(parsed.scheme)
-    if mechanism is None:
+    if parsed.scheme not in SCHEMES:
         raise AddressError(
             f"there is no mechanism {parsed.scheme!r}",
             subject=address,
-            remedy="the mechanisms are " + ", ".join(f"{scheme}:" for scheme in MECHANISMS),
+            remedy="the mechanisms are " + ", ".join(f"{scheme}:" for scheme in SCHEMES),
         )
-    restrict(parsed, mechanism.options)
-    return mechanism, mechanism.completed(parsed)
+    found = load(parsed.scheme)
+    restrict(parsed, found.options)
+    return found, found.completed(parsed)
 
 
 def channel(address: str = "pipe:", **options: Any) -> tuple[Receiver, Sender]:
@@ -65,8 +43,8 @@ def channel(address: str = "pipe:", **options: Any) -> tuple[Receiver, Sender]:
     For two processes: fork, or pass one of the ends to a child; close the other end on either side.
     Raises AddressError, Unsupported, and what the kernel says.
     """
-    mechanism, parsed = mechanism_of(address, **options)
-    receiving, sending = _now(mechanism.channel, parsed)
+    found, parsed = mechanism_of(address, **options)
+    receiving, sending = _now(found.channel, parsed)
     return Receiver(str(parsed), _codec(parsed), receiving), Sender(
         str(parsed), _codec(parsed), sending
     )
@@ -86,8 +64,8 @@ def open_sender(address: str, *, timeout: float | None = None, **options: Any) -
 
     Raises Timeout, AddressError, UntrustedPeer, Unsupported, and what the kernel says.
     """
-    mechanism, parsed = mechanism_of(address, **options)
-    return Sender(str(parsed), _codec(parsed), _wait(mechanism.open_sender, parsed, timeout))
+    found, parsed = mechanism_of(address, **options)
+    return Sender(str(parsed), _codec(parsed), _wait(found.open_sender, parsed, timeout))
 
 
 def open_receiver(address: str, *, timeout: float | None = None, **options: Any) -> Receiver:
@@ -96,14 +74,14 @@ def open_receiver(address: str, *, timeout: float | None = None, **options: Any)
     ``timeout`` bounds the waiting for a name that somebody else is making or removing just now.
     Raises Busy when another process receives there and only one can, AddressError, UntrustedPeer, Unsupported.
     """
-    mechanism, parsed = mechanism_of(address, **options)
-    return Receiver(str(parsed), _codec(parsed), _wait(mechanism.open_receiver, parsed, timeout))
+    found, parsed = mechanism_of(address, **options)
+    return Receiver(str(parsed), _codec(parsed), _wait(found.open_receiver, parsed, timeout))
 
 
 def connect(address: str, *, timeout: float | None = None, **options: Any) -> Connection:
     """Connect to a listener, waiting up to ``timeout`` seconds for it to be there."""
-    mechanism, parsed = mechanism_of(address, **options)
-    return Connection(str(parsed), _codec(parsed), _wait(mechanism.connect, parsed, timeout))
+    found, parsed = mechanism_of(address, **options)
+    return Connection(str(parsed), _codec(parsed), _wait(found.connect, parsed, timeout))
 
 
 def listen(address: str, *, timeout: float | None = None, **options: Any) -> Listener:
@@ -111,28 +89,26 @@ def listen(address: str, *, timeout: float | None = None, **options: Any) -> Lis
 
     ``timeout`` bounds the waiting for a name that somebody else is making or removing just now.
     """
-    mechanism, parsed = mechanism_of(address, **options)
-    return Listener(str(parsed), _codec(parsed), _wait(mechanism.listen, parsed, timeout))
+    found, parsed = mechanism_of(address, **options)
+    return Listener(str(parsed), _codec(parsed), _wait(found.listen, parsed, timeout))
 
 
 async def aopen_sender(address: str, *, timeout: float | None = None, **options: Any) -> Sender:
     """`open_sender`, on asyncio."""
-    mechanism, parsed = mechanism_of(address, **options)
-    return Sender(str(parsed), _codec(parsed), await _await(mechanism.open_sender, parsed, timeout))
+    found, parsed = mechanism_of(address, **options)
+    return Sender(str(parsed), _codec(parsed), await _await(found.open_sender, parsed, timeout))
 
 
 async def aopen_receiver(address: str, *, timeout: float | None = None, **options: Any) -> Receiver:
     """`open_receiver`, on asyncio."""
-    mechanism, parsed = mechanism_of(address, **options)
-    return Receiver(
-        str(parsed), _codec(parsed), await _await(mechanism.open_receiver, parsed, timeout)
-    )
+    found, parsed = mechanism_of(address, **options)
+    return Receiver(str(parsed), _codec(parsed), await _await(found.open_receiver, parsed, timeout))
 
 
 async def aconnect(address: str, *, timeout: float | None = None, **options: Any) -> Connection:
     """`connect`, on asyncio."""
-    mechanism, parsed = mechanism_of(address, **options)
-    return Connection(str(parsed), _codec(parsed), await _await(mechanism.connect, parsed, timeout))
+    found, parsed = mechanism_of(address, **options)
+    return Connection(str(parsed), _codec(parsed), await _await(found.connect, parsed, timeout))
 
 
 def _codec(address: Address) -> Codec:
@@ -145,12 +121,22 @@ _Opening = Callable[[Address], Steps[T]]
 
 def _wait(opening: _Opening[T], address: Address, timeout: float | None) -> T:
     turnstile = Turnstile(str(address), lambda: None)
-    return run(_steps(opening, address), turnstile, Deadline(timeout), f"{address}: open")
+    return run(
+        _steps(opening, address),
+        turnstile,
+        Deadline(timeout),
+        f"{str(address).removesuffix(':')}: open",
+    )
 
 
 async def _await(opening: _Opening[T], address: Address, timeout: float | None) -> T:
     turnstile = Turnstile(str(address), lambda: None)
-    return await arun(_steps(opening, address), turnstile, Deadline(timeout), f"{address}: open")
+    return await arun(
+        _steps(opening, address),
+        turnstile,
+        Deadline(timeout),
+        f"{str(address).removesuffix(':')}: open",
+    )
 
 
 def _now(opening: _Opening[T], address: Address) -> T:

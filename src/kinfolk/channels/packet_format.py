@@ -76,5 +76,5 @@ def _corrupt(what: str, subject: str) -> CorruptChannel:
     return CorruptChannel(
         what,
         subject=subject,
-        remedy="does the other side send bare bytes? then open this end with framing='raw'",
+        remedy="does the other side send bare bytes? then open this end with framing=raw",
     )

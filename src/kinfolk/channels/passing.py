@@ -7,15 +7,14 @@ else may pickle an end: a descriptor means nothing in a process that did not get
 
 from __future__ import annotations
 
-import multiprocessing.context
-import multiprocessing.reduction
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kinfolk.channels.contract import Passed, ReceiveTransport, SendTransport
-from kinfolk.errors import UsageError
+from kinfolk.errors import Unsupported, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +27,29 @@ class Dismantled:
 
 def clone(transport: SendTransport | ReceiveTransport) -> Any:
     """A second transport over duplicates of the same descriptors. Raises Unsupported."""
+    if not transport.clonable:
+        raise Unsupported(
+            "this receiver can't be cloned",
+            subject=transport.limits.mechanism,
+            why="connections that one of the two accepts would be unknown to the other",
+            remedy="close this one and open the address again, or give it to the process that shall receive",
+        )
     make, arguments = transport.passable()
     return make(*(os.dup(a.number) if isinstance(a, Passed) else a for a in arguments))
 
 
 def dismantle(transport: SendTransport | ReceiveTransport) -> Dismantled:
     """The transport as multiprocessing hands it to a child. Raises UsageError at any other time."""
-    if multiprocessing.context.get_spawning_popen() is None:
+    context = sys.modules.get("multiprocessing.context")  # nobody is started without it
+    if context is None or context.get_spawning_popen() is None:
         raise UsageError(
             "an end can't be pickled",
             subject=transport.limits.mechanism,
             why="its descriptors mean nothing elsewhere",
             remedy="give it to a process as an argument when that starts, or open the address there",
         )
+    import multiprocessing.reduction
+
     make, arguments = transport.passable()
     return Dismantled(
         make,

@@ -99,11 +99,16 @@ def _adopt(address: Address, direction: int) -> Descriptor:
         is_pipe = stat.S_ISFIFO(os.fstat(number).st_mode)
         right_way = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == direction
     except (OSError, OverflowError):
-        raise AddressError(f"descriptor {number} is not open", subject=str(address)) from None
+        raise AddressError(
+            f"descriptor {number} is not open",
+            subject=str(address),
+            remedy="inherit it (pass_fds=, or os.set_inheritable before exec)",
+        ) from None
     if not is_pipe or not right_way:
         raise AddressError(
             f"descriptor {number} is not the {'write' if direction == os.O_WRONLY else 'read'} end of a pipe",
             subject=str(address),
+            remedy="name the other end, or use fifo: or unix:",
         )
     if address.options.capacity is not None:
         set_capacity(number, address.options.capacity, str(address))
@@ -111,4 +116,4 @@ def _adopt(address: Address, direction: int) -> Descriptor:
     return Descriptor(number, str(address))
 
 
-MECHANISM = PipeMechanism()
+MECHANISM: Mechanism = PipeMechanism()

@@ -120,7 +120,7 @@ class PipeReceiver(ReceiveTransport):
             "the stream is torn",
             subject=self._subject,
             why="a receiver was interrupted in the middle of a long message",
-            remedy="make a new channel, or use senders='many'",
+            remedy="make a new channel, or use senders=many",
         )
 
     def _read_raw(self, fd: int) -> Message:
@@ -147,7 +147,7 @@ class PipeReceiver(ReceiveTransport):
             raise CorruptChannel(
                 f"{len(data)} bytes came that are no chunk of kinfolk's",
                 subject=self._subject,
-                remedy="does the other side write raw bytes? then open this end with framing='raw'",
+                remedy="does the other side write raw bytes? then open this end with framing=raw",
             )
         if (message := self._assembler.single(data)) is not None:
             return message

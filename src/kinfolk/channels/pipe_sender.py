@@ -92,7 +92,7 @@ class PipeSender(SendTransport):
                 "the stream is torn",
                 subject=self._subject,
                 why="a sender was interrupted in the middle of a long message",
-                remedy="make a new channel, or use senders='many'",
+                remedy="make a new channel, or use senders=many",
             )
 
     def _write_chunk(self, pieces: list[Buffer]) -> Steps[None]:

@@ -76,7 +76,9 @@ class PosixQueue(Queue):
     def unlink(self) -> None:
         """Remove the name. Raises NotFound when it has gone."""
         if not self._name:
-            raise Unsupported("there is no name to remove", subject="mq:")
+            raise Unsupported(
+                "there is no name to remove", subject="mq:", remedy="close it: that is all"
+            )
         try:
             posix_ipc.unlink_message_queue(self._name)
         except posix_ipc.ExistentialError:

@@ -220,7 +220,7 @@ class QueueReceiver(_End, ReceiveTransport):
             raise CorruptChannel(
                 f"a message of {len(data)} bytes came that is not of kinfolk",
                 subject=self._subject,
-                remedy="does the other side send bare bytes? then open this end with framing='raw'",
+                remedy="does the other side send bare bytes? then open this end with framing=raw",
             )
         kind = data[-FOOTER_SIZE]
         # Bytes leave as bytes, so they are cut out at once; the rest is decoded from where it lies.

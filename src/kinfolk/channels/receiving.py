@@ -14,6 +14,7 @@ from typing import Any
 from kinfolk.channels.codec import decode
 from kinfolk.channels.contract import Message, ReceiveTransport
 from kinfolk.channels.end import End, located
+from kinfolk.channels.readiness import Readiness
 from kinfolk.deadlines import deadline
 from kinfolk.errors import (
     BufferTooSmall,
@@ -49,7 +50,8 @@ class Receives(End):
     def _attach_receiving(self, transport: ReceiveTransport) -> None:
         self._receiving = transport
         held: list[Message] = []  # one at most
-        self._held = held
+        readiness: list[Readiness] = []  # one at most, once somebody asked for a descriptor
+        self._held, self._readiness = held, readiness
         self._postponed: KinfolkError | None = None
 
         # Not a method: a cycle would have the parts of a dropped end collected before the end.
@@ -57,6 +59,8 @@ class Receives(End):
             for message in held:
                 for fd in message.descriptors:
                     os.close(fd)
+            for made in readiness:
+                made.close()
             transport.close()
 
         self._receive_turn = Turnstile(self._address, finish)
@@ -69,10 +73,10 @@ class Receives(End):
             while (message := self._next_message()) is None:
                 block(self._receiving.interest, turn, due, self._receive_what)
             message = self._handed_over(message, accept)
-            turn.leave(token)
+            self._leave_receiving(token)
             return message
         except BaseException:  # also a KeyboardInterrupt while leaving
-            turn.leave(token)
+            self._leave_receiving(token)
             raise
 
     async def _areceive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
@@ -82,11 +86,38 @@ class Receives(End):
             while (message := self._next_message()) is None:
                 await ablock(self._receiving.interest, turn, due, self._receive_what)
             message = self._handed_over(message, accept)
-            turn.leave(token)
+            self._leave_receiving(token)
             return message
         except BaseException:  # also a KeyboardInterrupt while leaving
-            turn.leave(token)
+            self._leave_receiving(token)
             raise
+
+    def _leave_receiving(self, token: object) -> None:
+        if self._readiness:
+            self._readiness[0].tell(self._has_something())
+        self._receive_turn.leave(token)
+
+    def _has_something(self) -> bool:
+        """Whether the next receive finds something in user space."""
+        return bool(self._held or self._postponed) or self._receiving.buffered()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `recv` would not block, for select and event loops.
+
+        It may be readable for half a message too: receive with ``timeout=0``. After a fork, ask again. Raises
+        Unsupported where the kernel gives none (sysv-mq:).
+        """
+        kernel = self._receiving.fileno()
+        if not self._receiving.reads_ahead:
+            return kernel
+        if self._readiness and self._readiness[0].is_a_copy:
+            self._readiness.pop().close()
+        if not self._readiness:
+            self._readiness.append(Readiness(kernel))
+            # Only ever this way: a thread that receives meanwhile knows better, and says so when it leaves.
+            if self._has_something():
+                self._readiness[0].tell(True)
+        return self._readiness[0].fileno()
 
     def _next_message(self) -> Message | None:
         """What was held or postponed comes first; None when there is nothing now."""
@@ -113,15 +144,15 @@ class Receives(End):
 
     def _receive_now(self) -> Message | None:
         """The next message if it is here and nobody else is receiving."""
-        turn, token = self._receive_turn, object()
+        token = object()
         try:
-            message = self._next_message() if turn.enter(token) else None
+            message = self._next_message() if self._receive_turn.enter(token) else None
             if message is not None:
                 message = self._handed_over(message, no_descriptors)
-            turn.leave(token)
+            self._leave_receiving(token)
             return message
         except BaseException:
-            turn.leave(token)
+            self._leave_receiving(token)
             raise
 
     def _decoded(self, message: Message, copy: bool) -> Any:
@@ -242,9 +273,15 @@ def _room_in(buffer: object) -> memoryview:
     try:
         room = memoryview(buffer)  # type: ignore[arg-type]
     except TypeError:
-        raise InvalidValue(f"a {type(buffer).__qualname__} is no buffer") from None
+        raise InvalidValue(
+            f"a {type(buffer).__qualname__} is no buffer",
+            remedy="give a bytearray, a writable memoryview or an array",
+        ) from None
     if room.readonly or not room.c_contiguous:
-        raise InvalidValue("the buffer is read-only or not contiguous")
+        raise InvalidValue(
+            "the buffer is read-only or not contiguous",
+            remedy="give a bytearray, a writable memoryview or an array",
+        )
     return pickle.PickleBuffer(room).raw()  # a cast takes native formats alone, and no empty views
 
 

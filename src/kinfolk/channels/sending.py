@@ -34,7 +34,7 @@ class Sends(End):
             raise Unsupported(
                 "a message without bytes can't be told from none here",
                 subject=self._address,
-                remedy="use framing='framed'",
+                remedy="use framing=framed",
             )
         if priority is not None:
             if not self._limits.priorities:

@@ -263,6 +263,8 @@ class StreamSender(SendTransport):
 class StreamReceiver(ReceiveTransport):
     """The receiving direction of a connected socket."""
 
+    reads_ahead = True
+
     def __init__(self, stream: Stream, terms: Terms, *, ahead: bytes = b"") -> None:
         """Join ``stream``; ``ahead`` is what another end had read of it."""
         self._stream, self._terms = stream.join(), terms

@@ -266,4 +266,4 @@ def _limits(address: Address, capacity: int, *, presence: bool) -> Limits:
     )
 
 
-MECHANISM = SysvMqMechanism()
+MECHANISM: Mechanism = SysvMqMechanism()

@@ -64,7 +64,7 @@ class TcpMechanism(Mechanism):
                 "pickles are not exchanged over TCP",
                 subject=str(address),
                 why="loading a pickle runs whatever it says, and TCP does not know who sent it",
-                remedy="use codec='msgpack' or 'json', or unix: on one machine",
+                remedy="use codec=msgpack or codec=json, or unix: on one machine",
             )
         return super().completed(address)
 
@@ -282,4 +282,4 @@ def _explained(error: OSError, address: Address) -> OSError | AddressError:
     return error
 
 
-MECHANISM = TcpMechanism()
+MECHANISM: Mechanism = TcpMechanism()

@@ -37,7 +37,7 @@ def check_peer(peer: Peer, codec: Codec, subject: str) -> None:
             f"the peer is process {peer.pid} of user {peer.uid}",
             subject=subject,
             why=f"pickles are exchanged only with processes of user {os.geteuid()} or root",
-            remedy="open both ends with codec='msgpack'",
+            remedy="open both ends with codec=msgpack",
         )
 
 
@@ -61,5 +61,5 @@ def check_object(owner: int, mode: int, codec: Codec, subject: str, *, receiving
             f"users beside the owner may write here (mode {stat.S_IMODE(mode):04o})",
             subject=subject,
             why="pickles are taken only from processes of our own user or root",
-            remedy="open both ends with codec='msgpack', or chmod 0600 the name",
+            remedy="open both ends with codec=msgpack, or chmod 0600 the name",
         )

@@ -384,4 +384,4 @@ def _is_raw(address: Address) -> bool:
     return address.options.framing == "raw"
 
 
-MECHANISM = UnixDgramMechanism()
+MECHANISM: Mechanism = UnixDgramMechanism()

@@ -204,4 +204,4 @@ def _socketpair(terms: PacketTerms) -> tuple[socket.socket, socket.socket]:
         raise
 
 
-MECHANISM = UnixSeqpacketMechanism()
+MECHANISM: Mechanism = UnixSeqpacketMechanism()

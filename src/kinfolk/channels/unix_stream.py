@@ -117,4 +117,4 @@ def _socketpair(terms: Terms) -> tuple[Stream, Stream]:
         raise
 
 
-MECHANISM = UnixStreamMechanism()
+MECHANISM: Mechanism = UnixStreamMechanism()

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Iterator
 
 import kinfolk as kin
-from kinfolk.channels.opening import MECHANISMS
+from kinfolk.channels.mechanisms import SCHEMES
 from kinfolk.tour.processes import PATIENCE
 from kinfolk.tour.stop import unused_key, unused_name
 
@@ -93,7 +93,7 @@ def links(directory: str, *, ending: bool = False) -> list[Link]:
     An ``ending`` one ends with its peers, also where a name outlives them unless one says so.
     Raises Unsupported when a mechanism has no address here.
     """
-    return [link for scheme in MECHANISMS for link in _links_of(scheme, directory, ending)]
+    return [link for scheme in SCHEMES for link in _links_of(scheme, directory, ending)]
 
 
 def _links_of(scheme: str, directory: str, ending: bool) -> list[Link]:

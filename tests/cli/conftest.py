@@ -52,11 +52,13 @@ class Ended(NamedTuple):
 class Running:
     """A `kin` that runs."""
 
-    def __init__(self, words: tuple[Any, ...], options: dict[str, Any]) -> None:
+    def __init__(
+        self, words: tuple[Any, ...], options: dict[str, Any], command: tuple[str, ...] = COMMAND
+    ) -> None:
         self.words = words
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(
-            [*COMMAND, *map(os.fspath, map(str, words))], bufsize=0, **{**pipes, **options}
+            [*command, *map(os.fspath, map(str, words))], bufsize=0, **{**pipes, **options}
         )
 
     def line(self) -> str:
@@ -92,7 +94,8 @@ class Running:
 
         def blocked() -> bool:
             with open(path) as file:
-                return any(word in file.read() for word in ("poll", "ep_"))
+                where = file.read()
+            return "poll" in where or where.startswith("ep_")
 
         self.wait_until(blocked)
 
@@ -111,9 +114,9 @@ class Kin:
     def __init__(self) -> None:
         self.running: list[Running] = []
 
-    def start(self, *words: Any, **options: Any) -> Running:
+    def start(self, *words: Any, command: tuple[str, ...] = COMMAND, **options: Any) -> Running:
         """Start it; ``options`` are those of Popen."""
-        self.running.append(Running(words, options))
+        self.running.append(Running(words, options, command))
         return self.running[-1]
 
     def run(self, *words: Any, stdin: bytes = b"", **options: Any) -> Ended:

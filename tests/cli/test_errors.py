@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -311,3 +312,22 @@ def test_who_asks_for_a_traceback_gets_one():
         assert "Traceback" in err
     code, err = buggy("send", "fifo:/tmp/f", KIN_DEBUG="0")
     assert "Traceback" not in err
+
+
+SCRIPT = str(Path(sys.executable).with_name("kin"))
+
+
+@pytest.mark.parametrize("program", [(SCRIPT,), ("-m", "kinfolk")], ids=["kin", "control"])
+def test_ctrl_c_while_it_starts(program, kin: Kin):
+    """It ends by the signal without a word; the control, which imports the package first, shows a traceback."""
+    starting = kin.start("--help", command=(sys.executable, "-X", "importtime", *program))
+    while "kinfolk.errors" not in (line := starting.line()):
+        assert line, "it ended"
+    starting.signal(
+        signal.SIGSTOP
+    )  # so that it comes in the middle of importing, however slow we are
+    starting.signal(signal.SIGINT)
+    starting.signal(signal.SIGCONT)
+    code, out, err = starting.end()
+    assert (code, out) == (128 + signal.SIGINT, b"")
+    assert ("KeyboardInterrupt" in err) is (program[0] == "-m")

@@ -131,6 +131,30 @@ def test_from_a_fifo_into_a_queue(kin: Kin, short_directory, mq_name):
     assert received == data
 
 
+def test_a_checked_transfer_into_a_queue(kin: Kin, short_directory, mq_name, tmp_path):
+    """Its blocks are cut to what the queue carries; whoever receives finds the same checksum."""
+    here, there = f"unix:{short_directory}/in", f"mq:{mq_name}"
+    receiver = kin.start("recv", "--framed", there, tmp_path / "copy")
+    relay = kin.start("relay", "--framed", here, there)
+    data = os.urandom(200_000)
+    kin.succeed("send", "--framed", here, stdin=data)
+    assert receiver.end() == (0, b"", "")
+    assert (tmp_path / "copy").read_bytes() == data
+    assert relay.end().code == 0
+
+
+def test_a_message_that_the_second_address_can_not_carry(kin: Kin, short_directory, mq_name):
+    """Outside of a checked transfer a message is whole or an error."""
+    here, there = f"fifo:{short_directory}/in", f"mq:{mq_name}"
+    with kinfolk.open_receiver(there, codec="raw"):
+        relay = kin.start("relay", "--codec", "raw", here, there)
+        with kinfolk.open_sender(here, codec="raw", timeout=60) as sender:
+            sender.send_bytes(bytes(20_000))
+            ended = relay.end()
+    assert ended.code == 2
+    assert one_line(ended).startswith(f"kin relay: {there}: a message of 20000 bytes is larger")
+
+
 def test_from_a_connection_into_a_fifo(kin: Kin, short_directory):
     """One of the two goes one way: nothing comes back."""
     relay = kin.start("relay", f"unix:{short_directory}/in", f"fifo:{short_directory}/out")

@@ -332,7 +332,7 @@ def test_pickles_only_when_asked_for(codec, code, kin: Kin, address):
     ended = receiver.end()
     assert ended.code == code
     assert ended.out == b"" if code else b"[1, 2]\n"
-    assert not code or "codec='pickle'" in one_line(ended)
+    assert not code or "codec=pickle" in one_line(ended)
 
 
 def test_so_many_messages(kin: Kin, address):

@@ -29,6 +29,7 @@ from kinfolk.channels.address import parse
 from kinfolk.channels.codec import JSON, MSGPACK, OUT_OF_BAND, PICKLE
 from kinfolk.channels.framing import ABORT, ATOMIC_CHUNK, FIRST, LAST, MAX_CHUNK
 from tests.conformance.link import Link
+from tests.conformance.peers import socket_of
 
 CORRUPT, NO_OBJECT, NOTHING = kin.CorruptChannel, kin.DecodeError, kin.Timeout
 
@@ -239,7 +240,7 @@ class Stranger:
         elif scheme == "sysv-mq":
             self._queue = sysv_ipc.MessageQueue(int(name), max_message_size=8192)
         elif link.variant.way != "named":
-            self.socket = socket.socket(fileno=os.dup(sender.fileno()))
+            self.socket = socket_of(sender)
         else:
             self.socket = connected(scheme, name)
 

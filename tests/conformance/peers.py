@@ -16,6 +16,7 @@ import os
 import pickle
 import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -224,6 +225,11 @@ def until(condition: Callable[[], Any], what: str) -> None:
 def until_blocked(end: Any, calls: int = 1) -> None:
     """Wait until an operation of another thread sleeps in this end."""
     until(lambda: end.statistics().waits >= calls, f"{calls} blocked calls in {end!r}")
+
+
+def socket_of(end: Any) -> socket.socket:
+    """A duplicate of the socket under an end that sends: the descriptor that `fileno` gives may be an epoll over it."""
+    return socket.socket(fileno=os.dup(end._sending.fileno()))
 
 
 def open_descriptors() -> int:

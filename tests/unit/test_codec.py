@@ -167,13 +167,13 @@ def test_any_contiguous_or_strided_buffer_has_bytes(data: Any) -> None:
     [
         ("pickle", lambda: None, "lambda"),
         ("pickle", open(os.devnull, "rb"), "open files"),  # noqa: SIM115
-        ("msgpack", object(), "codec='pickle'"),
-        ("msgpack", np.array([object()]), "codec='pickle'"),
-        ("msgpack", 2**64, "codec='pickle'"),
-        ("json", np.arange(3), "codec='msgpack'"),
-        ("json", {1, object()}, "codec='msgpack'"),
-        ("raw", "text", "codec='pickle'"),
-        ("raw", np.zeros(2, "M8[s]"), "codec='pickle'"),
+        ("msgpack", object(), "codec=pickle"),
+        ("msgpack", np.array([object()]), "codec=pickle"),
+        ("msgpack", 2**64, "codec=pickle"),
+        ("json", np.arange(3), "codec=msgpack"),
+        ("json", {1, object()}, "codec=msgpack"),
+        ("raw", "text", "codec=pickle"),
+        ("raw", np.zeros(2, "M8[s]"), "codec=pickle"),
     ],
 )
 def test_what_a_codec_cannot_is_told_with_the_codec_that_can(
@@ -207,7 +207,7 @@ class Bomb:
 @pytest.mark.parametrize("allowed", ["msgpack", "json", "raw"])
 @pytest.mark.parametrize("kind", [PICKLE, PICKLE | OUT_OF_BAND])
 def test_a_pickle_is_not_touched_by_who_did_not_ask_for_it(allowed: Codec, kind: int) -> None:
-    with pytest.raises(kin.DecodeError, match="codec='pickle'"):
+    with pytest.raises(kin.DecodeError, match="codec=pickle"):
         decode(Message(kind, (pickle.dumps(Bomb()),)), allowed)
 
 

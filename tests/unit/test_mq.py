@@ -128,6 +128,7 @@ def test_without_a_descriptor_left_it_says_so(name, peers):
 _TOO_MANY = """
 import os, sys
 import kinfolk as kin
+import kinfolk.channels.mq  # while its files can be read
 with open("/proc/sys/fs/mqueue/queues_max", "w") as file:
     file.write("1")
 os.setresgid(65534, 65534, 65534)

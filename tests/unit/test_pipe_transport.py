@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -378,72 +377,6 @@ def test_nobody_goes_on_after_a_receiver_killed_in_a_long_message(one: Ends, pee
     for _ in range(2):
         with pytest.raises(kin.CorruptChannel, match="torn"):
             receiver.recv(timeout=0)
-
-
-class Interrupt(KeyboardInterrupt):
-    """Not pytest's."""
-
-
-def afterwards(end: kin.Sender | kin.Receiver, long: bytes) -> str:
-    """Go on after an interrupt; empty, or the error that says why not."""
-    try:
-        if isinstance(end, kin.Sender):
-            end.send_bytes(b"after" * MIB, timeout=HANG)
-        else:
-            assert end.recv_bytes(timeout=HANG) == long
-    except (kin.BrokenChannel, kin.CorruptChannel) as error:
-        return str(error)
-    return ""
-
-
-@pytest.mark.parametrize("side", ["sender", "receiver"])
-def test_interrupts_in_long_messages_never_mix_two(side: str) -> None:
-    """Wherever a KeyboardInterrupt strikes: what is received was sent, or the end says that it is torn."""
-
-    def interrupt(*_: object) -> None:
-        raise Interrupt
-
-    before = signal.signal(signal.SIGVTALRM, interrupt)
-    outcomes: list[str] = []
-    try:
-        for number in range(25):
-            receiver, sender = kin.channel("pipe:", codec="raw", senders="one")
-            with receiver, sender:
-                long = bytes([number]) * (2 * MIB)
-
-                def peer(
-                    receiver: Any = receiver, sender: Any = sender, long: bytes = long
-                ) -> list[bytes]:
-                    got = []
-                    try:
-                        if side == "sender":
-                            while True:
-                                got.append(receiver.recv_bytes(timeout=HANG))
-                        while True:
-                            sender.send_bytes(long, timeout=HANG)
-                    except (kin.EndOfChannel, kin.BrokenChannel, kin.Closed):
-                        return got
-
-                call = Call(peer)
-                try:
-                    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0002 + number * 0.0002)
-                    while True:
-                        if side == "sender":
-                            sender.send_bytes(long)
-                        else:
-                            assert receiver.recv_bytes() == long
-                except Interrupt:
-                    pass
-                finally:
-                    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-                outcomes.append(afterwards(sender if side == "sender" else receiver, long))
-                (sender if side == "sender" else receiver).close()
-                assert set(call.result()) <= {long, b"after" * MIB}
-    finally:
-        signal.signal(signal.SIGVTALRM, before)
-    assert "" in outcomes
-    # or the message in flight is lost, and the stream goes on
-    assert all("torn" in outcome or "ended after" in outcome for outcome in outcomes if outcome)
 
 
 # ------------------------------------------------------------------------------------------- fork

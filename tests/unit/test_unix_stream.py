@@ -16,8 +16,8 @@ from contextlib import contextmanager
 import pytest
 
 import kinfolk as kin
+from kinfolk.channels.ancillary import MOST_DESCRIPTORS
 from kinfolk.channels.framing import FIRST, HEADER, LAST, MAGIC, MAX_CHUNK
-from kinfolk.channels.stream_reader import MOST_DESCRIPTORS
 from tests.conformance.fixtures import peers  # noqa: F401
 from tests.conformance.peers import (
     HANG,
@@ -25,6 +25,7 @@ from tests.conformance.peers import (
     Peers,
     open_descriptors,
     resident,
+    socket_of,
     thread_of,
     until,
     until_blocked,
@@ -46,7 +47,7 @@ def against(
 ) -> Iterator[tuple[kin.Connection, socket.socket]]:
     """A connection whose other end is a bare socket."""
     near, far = kin.pair(peer_address, **options)
-    bare = socket.socket(fileno=os.dup(far.fileno()))
+    bare = socket_of(far)
     bare.settimeout(HANG)
     far.close()
     with near, bare:
@@ -223,11 +224,12 @@ def test_each_message_has_its_own_descriptors(short_directory):
     assert open_descriptors() == before
 
 
-def test_more_descriptors_than_the_kernel_takes_are_refused():
+@pytest.mark.parametrize("size", [0, LARGE])
+def test_more_descriptors_than_the_kernel_takes_are_refused(size: int):
     a, b = kin.pair("unix:")
     with a, b:
         with pytest.raises(kin.MessageTooBig, match=r"254 descriptors.*253.*several messages"):
-            a.send_fds(b"", [0] * (MOST_DESCRIPTORS + 1))
+            a.send_fds(bytes(size), [0] * (MOST_DESCRIPTORS + 1))
         a.send(1)
         assert b.recv(timeout=HANG) == 1
 

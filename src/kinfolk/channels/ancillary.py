@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
-from kinfolk.errors import InvalidValue
+from kinfolk.errors import MessageTooBig
 from kinfolk.identity import Peer
 
 #: SCM_MAX_FD: more do not ride on one message.
@@ -25,12 +25,16 @@ CREDENTIALS_ROOM = socket.CMSG_SPACE(_UCRED.size)
 ROOM = CREDENTIALS_ROOM + socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
 
 
-def rights(descriptors: Sequence[int], subject: str) -> list[tuple[int, int, array.array[int]]]:
-    """What sendmsg(2) takes to let descriptors ride. Raises InvalidValue for too many."""
+#: What sendmsg(2) takes beside the bytes.
+Rights = Sequence[tuple[int, int, "array.array[int]"]]
+
+
+def rights(descriptors: Sequence[int], subject: str) -> Rights:
+    """What sendmsg(2) takes to let descriptors ride. Raises MessageTooBig for too many."""
     if not descriptors:
-        return []
+        return ()
     if len(descriptors) > MOST_DESCRIPTORS:
-        raise InvalidValue(
+        raise MessageTooBig(
             f"{len(descriptors)} descriptors can't ride on one message",
             subject=subject,
             why=f"the kernel lets {MOST_DESCRIPTORS} ride, and a large message takes one of them",

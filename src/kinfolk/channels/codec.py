@@ -335,7 +335,7 @@ _DECODERS: dict[int, _Decoder] = {
 }
 _OTHER_CODECS: dict[Codec, str] = {
     "pickle": "send something that can be pickled: no lambdas, open files, locks or local classes",
-    "msgpack": "use codec='pickle' between processes of one user, or send dicts, lists, numbers, text, arrays",
-    "json": "use codec='msgpack', which takes arrays and bytes too",
-    "raw": "use codec='pickle' or 'msgpack' for objects",
+    "msgpack": "use codec=pickle between processes of one user, or send dicts, lists, numbers, text, arrays",
+    "json": "use codec=msgpack, which takes arrays and bytes too",
+    "raw": "use codec=pickle or codec=msgpack for objects",
 }

@@ -198,7 +198,7 @@ class ReceiveTransport(_Transport):
         return None
 
     #: whether messages may be in user space, of which `fileno` knows nothing
-    reads_ahead: ClassVar[bool] = False
+    reads_ahead: bool = False
 
     def buffered(self) -> bool:
         """Whether a message (or an error) was read ahead."""

@@ -10,7 +10,7 @@ Rules:
    scan, garbage) is no sender; with framing="raw" every one is.
 3. At the end the door is shut first, and only if nobody slipped in before is it the end; then the name is removed, and later
    senders wait for the next receiver.
-4. What is corrupt breaks its own connection: CorruptChannel is raised once, and the others go on.
+4. What is corrupt or lost breaks its own connection: CorruptChannel or BrokenChannel is raised once, and the others go on.
 5. A forked copy has an epoll of its own, for an epoll is shared by fork, and what one removes is gone for both.
 """
 
@@ -31,7 +31,7 @@ from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.socket_names import SocketName
 from kinfolk.channels.socket_transport import check_copy, pass_ahead
 from kinfolk.channels.stream_terms import Stream, Terms
-from kinfolk.errors import Busy, Closed, CorruptChannel, EndOfChannel
+from kinfolk.errors import BrokenChannel, Busy, Closed, CorruptChannel, EndOfChannel
 from kinfolk.interest import Interest, Steps
 
 _AT_ONCE = 64  # connections taken before senders are looked at again
@@ -40,11 +40,12 @@ _AT_ONCE = 64  # connections taken before senders are looked at again
 class FanIn(ReceiveTransport):
     """Receives from everybody who connects."""
 
-    reads_ahead, clonable = True, False
+    clonable = False
 
     def __init__(self, door: Door) -> None:
         """Take over ``door``."""
         self._door, self._terms = door, door.terms
+        self.reads_ahead = not door.terms.raw
         self.limits = door.terms.limits(door.sock, senders="many")
         self._claim = Claim(door.fileno(), RECEIVING, door.terms.subject, sole=True)
         self._senders: dict[int, tuple[Stream, MessageReader]] = {}
@@ -100,12 +101,12 @@ class FanIn(ReceiveTransport):
         stream, reader = self._senders[number]
         try:
             message = reader.next_message()
-        except (EndOfChannel, CorruptChannel) as error:
-            self._came = self._came or reader.spoke
+        except EndOfChannel:
             self._dismiss(number)
-            if isinstance(error, CorruptChannel):
-                raise
             return None
+        except (CorruptChannel, BrokenChannel):
+            self._dismiss(number)
+            raise
         finally:
             # After an error too: the kernel does not tell of what was read ahead.
             if number in self._senders and reader.buffered():
@@ -152,6 +153,7 @@ class FanIn(ReceiveTransport):
 
     def _dismiss(self, number: int) -> None:
         stream, reader = self._senders.pop(number)
+        self._came = self._came or reader.spoke
         reader.discard()
         self._lost += reader.dropped
         # Not left to close: a forked copy of the connection would keep it in the epoll.

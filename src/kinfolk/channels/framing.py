@@ -183,7 +183,7 @@ class Assembler:
         if magic != MAGIC or flags > 15:
             raise self._corrupt(
                 "what came is no chunk of kinfolk's",
-                "does the other side write raw bytes? then open this end with framing='raw'",
+                "does the other side write raw bytes? then open this end with framing=raw",
             )
         if total > self._max_message:
             raise self._corrupt(

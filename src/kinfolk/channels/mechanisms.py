@@ -1,7 +1,8 @@
 """Every mechanism by its scheme, each loaded when first asked for.
 
 A program that uses one mechanism does not pay for the others: all of them took two thirds of the time of
-``import kinfolk``, which each start of `kin` pays.
+``import kinfolk``, which each start of `kin` pays. Who gives up the right to read Python's files (chroot, setuid) opens an end
+before, or imports the mechanism.
 """
 
 from __future__ import annotations

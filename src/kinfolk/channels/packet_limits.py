@@ -55,7 +55,7 @@ def packet_limits(
     ]
     if raw:
         largest = largest_packet(sock)
-        remedy = "use framing='framed', or open this end with a larger capacity"
+        remedy = "use framing=framed, or open this end with a larger capacity"
     else:
         largest = max_message or DEFAULT_MAX_MESSAGE
         inline = largest_inline(sock)

@@ -130,9 +130,8 @@ class PipeReceiver(ReceiveTransport):
         """A packet that may be the header of a long chunk."""
         if self._in_doubt:
             raise self._torn()
-        self._in_doubt = (
-            True  # if a KeyboardInterrupt comes between the read and what is done with it
-        )
+        # Until it is done with, for a KeyboardInterrupt may come in between.
+        self._in_doubt = True
         try:
             message = self._read_packet(fd)
         except (_Nothing, KinfolkError, OSError):

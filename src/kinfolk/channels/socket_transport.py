@@ -30,6 +30,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from kinfolk.channels.ancillary import Rights, rights
 from kinfolk.channels.claims import RECEIVING, SENDING, Claim
 from kinfolk.channels.contract import (
     Buffer,
@@ -42,15 +43,14 @@ from kinfolk.channels.contract import (
 from kinfolk.channels.framing import HEADER, MAX_CHUNK, Chunker
 from kinfolk.channels.message_reader import MessageReader
 from kinfolk.channels.pipe_size import bytes_waiting
-from kinfolk.channels.stream_reader import MOST_DESCRIPTORS
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import (
     BrokenChannel,
     Busy,
     Closed,
     ForkedCopy,
+    KinfolkError,
     LimitReached,
-    MessageTooBig,
 )
 from kinfolk.identity import Peer
 from kinfolk.interest import Interest, Steps
@@ -77,6 +77,9 @@ class StreamSender(SendTransport):
         self._pid = 0  # of the process that has sent here
         self._rest = b""  # of a chunk (or of raw bytes) that was given up half sent
         self._abort_owed = self._eof = False
+        self._in_doubt = (
+            False  # how much of a write went out, after a KeyboardInterrupt in the middle
+        )
         self._poll: select.poll | None = None
         room = stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2 - 64
         self._small = min(_SMALL_UNIX, room) - HEADER.size
@@ -93,39 +96,42 @@ class StreamSender(SendTransport):
 
     def send(self, message: Message) -> Steps[None]:
         """Send one message."""
-        self._begin(message.descriptors)
+        self._begin()
+        riding = rights(message.descriptors, self._terms.subject)
         if self._rest or self._abort_owed:
             yield from self._settle()
         if self._terms.raw:
-            yield from self._write(message.parts, message.descriptors)
+            yield from self._write(message.parts, riding)
         elif self._is_small(message):
-            yield from self._write_when_room(self._chunker.single(message), message.descriptors)
+            yield from self._write_when_room(self._chunker.single(message), riding)
         else:
-            yield from self._send_large(message)
+            yield from self._send_large(message, riding)
 
     def try_send(self, message: Message) -> bool:
         """Send a small message, if nothing is owed."""
         if self._rest or self._abort_owed or self._terms.raw or not self._is_small(message):
             return False
-        self._begin(message.descriptors)
-        return self._write_whole(self._chunker.single(message), message.descriptors)
+        self._begin()
+        riding = rights(message.descriptors, self._terms.subject)
+        return self._write_whole(self._chunker.single(message), riding)
 
     def _is_small(self, message: Message) -> bool:
         return message.size <= self._small and len(message.parts) < _MOST_PIECES
 
-    def _begin(self, descriptors: Sequence[int]) -> None:
+    def _begin(self) -> None:
         self._claim.take()
         if self._pid != os.getpid():
             self._begin_in_this_process()
+        if self._in_doubt:
+            self._sock.shutdown(socket.SHUT_RDWR)
+            raise BrokenChannel(
+                "the stream was left in the middle of a message",
+                subject=self._terms.subject,
+                why="an earlier call was interrupted while it wrote",
+                remedy="connect again",
+            )
         if self._eof:
             raise Closed("sending was ended with send_eof()", subject=self._terms.subject)
-        if len(descriptors) > MOST_DESCRIPTORS:
-            raise MessageTooBig(
-                f"{len(descriptors)} descriptors are more than one message carries",
-                subject=self._terms.subject,
-                why=f"the kernel takes {MOST_DESCRIPTORS} at a time (SCM_MAX_FD)",
-                remedy="send them with several messages",
-            )
 
     def _begin_in_this_process(self) -> None:
         self._rest, self._abort_owed = b"", False  # a copy's: they are the original's to settle
@@ -141,14 +147,13 @@ class StreamSender(SendTransport):
     def _torn(self, torn: bool) -> None:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, torn)
 
-    def _send_large(self, message: Message) -> Steps[None]:
-        descriptors = message.descriptors
+    def _send_large(self, message: Message, riding: Rights) -> Steps[None]:
         self._torn(True)
         try:
             for pieces in self._chunker.chunks(message, MAX_CHUNK, committed=True):
                 if len(pieces) > 1:
-                    yield from self._write(pieces, descriptors)
-                    self._abort_owed, descriptors = True, ()
+                    yield from self._write(pieces, riding)
+                    self._abort_owed, riding = True, ()
                 else:
                     yield from self._write_when_room(pieces)
         except GeneratorExit:
@@ -168,18 +173,16 @@ class StreamSender(SendTransport):
             self._abort_owed = False
             self._torn(False)
 
-    def _write_when_room(
-        self, pieces: Sequence[Buffer], descriptors: Sequence[int] = ()
-    ) -> Steps[None]:
-        while not self._write_whole(pieces, descriptors):
+    def _write_when_room(self, pieces: Sequence[Buffer], riding: Rights = ()) -> Steps[None]:
+        while not self._write_whole(pieces, riding):
             yield self._room
 
-    def _write_whole(self, pieces: Sequence[Buffer], descriptors: Sequence[int]) -> bool:
+    def _write_whole(self, pieces: Sequence[Buffer], riding: Rights) -> bool:
         """Write what the kernel takes whole or not at all; False when there is no room now."""
         if self._poll is not None and not self._has_room():
             return False
         try:
-            sent = self._sock.sendmsg(pieces, _ancillary(descriptors), _FLAGS)
+            sent = self._sock.sendmsg(pieces, riding, _FLAGS)
         except BlockingIOError:
             return False
         except OSError as error:
@@ -203,28 +206,34 @@ class StreamSender(SendTransport):
         return False
 
     def _write(
-        self, pieces: Sequence[Buffer], descriptors: Sequence[int], *, owed: bool = False
+        self, pieces: Sequence[Buffer], riding: Rights, *, owed: bool = False
     ) -> Steps[None]:
-        """Write what the kernel may take a part at a time; the descriptors go with the first byte.
+        """Write what the kernel may take a part at a time; what rides goes with the first byte.
 
         Given up, it keeps the rest if it is ``owed``: if some of it went out, now or earlier.
         """
         rest = [memoryview(piece) for piece in pieces]
+        self._in_doubt = True
         try:
             while rest:
                 try:
-                    sent = self._sock.sendmsg(rest[:_MOST_PIECES], _ancillary(descriptors), _FLAGS)
+                    sent = self._sock.sendmsg(rest[:_MOST_PIECES], riding, _FLAGS)
                 except BlockingIOError:
                     yield self._room
                     continue
                 except OSError as error:
                     raise _explained(error, self._terms.subject) from None
-                owed, descriptors = True, ()
+                owed, riding = True, ()
                 _skip(rest, sent)
         except GeneratorExit:
             if owed:  # a copy, for the caller may change his buffers from now on
                 self._rest = b"".join(rest)
+            self._in_doubt = False
             raise
+        except KinfolkError:
+            self._in_doubt = False
+            raise
+        self._in_doubt = False  # not after a KeyboardInterrupt
 
     def fileno(self) -> int:
         """Writable when there is room; reports an error when the peer has gone."""
@@ -263,13 +272,12 @@ class StreamSender(SendTransport):
 class StreamReceiver(ReceiveTransport):
     """The receiving direction of a connected socket."""
 
-    reads_ahead = True
-
     def __init__(self, stream: Stream, terms: Terms, *, ahead: bytes = b"") -> None:
         """Join ``stream``; ``ahead`` is what another end had read of it."""
         self._stream, self._terms = stream.join(), terms
         self.limits = terms.limits(stream.sock, senders="one")
         self._reader = terms.reader(stream.sock, ahead)
+        self.reads_ahead = not terms.raw
         self._claim = Claim(stream.sock.fileno(), RECEIVING, terms.subject, sole=True)
         self.interest = Interest(readable=(stream.sock.fileno(),))
         self._passed_on = False
@@ -364,12 +372,6 @@ def pass_ahead(reader: MessageReader, subject: str) -> bytes:
             remedy="receive it first",
         )
     return reader.give_ahead()
-
-
-def _ancillary(descriptors: Sequence[int]) -> Sequence[tuple[int, int, array.array[int]]]:
-    if not descriptors:
-        return ()
-    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
 def _skip(pieces: list[memoryview], count: int) -> None:

@@ -20,26 +20,21 @@ Rules:
 
 from __future__ import annotations
 
-import array
-import contextlib
 import errno
 import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 
+from kinfolk.channels.ancillary import ROOM, close_all, read
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Message
 from kinfolk.channels.framing import ABORT, DESCRIPTORS, FIRST, HEADER, MAGIC, Assembler, Chunk
 from kinfolk.errors import BrokenChannel, CorruptChannel, EndOfChannel, ForkedCopy, LimitReached
 
-#: Descriptors that one sendmsg(2) can carry: SCM_MAX_FD, the same on every Linux.
-MOST_DESCRIPTORS = 253
-
 _READ_AHEAD = 1 << 16
 # As plain numbers: the enum's operators would cost more than the system call.
 _CLOSE_ON_EXEC, _CUT_OFF = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
-_ANCILLARY = socket.CMSG_SPACE(MOST_DESCRIPTORS * array.array("i").itemsize)
 
 #: The network, not the peer, has ended a TCP connection.
 _LOST = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
@@ -69,6 +64,8 @@ class StreamReader:
         self._riding: list[int] | None = []  # with the message that is incomplete
         self._corrupt: CorruptChannel | None = None
         self._ended = self._reset = False
+        # Whether bytes were received and not kept, as a KeyboardInterrupt came in between.
+        self._in_doubt = False
         self._pid = 0  # of the process that reads
         if ahead:
             self._begin()
@@ -83,13 +80,21 @@ class StreamReader:
     def next_message(self) -> Message | None:
         """The next message, None when it is not here yet.
 
-        Raises EndOfChannel, CorruptChannel (both again and again), LimitReached, ForkedCopy.
+        Raises EndOfChannel, CorruptChannel (both again and again), LimitReached, ForkedCopy, and BrokenChannel after
+        a KeyboardInterrupt at a moment that makes the place in the stream unknown.
         """
         if self._pid != os.getpid():
             self._check_copy()
             self._begin()
         if self._corrupt is not None:
             raise CorruptChannel(self._corrupt.what, subject=self._subject, remedy="connect again")
+        if self._in_doubt:
+            raise BrokenChannel(
+                "the stream is torn",
+                subject=self._subject,
+                why="an earlier call was interrupted while it read",
+                remedy="connect again",
+            )
         try:
             return self._next_raw() if self._raw else self._next()
         except BlockingIOError:
@@ -147,7 +152,7 @@ class StreamReader:
         self._ahead, self._at = b"", 0
         self._leave_riding()
         while self._arrived:
-            _close_all(self._arrived.popleft()[1])
+            close_all(self._arrived.popleft()[1] or ())
 
     # ── chunks ───────────────────────────────────────────────────────────────────────────────
 
@@ -195,6 +200,7 @@ class StreamReader:
             else:
                 missing -= self._receive_into(room[chunk.length - missing :])
             self._body = chunk, room, missing
+            self._in_doubt = False
         self._body = None
         if room is not None:
             room.release()
@@ -205,11 +211,13 @@ class StreamReader:
             self._disembark(self._taken - (len(self._ahead) - self._at))
         data = self._receive(_READ_AHEAD, keep=True)
         self._ahead, self._at = self._ahead[self._at :] + data, 0
+        self._in_doubt = False
 
     def _next_raw(self) -> Message:
         data, self._ahead = self._ahead, b""
         if not data:
             data = self._receive(_READ_AHEAD, keep=True)
+            self._in_doubt = False
         riding: list[int] | None = []
         if self._arrived:
             riding = self._arrived.popleft()[1]
@@ -237,7 +245,7 @@ class StreamReader:
     def _disembark(self, position: int) -> None:
         """Close those that rode on bytes before ``position``: no header claimed them."""
         while self._arrived and self._arrived[0][0] <= position:
-            _close_all(self._arrived.popleft()[1])
+            close_all(self._arrived.popleft()[1] or ())
 
     def _with_descriptors(self, message: Message) -> Message:
         riding, self._riding = self._riding, []
@@ -248,7 +256,7 @@ class StreamReader:
 
     def _leave_riding(self) -> None:
         riding, self._riding = self._riding, []
-        _close_all(riding)
+        close_all(riding or ())
 
     def _lost(self) -> LimitReached:
         return LimitReached(
@@ -263,16 +271,18 @@ class StreamReader:
     def _receive(self, size: int, *, keep: bool = False) -> bytes:
         """At least one byte; descriptors are kept where a header may begin, and unwanted elsewhere."""
         data: bytes = b""
+        self._in_doubt = True
         while not self._ended:
             try:
                 if not self._descriptors:
                     data = self._sock.recv(size)
                 else:
-                    data, control, flags, _ = self._sock.recvmsg(size, _ANCILLARY, _CLOSE_ON_EXEC)
+                    data, control, flags, _ = self._sock.recvmsg(size, ROOM, _CLOSE_ON_EXEC)
                     if control or flags & _CUT_OFF:
                         self._meet(control, flags, len(data), keep=keep)
                 break
             except BlockingIOError:
+                self._in_doubt = False
                 raise
             except OSError as error:
                 self._reset_or_lost(error)
@@ -283,18 +293,18 @@ class StreamReader:
 
     def _receive_into(self, room: memoryview) -> int:
         count = 0
+        self._in_doubt = True
         while not self._ended:
             try:
                 if not self._descriptors:
                     count = self._sock.recv_into(room)
                 else:
-                    count, control, flags, _ = self._sock.recvmsg_into(
-                        [room], _ANCILLARY, _CLOSE_ON_EXEC
-                    )
+                    count, control, flags, _ = self._sock.recvmsg_into([room], ROOM, _CLOSE_ON_EXEC)
                     if control or flags & _CUT_OFF:
                         self._meet(control, flags, count, keep=False)
                 break
             except BlockingIOError:
+                self._in_doubt = False
                 raise
             except OSError as error:
                 self._reset_or_lost(error)
@@ -306,17 +316,13 @@ class StreamReader:
     def _meet(
         self, control: Sequence[tuple[int, int, bytes]], flags: int, size: int, *, keep: bool
     ) -> None:
-        party: list[int] | None = []
-        for level, kind, data in control:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                numbers = array.array("i")
-                numbers.frombytes(data[: len(data) - len(data) % numbers.itemsize])
-                party = [*(party or ()), *numbers]
+        party: list[int] | None
+        _, party = read(control)
         if not keep or not size:
-            _close_all(party)
+            close_all(party)
             return
         if flags & _CUT_OFF:
-            _close_all(party)
+            close_all(party)
             party = None
         self._arrived.append((self._taken + size, party))
         if len(self._arrived) > 2:
@@ -326,6 +332,7 @@ class StreamReader:
         if error.errno == errno.ECONNRESET and not self._reset:
             self._reset = True
             return
+        self._in_doubt = False
         if error.errno in _LOST:
             raise BrokenChannel(
                 "the connection was lost",
@@ -336,7 +343,7 @@ class StreamReader:
         raise error
 
     def _end(self) -> None:
-        self._ended = True
+        self._ended, self._in_doubt = True, False
         self.discard()
         lossy = self._reset and not self._descriptors
         raise EndOfChannel(
@@ -344,9 +351,3 @@ class StreamReader:
             subject=self._subject,
             why="the connection was reset, so what it sent last may be missing" if lossy else "",
         )
-
-
-def _close_all(numbers: list[int] | None) -> None:
-    for number in numbers or ():
-        with contextlib.suppress(OSError):
-            os.close(number)

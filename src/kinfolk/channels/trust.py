@@ -54,7 +54,7 @@ def check_object(owner: int, mode: int, codec: Codec, subject: str, *, receiving
             why=f"this process is of user {os.geteuid()}",
             remedy="choose another name"
             if receiving
-            else "if that is meant, send with codec='msgpack'",
+            else "if that is meant, send with codec=msgpack",
         )
     if codec == "pickle" and mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UntrustedPeer(

@@ -69,7 +69,7 @@ class UnixDgramMechanism(Mechanism):
 
     scheme = "unix-dgram"
     options = frozenset({"codec", "framing", "capacity", "max_message", "mode", "lifetime"})
-    remedy = "use unix-seqpacket:, which keeps messages whole too, or framing='framed'"
+    remedy = "use unix-seqpacket:, which keeps messages whole too, or framing=framed"
 
     def completed(self, address: Address) -> Address:
         """What a socket holds is gone with it."""

@@ -21,9 +21,10 @@ from typing import Any
 import click
 
 import kinfolk as kin
-from kinfolk.cli import ends, failures, forwarding, parameters, signals
-from kinfolk.cli.ends import Receiving, Sending, Style
+from kinfolk.cli import ends, failures, parameters, signals
+from kinfolk.cli.ends import Style
 from kinfolk.cli.exit_codes import ExitCode
+from kinfolk.cli.forwarding import Passage
 from kinfolk.cli.reports import amount, emit
 from kinfolk.cli.serving import Server
 
@@ -128,10 +129,18 @@ def _both_ways(
         async with upstream:
             pumps = [
                 asyncio.create_task(
-                    _pump(client, entry.style, upstream, exit_.style, counts["forward"])
+                    _pump(
+                        Passage(client, entry.style, upstream, exit_.style),
+                        upstream,
+                        counts["forward"],
+                    )
                 ),
                 asyncio.create_task(
-                    _pump(upstream, exit_.style, client, entry.style, counts["backward"])
+                    _pump(
+                        Passage(upstream, exit_.style, client, entry.style),
+                        client,
+                        counts["backward"],
+                    )
                 ),
             ]
             try:
@@ -149,16 +158,14 @@ def _both_ways(
     return server
 
 
-async def _pump(
-    source: kin.Connection, style: Style, sink: kin.Connection, sink_style: Style, count: _Count
-) -> None:
+async def _pump(passage: Passage, sink: kin.Connection, count: _Count) -> None:
     while True:
         try:
-            message = await forwarding.receive(source, style)
+            message = await passage.receive()
         except kin.EndOfChannel:
             sink.send_eof()
             return
-        await forwarding.send(sink, sink_style, message)
+        await passage.pass_on(message)
         count.add(message)
 
 
@@ -182,15 +189,14 @@ def _one_way(
         ) as sink,
     ):
         try:
-            asyncio.run(_pump_until_ended(source, entry.style, sink, exit_.style, count))
+            passage = Passage(source, entry.style, sink, exit_.style)
+            asyncio.run(_pump_until_ended(passage, count))
         finally:
             signals.raise_when_ended()  # asyncio has put the default actions back
         ends.finish_sending(sink, timeout)
 
 
-async def _pump_until_ended(
-    source: Receiving, style: Style, sink: Sending, sink_style: Style, count: _Count
-) -> None:
+async def _pump_until_ended(passage: Passage, count: _Count) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -204,7 +210,7 @@ async def _pump_until_ended(
             loop.add_signal_handler(number, end, number)
     ending = asyncio.create_task(ended.wait())
     while not ended.is_set():
-        receiving = asyncio.create_task(forwarding.receive(source, style))
+        receiving = asyncio.create_task(passage.receive())
         await asyncio.wait({receiving, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not receiving.done():
             receiving.cancel()
@@ -212,7 +218,7 @@ async def _pump_until_ended(
             message = await receiving
         except (kin.EndOfChannel, asyncio.CancelledError):
             break
-        await forwarding.send(sink, sink_style, message)
+        await passage.pass_on(message)
         count.add(message)
     ending.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -78,6 +78,13 @@ def read_header(obj: object, subject: str) -> int | None:
     )
 
 
+def goes_on_after(message: object, inside: bool) -> bool:
+    """Whether a transfer is open once ``message`` has passed; ``inside`` says whether one was before."""
+    if isinstance(message, bytes):
+        return inside
+    return isinstance(message, dict) and message.get("kinfolk") == _TRANSFER
+
+
 def cut_short(received: int, subject: str) -> kin.CorruptChannel:
     """The error for an end before the trailer."""
     return kin.CorruptChannel(

@@ -1,0 +1,81 @@
+"""A KeyboardInterrupt at any instruction of a call, as Ctrl-C raises it: never two messages mixed, nor half of one."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+import kinfolk as kin
+from tests.conformance.peers import HANG, Call
+
+MIB = 1 << 20
+
+
+class Interrupt(KeyboardInterrupt):
+    """Not pytest's."""
+
+
+def afterwards(end: kin.Sender | kin.Receiver, long: bytes) -> str:
+    """Go on after an interrupt; empty, or the error that says why not."""
+    try:
+        if isinstance(end, kin.Sender):
+            end.send_bytes(b"after" * MIB, timeout=HANG)
+        else:
+            assert end.recv_bytes(timeout=HANG) == long
+    except (kin.BrokenChannel, kin.CorruptChannel) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("address", ["pipe:?senders=one", "pipe:", "unix:"])
+@pytest.mark.parametrize("side", ["sender", "receiver"])
+def test_interrupts_in_long_messages_never_mix_two(address: str, side: str) -> None:
+    """Wherever a KeyboardInterrupt strikes: what is received was sent, or the end says that it is torn."""
+
+    def interrupt(*_: object) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGVTALRM, interrupt)
+    outcomes: list[str] = []
+    try:
+        for number in range(25):
+            receiver, sender = kin.channel(address, codec="raw")
+            with receiver, sender:
+                long = bytes([number]) * (2 * MIB)
+
+                def peer(
+                    receiver: Any = receiver, sender: Any = sender, long: bytes = long
+                ) -> list[bytes]:
+                    got = []
+                    try:
+                        if side == "sender":
+                            while True:
+                                got.append(receiver.recv_bytes(timeout=HANG))
+                        while True:
+                            sender.send_bytes(long, timeout=HANG)
+                    except (kin.EndOfChannel, kin.BrokenChannel, kin.Closed):
+                        return got
+
+                call = Call(peer)
+                try:
+                    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0002 + number * 0.0002)
+                    while True:
+                        if side == "sender":
+                            sender.send_bytes(long)
+                        else:
+                            assert receiver.recv_bytes() == long
+                except Interrupt:
+                    pass
+                finally:
+                    signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+                outcomes.append(afterwards(sender if side == "sender" else receiver, long))
+                (sender if side == "sender" else receiver).close()
+                assert set(call.result()) <= {long, b"after" * MIB}
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+    assert "" in outcomes
+    # or the message in flight is lost, and the stream goes on
+    said = ("torn", "ended after", "left in the middle", "do not add up")
+    assert all(any(word in outcome for word in said) for outcome in outcomes if outcome), outcomes

@@ -18,15 +18,23 @@
 int kin_add_inotify(PyObject *module);
 int kin_add_try_read(PyObject *module);
 int kin_add_posix_mq(PyObject *module);
+int kin_add_signal(PyObject *module);
 int kin_add_sysv_wait(PyObject *module);
 int kin_add_watcher(PyObject *module);
+int kin_add_child(PyObject *module);
+int kin_add_spawn(PyObject *module);
+int kin_add_containment(PyObject *module);
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
     {Py_mod_exec, kin_add_try_read},
     {Py_mod_exec, kin_add_posix_mq},
+    {Py_mod_exec, kin_add_signal},
     {Py_mod_exec, kin_add_sysv_wait},
     {Py_mod_exec, kin_add_watcher},
+    {Py_mod_exec, kin_add_child},
+    {Py_mod_exec, kin_add_spawn},
+    {Py_mod_exec, kin_add_containment},
     {0, NULL},
 };
 

@@ -5,7 +5,7 @@
  * for each descriptor what to do when it is ready.
  *
  *      presence FIFO  ─┐                          ┌─> wakes a kin_wait (sysv_wait.c)
- *      (pidfd)        ─┼─> epoll ─> the thread ───┤
+ *      pidfd          ─┼─> epoll ─> the thread ───┼─> reaps a kin_child (child.c)
  *      (…)            ─┘                          └─> writes an eventfd
  *
  * Rules:
@@ -40,8 +40,17 @@ struct kin_watch_entry {
 
 /* ------------------------------------------------------------------------------- the thread */
 
+/* A pidfd, whose child may close it from now on, and its number become another's. */
 static void
-act(const struct kin_watch *watch)
+give_back(const struct kin_watcher *watcher, struct kin_watch *watch)
+{
+    epoll_ctl(watcher->epoll, EPOLL_CTL_DEL, watch->fd, NULL);
+    watch->fd = -1;
+    kin_child_unwatch(watch->child);
+}
+
+static void
+act(const struct kin_watcher *watcher, struct kin_watch *watch)
 {
     uint64_t one = 1;
     if (watch->event_fd >= 0)
@@ -49,6 +58,8 @@ act(const struct kin_watch *watch)
             ;
     if (watch->wait != NULL)
         kin_wait_wake(watch->wait);
+    if (watch->child != NULL)
+        give_back(watcher, watch);
 }
 
 static void *
@@ -68,7 +79,7 @@ watch_for_ever(void *argument)
             pthread_mutex_lock(&watcher->mutex);
             for (struct kin_watch_entry *entry = watcher->all; entry != NULL; entry = entry->next)
                 if (entry->number == events[i].data.u64)
-                    act(&entry->watch);
+                    act(watcher, &entry->watch);
             pthread_mutex_unlock(&watcher->mutex);
         }
     }
@@ -136,8 +147,12 @@ kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint
     *entry = (struct kin_watch_entry){*watch, ++watcher->last_number, watcher->all};
     watcher->all = entry;
     *number = event.data.u64 = entry->number;
+    if (watch->child != NULL)
+        kin_child_watch(watch->child);
     error = epoll_ctl(watcher->epoll, EPOLL_CTL_ADD, watch->fd, &event) < 0 ? errno : 0;
     if (error != 0) {
+        if (watch->child != NULL)
+            kin_child_unwatch(watch->child);
         watcher->all = entry->next;
         free(entry);
     }
@@ -152,7 +167,10 @@ kin_watcher_remove(struct kin_watcher *watcher, uint64_t number)
     for (struct kin_watch_entry **place = &watcher->all; *place != NULL; place = &(*place)->next) {
         struct kin_watch_entry *entry = *place;
         if (entry->number == number) {
-            epoll_ctl(watcher->epoll, EPOLL_CTL_DEL, entry->watch.fd, NULL);
+            if (entry->watch.child == NULL)
+                epoll_ctl(watcher->epoll, EPOLL_CTL_DEL, entry->watch.fd, NULL);
+            else if (entry->watch.fd >= 0)
+                give_back(watcher, &entry->watch);
             *place = entry->next;
             free(entry);
             break;

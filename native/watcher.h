@@ -7,14 +7,16 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "child.h"
 #include "sysv_wait.h"
 
 /* What is watched for, and what is done then: once. */
 struct kin_watch {
-    int fd;                /* stays open as long as it is watched, and stands in one watch only */
-    uint32_t events;       /* EPOLLIN, …; 0: only a hang-up or an error (these always count) */
-    int event_fd;          /* is written to, unless it is -1 */
-    struct kin_wait *wait; /* is woken, unless it is NULL */
+    int fd;                  /* stays open as long as it is watched, and stands in one watch only */
+    uint32_t events;         /* EPOLLIN, …; 0: only a hang-up or an error (these always count) */
+    int event_fd;            /* is written to, unless it is -1 */
+    struct kin_wait *wait;   /* is woken, unless it is NULL */
+    struct kin_child *child; /* is collected, unless it is NULL; then fd is watched no more */
 };
 
 struct kin_watcher {

@@ -1,7 +1,8 @@
 /* Watcher: the watcher of a process, for kinfolk.watcher, which serialises all calls.
  *
  *     Watcher()
- *       .add(fd, events, eventfd, waker)  -> number   eventfd: -1 for none; waker: None for none
+ *       .add(fd, events, eventfd, waker)  -> number   eventfd: -1 for none; waker: None for none,
+ *                                                     that of a SysvQueue or of a Child
  *       .remove(number)
  *       .stop(), .resume(), .clear()      around fork
  */
@@ -11,6 +12,7 @@
 
 #include <errno.h>
 
+#include "child_binding.h"
 #include "sysv_wait_binding.h"
 #include "watcher.h"
 
@@ -70,7 +72,9 @@ watcher_add(PyObject *object, PyObject *args)
     if (!PyArg_ParseTuple(args, "iIiO:add", &watch.fd, &events, &watch.event_fd, &waker))
         return NULL;
     watch.events = events;
-    if (waker != Py_None) {
+    if (PyCapsule_IsValid(waker, KIN_CHILD_CAPSULE)) {
+        watch.child = PyCapsule_GetPointer(waker, KIN_CHILD_CAPSULE);
+    } else if (waker != Py_None) {
         watch.wait = PyCapsule_GetPointer(waker, KIN_WAIT_CAPSULE);
         if (watch.wait == NULL)
             return NULL;

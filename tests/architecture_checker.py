@@ -319,6 +319,7 @@ def _check_calls(tree: ast.Module, module: str, shown: str) -> Iterator[str]:
     """Imports by name, and front ends that reach for a private part as an attribute."""
     house = _house_of(module)
     tops = {house for floor in table.FLOORS for house in _module_heads(floor)}
+    tops -= set(table.PUBLIC_PACKAGES)
     aliases = {
         alias.asname or alias.name
         for node in ast.walk(tree)

@@ -42,8 +42,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             "ground",
             (
                 "deadlines descriptors",
-                "identity turnstile helper_threads",
-                "interest",
+                "identity turnstile helper_threads memfd transfer",
+                "interest ancillary",
                 "thread_waiter task_waiter",
                 "waiting",
                 "rendezvous",
@@ -55,7 +55,15 @@ FLOORS: tuple[tuple[House, ...], ...] = (
     # 2: one process
     (
         House("processes", is_package=True),
-        House("signals"),
+        House(
+            "signals",
+            (
+                "table",
+                "arrived mask",
+                "handling receiving sending",
+            ),
+            is_package=True,
+        ),
         House("memory", is_package=True),
         House("sync", is_package=True),
     ),
@@ -66,7 +74,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             (
                 "address",
                 "contract",  # what a mechanism promises: limits, messages, transports
-                "codec framing claims credentials trust ancillary message_reader memfd packet_format",
+                "codec framing claims credentials trust message_reader packet_format to_program",
                 "pipe_size presence queue_limits packet_limits",
                 "pipe_transport queue_transport",
                 "posix_queue sysv_queue",
@@ -86,7 +94,17 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             is_package=True,
         ),
         House("supervision", is_package=True),
-        House("inspection", is_package=True),
+        House(
+            "inspection",
+            (
+                "procfs freezer",
+                "process_info",
+                "adoption reaper",
+                "tree cures",
+                "diagnosis",
+            ),
+            is_package=True,
+        ),
     ),
     # 4: programs on top of the public names
     (
@@ -103,10 +121,14 @@ FRONT_ENDS: dict[str, tuple[str, ...]] = {
     "web": (),
 }
 
+# Packages whose names are public as they stand: `kin.signals.send`.
+PUBLIC_PACKAGES = ("signals",)
+
 # Packages from outside the standard library, and the houses that may import them: none named
 # means all. A new one also needs a line in pyproject.toml and in docs/design/dependencies.md.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "click": ("cli",),
+    "cloudpickle": ("processes",),
     "rich": ("cli", "tour", "bench"),
     "msgspec": (),
     "posix_ipc": (),
@@ -121,7 +143,9 @@ OPTIONAL = ("numpy",)
 CONDITIONAL_IMPORTS: dict[tuple[str, str], str] = {}
 
 # module: why it imports by a name that is only known when it runs.
-DYNAMIC_IMPORTS: dict[str, str] = {}
+DYNAMIC_IMPORTS: dict[str, str] = {
+    "processes.keeper": "the modules that the user names to kinfolk.preload",
+}
 
 MAXIMAL_LINES = 400
 FORBIDDEN_NAMES = ("util", "utils", "common", "helper", "helpers", "misc")

@@ -33,7 +33,7 @@ def start_what_stays() -> None:
     for mechanism in ("pipe:", "sysv-mq:"):
         receiver, sender = kin.channel(mechanism)
         with receiver, sender, contextlib.suppress(kin.Timeout):
-            receiver.recv(timeout=0.001)
+            receiver.recv(timeout=0.05)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -58,12 +58,18 @@ def test_all_is_sorted_and_complete():
 
 
 def test_everything_public_is_documented():
+    packages = [kinfolk, *(value for _, value in inspect.getmembers(kinfolk, _is_public_package))]
     missing = [
-        name
-        for name in kinfolk.__all__
-        if callable(getattr(kinfolk, name)) and not inspect.getdoc(getattr(kinfolk, name))
+        f"{package.__name__}.{name}"
+        for package in packages
+        for name in package.__all__
+        if callable(getattr(package, name)) and not inspect.getdoc(getattr(package, name))
     ]
     assert not missing, f"without a docstring: {missing}"
+
+
+def _is_public_package(value: object) -> bool:
+    return inspect.ismodule(value) and value.__name__.removeprefix("kinfolk.") in kinfolk.__all__
 
 
 def test_a_change_is_seen():
@@ -101,6 +107,10 @@ def _describe(name: str, value: object) -> Iterator[str]:
             )
             return
         yield from _members(name, value)
+    elif inspect.ismodule(value):
+        yield f"{name}: package"
+        for inner in sorted(value.__all__):
+            yield from _describe(f"{name}.{inner}", getattr(value, inner))
     elif callable(value):
         yield f"{name}{_signature(value)}"
     elif name.startswith("__"):

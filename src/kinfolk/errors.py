@@ -23,6 +23,7 @@
         ├── AccessDenied    PermissionError  the kernel says no
         ├── NoSpace         OSError          a disk, a table or a quota is full
         ├── LimitReached    OSError          a limit on descriptors, queues, … is reached
+        ├── KeeperDied      ChildProcessError  what starts and reaps children for us was killed
         └── KernelError     OSError          anything else that a system call reports
 
 Rules:
@@ -219,6 +220,13 @@ class LimitReached(SystemProblem, OSError):
     """A limit of the process, the user or the kernel is reached; the remedy names it."""
 
     default_errno = errno.EMFILE
+
+
+class KeeperDied(SystemProblem, ChildProcessError):
+    """The keeper ended in the middle of a request; the next one starts another keeper."""
+
+    default_errno = errno.ECHILD
+    default_remedy = "do it again: another keeper is started"
 
 
 class KernelError(SystemProblem, OSError):

@@ -9,6 +9,7 @@ Rules:
 3. They are daemon threads, and at the exit of the interpreter they are woken and waited for: none of them
    stands in the way, and none is left.
 4. A forked child has none; it makes its own.
+5. They take no signals: those are for threads of the program, which may wait for them (`kinfolk.signals`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import atexit
 import errno
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -63,6 +65,7 @@ class _Helper:
         self._inbox.put(None)
 
     def _run(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (work := self._inbox.get()) is not None:
             call, milliseconds, report = work
             done, error = False, None

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import select
 from typing import NamedTuple
+
+from kinfolk.errors import InvalidValue
 
 
 class Peer(NamedTuple):
@@ -38,6 +41,21 @@ class Identity(NamedTuple):
         """The identity of the calling process."""
         pid = os.getpid()
         return cls(pid, start_time(pid) or 0)
+
+    @classmethod
+    def parse(cls, text: str) -> Identity:
+        """The identity that ``str`` wrote: ``4711@123456``. Raises InvalidValue."""
+        written = re.fullmatch(r"([1-9][0-9]{0,9})@([0-9]{1,19})", text, re.ASCII)
+        if written is None:
+            raise InvalidValue(
+                f"{text!r} is no identity",
+                remedy="write PID@START, the start time in clock ticks since boot, such as 4711@123456",
+            )
+        return cls(int(written[1]), int(written[2]))
+
+    def __str__(self) -> str:
+        """``4711@123456``: the pid, and the clock ticks since boot at which it started."""
+        return f"{self.pid}@{self.start_time}"
 
 
 def start_time(pid: int) -> int | None:

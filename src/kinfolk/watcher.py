@@ -1,7 +1,7 @@
 """The one thread of this process that waits for hang-ups and deaths on behalf of threads that can't.
 
 A thread that blocks in msgrcv(2) can't poll(2) at the same time. The watcher polls for it: a watch is a descriptor, and
-what to do once it is ready: wake a call that blocks without a descriptor, or write to an eventfd. The
+what to do once it is ready: wake a call that blocks without a descriptor, write to an eventfd, or reap a child. The
 thread itself is native (native/watcher.c): it needs no GIL, and no Python code runs in it.
 
 Rules:
@@ -18,13 +18,16 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import select
 import threading
 from collections.abc import Iterator
 
-from kinfolk._native import Watcher
+from kinfolk._native import Child, Watcher
 
 _watcher = Watcher()
-_lock = threading.Lock()  # one call at a time; held from before a fork until after it
+# One call at a time; held from before a fork until after it. Re-entrant, for a signal handler may come between
+# two steps, and no call is under way then.
+_lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -47,6 +50,21 @@ def watching(
         for number in numbers:
             with _lock:
                 _watcher.remove(number)
+
+
+def reap(child: Child, pidfd: int) -> int:
+    """Have a child reaped as soon as it has ended; the number that `unwatch` takes. Raises OSError.
+
+    The watch keeps the child's object until then, or until a fork.
+    """
+    with _lock:
+        return _watcher.add(pidfd, select.EPOLLIN, -1, child.waker)
+
+
+def unwatch(number: int) -> None:
+    """End a watch of `reap`; before its descriptor is closed."""
+    with _lock:
+        _watcher.remove(number)
 
 
 def _before_fork() -> None:

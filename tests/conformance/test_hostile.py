@@ -15,7 +15,7 @@ import numpy  # noqa: F401 - what decodes an array would else load it
 import pytest
 
 import kinfolk as kin
-from kinfolk.channels import memfd
+from kinfolk import memfd
 from kinfolk.channels.framing import MOST_PARTIALS, pid_namespace
 from tests.conformance.fixtures import main_ways, only
 from tests.conformance.garbage import (

@@ -35,7 +35,7 @@ def build(tmp_path_factory):
                 [
                     *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread"),
                     *("-Wall", "-Wextra", "-Werror", *flags, f"-I{NATIVE}"),
-                    *(HERE / "sysv_wait_test.c", wait_source, NATIVE / "watcher.c"),
+                    *(HERE / "sysv_wait_test.c", wait_source, NATIVE / "watcher.c", NATIVE / "child.c"),
                     *("-o", program),
                 ],
                 check=True,

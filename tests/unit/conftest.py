@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 
+from kinfolk.signals.mask import refuse_other_takers
 from tests.conformance.peers import Peers
 
 
@@ -17,3 +19,9 @@ def peers() -> Iterator[Peers]:
         yield children
     finally:
         children.end()
+
+
+@pytest.fixture
+def threads_at_rest() -> None:
+    """Threads of the test runner block all signals, once they have begun: signals are for the test."""
+    refuse_other_takers(frozenset({signal.SIGUSR1}))

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from kinfolk.errors import InvalidValue
 from kinfolk.identity import Identity, is_dead, open_pidfd, start_time
 from tests.conformance.peers import Peers, readable, until
 
@@ -17,6 +18,36 @@ def test_own_identity_is_stable_and_a_childs_differs(peers: Peers) -> None:
     assert Identity.own() == Identity.of(os.getpid())
     child = peers.fork(lambda voice: Identity.own()).result()
     assert child != Identity.own()
+
+
+def test_written_and_read_again() -> None:
+    own = Identity.own()
+    assert str(own) == f"{os.getpid()}@{own.start_time}"
+    assert Identity.parse(str(own)) == own
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1",
+        "@",
+        "1@",
+        "@1",
+        "0@1",
+        "01@1",
+        "-1@1",
+        "1@-1",
+        "1@1@1",
+        " 1@1",
+        "1@1\n",
+        "٣@1",
+        "a@b",
+    ],
+)
+def test_what_is_no_identity(text: str) -> None:
+    with pytest.raises(InvalidValue, match="no identity"):
+        Identity.parse(text)
 
 
 def test_a_name_with_parentheses_and_spaces_confuses_nobody(peers: Peers) -> None:

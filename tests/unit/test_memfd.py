@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 import kinfolk as kin
-from kinfolk.channels import memfd, packet_reader
+from kinfolk import memfd
+from kinfolk.channels import packet_reader
 from kinfolk.channels.packet_format import HEADER
 
 # At the top, for it starts threads, and these are none that a test left.

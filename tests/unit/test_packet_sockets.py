@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
+from kinfolk.ancillary import MOST_DESCRIPTORS
 from kinfolk.channels import packet_limits, packet_reader, stream_terms, unix_dgram
-from kinfolk.channels.ancillary import MOST_DESCRIPTORS
 from kinfolk.channels.codec import JSON, PICKLE, RAW
 from kinfolk.channels.packet_format import CONNECTION, HEADER
 from tests.other_user import User

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import pytest
 
 import kinfolk as kin
-from kinfolk.channels.ancillary import MOST_DESCRIPTORS
+from kinfolk.ancillary import MOST_DESCRIPTORS
 from kinfolk.channels.framing import FIRST, HEADER, LAST, MAGIC, MAX_CHUNK
 from tests.conformance.fixtures import peers  # noqa: F401
 from tests.conformance.peers import (

@@ -18,7 +18,8 @@ from typing import Self, TypeVar
 
 from kinfolk.channels.address import Codec
 from kinfolk.channels.contract import Limits, ReceiveTransport, SendTransport
-from kinfolk.errors import KinfolkError, from_os_error
+from kinfolk.channels.to_program import descriptor_for_program
+from kinfolk.errors import KinfolkError, Unsupported, from_os_error
 from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
 
@@ -95,6 +96,28 @@ class End:
         for name in ("_send_turn", "_receive_turn"):
             if hasattr(self, name):
                 yield getattr(self, name)
+
+    def descriptor_for_child(self, *, sends: bool | None) -> tuple[int, int]:
+        """For a program that is started: a new descriptor of one direction, and the number that it has here.
+
+        ``sends`` names the direction; None: the only one. Raises Unsupported.
+        """
+        transports: dict[bool, SendTransport | ReceiveTransport] = {
+            name == "_sending": getattr(self, name)
+            for name in ("_sending", "_receiving")
+            if hasattr(self, name)
+        }
+        wanted = next(iter(transports), None) if sends is None else sends
+        if wanted not in transports or (sends is None and len(transports) > 1):
+            raise Unsupported(
+                "this end goes the wrong way" if transports else "this is no end of a channel",
+                subject=self._address,
+                remedy="give a receiver as stdin, a sender as stdout or stderr; a connection as any of them",
+            )
+        try:
+            return descriptor_for_program(transports[wanted])
+        except OSError as error:
+            raise from_os_error(error, "can't be given to a program", self._address) from error
 
     def close(self) -> None:
         """Close; calls that are blocked in it raise Closed. Closing twice does nothing."""

@@ -8,7 +8,7 @@ from typing import Any
 from kinfolk.channels.address import Codec
 from kinfolk.channels.contract import Duplex, ListenTransport, ReceiveTransport, SendTransport
 from kinfolk.channels.end import End, Statistics, guarded, unlink
-from kinfolk.channels.passing import Dismantled, assemble, clone, dismantle
+from kinfolk.channels.passing import Dismantled, assemble, clone, dismantle, moving
 from kinfolk.channels.receiving import Receives
 from kinfolk.channels.sending import Sends
 from kinfolk.deadlines import Deadline
@@ -58,7 +58,9 @@ class Sender(Sends):
         return Sender(self._address, self._codec, clone(self._sending))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild, (Sender, self._address, self._codec, dismantle(self._sending))
+        parts = dismantle(self._sending)
+        moving(self.close)
+        return rebuild, (Sender, self._address, self._codec, parts)
 
 
 class Receiver(Receives):
@@ -96,7 +98,9 @@ class Receiver(Receives):
         return Receiver(self._address, self._codec, clone(self._receiving))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild, (Receiver, self._address, self._codec, dismantle(self._receiving))
+        parts = dismantle(self._receiving)
+        moving(self.close)
+        return rebuild, (Receiver, self._address, self._codec, parts)
 
 
 class Connection(Sends, Receives):
@@ -135,12 +139,9 @@ class Connection(Sends, Receives):
         return self._count(self._receiving, self._sending)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return rebuild_connection, (
-            self._address,
-            self._codec,
-            dismantle(self._receiving),
-            dismantle(self._sending),
-        )
+        receiving, sending = dismantle(self._receiving), dismantle(self._sending)
+        moving(self.close)
+        return rebuild_connection, (self._address, self._codec, receiving, sending)
 
 
 class Listener(End):
@@ -192,7 +193,7 @@ class Listener(End):
         return self._turn.closed
 
 
-# ── how multiprocessing passes an end to a child: see `kinfolk.channels.passing` ─────────────
+# ── how an end is passed to a child: see `kinfolk.channels.passing` ──────────────────────────
 
 
 def rebuild(

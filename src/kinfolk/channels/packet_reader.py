@@ -3,7 +3,7 @@
 Rules:
 1. A packet is looked at (MSG_PEEK) before it is taken: when descriptors ride on it and the process has no room for
    them, the kernel would drop them; so the packet stays, and LimitReached says why.
-2. The buffer for descriptors always has room for as many as the kernel lets ride (`kinfolk.channels.ancillary`).
+2. The buffer for descriptors always has room for as many as the kernel lets ride (`kinfolk.ancillary`).
 3. Each packet carries its sender's credentials (SO_PASSCRED, set before the socket can get any). A pickle of a user who
    is neither ours nor root is dropped unseen, with its descriptors, and counted; so is one that nobody vouches for.
 4. What is corrupt is consumed, with its descriptors, and the next packet stands on its own.
@@ -17,8 +17,8 @@ import os
 import socket
 from typing import NoReturn
 
-from kinfolk.channels import memfd
-from kinfolk.channels.ancillary import CREDENTIALS_ROOM, ROOM, close_all, read
+from kinfolk import memfd
+from kinfolk.ancillary import CREDENTIALS_ROOM, ROOM, close_all, read
 from kinfolk.channels.codec import OUT_OF_BAND, PICKLE, RAW
 from kinfolk.channels.contract import Buffer, Message
 from kinfolk.channels.packet_format import CONNECTION, HEADER, read_header

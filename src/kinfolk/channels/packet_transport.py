@@ -24,8 +24,8 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kinfolk.channels import memfd
-from kinfolk.channels.ancillary import rights
+from kinfolk import memfd
+from kinfolk.ancillary import rights
 from kinfolk.channels.contract import (
     Buffer,
     Limits,

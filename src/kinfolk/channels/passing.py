@@ -1,8 +1,10 @@
 """Ends that move to another process, and second ends in this one.
 
-A transport says how it is made anew from duplicated descriptors (`passable`). A clone does that here; multiprocessing
-does it in the child that it starts, whatever its start method, when an end stands among the arguments. Nothing
+A transport says how it is made anew from duplicated descriptors (`passable`). A clone does that here; a child that
+`kinfolk.spawn` or multiprocessing starts does it when an end stands among the arguments. Nothing
 else may pickle an end: a descriptor means nothing in a process that did not get it.
+
+`kinfolk.spawn` moves an end: the copy here is closed (`kinfolk.transfer`). multiprocessing copies it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 from kinfolk.channels.contract import Passed, ReceiveTransport, SendTransport
 from kinfolk.errors import Unsupported, UsageError
+from kinfolk.transfer import current_departure
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,25 @@ def clone(transport: SendTransport | ReceiveTransport) -> Any:
     return make(*(os.dup(a.number) if isinstance(a, Passed) else a for a in arguments))
 
 
+def moving(close: Callable[[], object]) -> None:
+    """Have an end that is being pickled closed by ``close`` once it has arrived, if it is to move."""
+    if (departure := current_departure()) is not None:
+        departure.moves(close)
+
+
 def dismantle(transport: SendTransport | ReceiveTransport) -> Dismantled:
-    """The transport as multiprocessing hands it to a child. Raises UsageError at any other time."""
+    """The transport as it is handed to a child that is being started. Raises UsageError at any other time."""
+    carry = _carrier(transport)
+    make, arguments = transport.passable()
+    return Dismantled(
+        make, tuple(carry(a.number) if isinstance(a, Passed) else a for a in arguments)
+    )
+
+
+def _carrier(transport: SendTransport | ReceiveTransport) -> Callable[[int], Any]:
+    """What takes a descriptor along to the child."""
+    if (departure := current_departure()) is not None:
+        return departure.carry
     context = sys.modules.get("multiprocessing.context")  # nobody is started without it
     if context is None or context.get_spawning_popen() is None:
         raise UsageError(
@@ -50,14 +70,7 @@ def dismantle(transport: SendTransport | ReceiveTransport) -> Dismantled:
         )
     import multiprocessing.reduction
 
-    make, arguments = transport.passable()
-    return Dismantled(
-        make,
-        tuple(
-            multiprocessing.reduction.DupFd(a.number) if isinstance(a, Passed) else a
-            for a in arguments
-        ),
-    )
+    return multiprocessing.reduction.DupFd
 
 
 def assemble(parts: Dismantled) -> Any:

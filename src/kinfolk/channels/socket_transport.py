@@ -30,7 +30,7 @@ import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kinfolk.channels.ancillary import Rights, rights
+from kinfolk.ancillary import Rights, rights
 from kinfolk.channels.claims import RECEIVING, SENDING, Claim
 from kinfolk.channels.contract import (
     Buffer,

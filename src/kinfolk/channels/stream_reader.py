@@ -26,7 +26,7 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 
-from kinfolk.channels.ancillary import ROOM, close_all, read
+from kinfolk.ancillary import ROOM, close_all, read
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Message
 from kinfolk.channels.framing import ABORT, DESCRIPTORS, FIRST, HEADER, MAGIC, Assembler, Chunk

@@ -38,8 +38,8 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from kinfolk.ancillary import close_all
 from kinfolk.channels.address import Address
-from kinfolk.channels.ancillary import close_all
 from kinfolk.channels.contract import (
     Duplex,
     Limits,

@@ -13,8 +13,10 @@
     reports      what was done, as a sentence or as JSON
     serving      many clients at once, until a signal ends it
     parameters   the options that several commands share
+    process_columns, process_drawing    what `kin tree` shows of a process, and the tree as lines
 
     send recv echo ask relay tour     the commands; each has its page in docs/reference/
+    signal_list signal_send           `kin signals`, `kin signal`
 
 Rules:
 1. Standard output is for data. Where a command has none, its report goes there; else to standard error.

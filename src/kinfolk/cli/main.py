@@ -24,10 +24,25 @@ import click
 
 import kinfolk as kin
 from kinfolk.cli import failures, signals
-from kinfolk.cli.exit_codes import ExitCode, code_of
+from kinfolk.cli.exit_codes import ExitCode, code_of, code_of_wrapper
 
 #: The commands in the order of the help; the help says of each what its file says.
-COMMANDS = ("send", "recv", "echo", "ask", "relay", "tour")
+COMMANDS = (
+    "send",
+    "recv",
+    "echo",
+    "ask",
+    "relay",
+    "run",
+    "daemon",
+    "tree",
+    "signals",
+    "signal",
+    "tour",
+)
+
+#: Those that end with another program's exit code; their own failures have codes apart from any program's.
+WRAPPERS = ("kin run",)
 
 
 def _load(name: str) -> click.Command:
@@ -42,6 +57,16 @@ def _load(name: str) -> click.Command:
             from kinfolk.cli.ask import command
         case "relay":
             from kinfolk.cli.relay import command
+        case "run":
+            from kinfolk.cli.run import command
+        case "daemon":
+            from kinfolk.cli.daemon import command
+        case "tree":
+            from kinfolk.cli.tree import command
+        case "signals":
+            from kinfolk.cli.signal_list import command
+        case "signal":
+            from kinfolk.cli.signal_send import command
         case _:
             from kinfolk.cli.tour import command
     command.name = name
@@ -87,7 +112,7 @@ def main() -> NoReturn:
     sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> ExitCode:
+def run(arguments: Sequence[str]) -> int:
     """Run one command line; errors are said on standard error. Raises EndedBySignal."""
     program = " ".join(["kin", *[word for word in arguments if not word.startswith("-")][:1]])
     if program.removeprefix("kin ") not in COMMANDS:
@@ -101,13 +126,13 @@ def run(arguments: Sequence[str]) -> ExitCode:
     except kin.KinfolkError as error:
         _trace(arguments)
         failures.complain(program, error.explain())
-        return code_of(error)
+        return code_of_wrapper(error) if program in WRAPPERS else code_of(error)
     except click.exceptions.NoArgsIsHelpError as error:
         failures.say_all(error.format_message())
         return ExitCode.USAGE
     except click.ClickException as error:
         failures.complain(program, f"{_sentence(error)} (see {program} --help)")
-        return ExitCode.USAGE
+        return ExitCode.NOT_RUN if program in WRAPPERS else ExitCode.USAGE
     except BrokenPipeError:  # click wrote the help, and nobody reads it
         raise signals.StandardOutputClosed from None
     except OSError as error:  # or its disk is full; the commands' own errors have all been caught
@@ -122,8 +147,8 @@ def run(arguments: Sequence[str]) -> ExitCode:
                 program,
                 f"a bug of kinfolk: {shown} (please report it; kin --traceback shows where)",
             )
-        return ExitCode.BUG
-    return result if isinstance(result, ExitCode) else ExitCode.OK
+        return ExitCode.NOT_RUN if program in WRAPPERS else ExitCode.BUG
+    return result if isinstance(result, int) else ExitCode.OK
 
 
 def _sentence(error: click.ClickException) -> str:

@@ -26,9 +26,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kinfolk.channels.contract import Buffer
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel, NoSpace
+
+Buffer = bytes | bytearray | memoryview
 
 SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 

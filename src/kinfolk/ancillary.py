@@ -43,6 +43,15 @@ def rights(descriptors: Sequence[int], subject: str) -> Rights:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
+def credentials(pid: int) -> Rights:
+    """What sendmsg(2) takes to name a process, whose pid the receiver gets as it is in his pid namespace.
+
+    Another one than the sender's needs CAP_SYS_ADMIN in the user namespace of the sender's pid namespace (unix(7)).
+    """
+    packed = array.array("i", _UCRED.pack(pid, os.geteuid(), os.getegid()))
+    return [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, packed)]
+
+
 def read(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[Peer | None, list[int]]:
     """The sender, where the kernel says so, and the descriptors, which are the caller's from now on."""
     sender, descriptors = None, array.array("i")

@@ -1,0 +1,358 @@
+"""The program of the keeper: the small process that is parent, zygote and reaper of everything that its owner starts.
+
+                     requests, replies                                 vfork, execve ──> a program
+    owner <═══════════════════════════════════> keeper ──────────────┤
+      ^  ^    a socket pair                       │ ^  ^               └ fork ──────────> a function
+      │  └──────── its pidfd: is it dead? ────────┘ │  └── SIGCHLD, wait4 ── children, and orphans from below them
+      │                                             │
+      └─── status pipe of each child <── records ───┘
+
+Theory of operation. The owner starts the keeper like any program, so it is small whatever the owner's size, and has one thread, whatever the
+owner has. It sleeps in poll(2) over three descriptors: the line to the owner, the owner's pidfd, and a signalfd for SIGCHLD. A
+request is answered before the next one is read. It is a *subreaper* (prctl(2)): an orphan below it gets it as its new parent,
+so nothing below can leave by forking twice, and whatever ends there is reaped here.
+
+Rules:
+1. When the owner is dead, by its pidfd, everything below is killed, round after round until there is no child left; then the keeper ends. No
+   matter how the owner died, and which of its threads started the keeper.
+2. A child's status goes into that child's own pipe, once; then the pipe is closed. An orphan's is thrown away.
+3. Programs and functions are killed by the kernel when the keeper dies (PR_SET_PDEATHSIG; the keeper has one thread, and starts them in it). What escapes
+   then: what *they* had started, set-user-ID programs, and who has taken the signal back.
+4. It leads a process group of its own in its owner's session: what a terminal or a shell sends to the owner's group does not
+   reach it, and its children, which it puts into the owner's group, get it as they should.
+5. It decides nothing by itself: environment, directory, umask, streams, limits of a child come with each request.
+6. Nothing is imported after the start but what `Preload` asks for, and cloudpickle with the first function. While a module is
+   being imported, the owner's death is not seen.
+
+    killed at …            then
+    before it is a reaper  it has no children
+    between vfork and      the child is killed by the kernel; the owner sees the end of the line
+      the reply
+    any later moment       the same; every status pipe ends without a record
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import fcntl
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import termios
+import traceback
+from typing import NamedTuple, NoReturn
+
+import msgspec
+
+from kinfolk import _native
+from kinfolk.ancillary import close_all
+from kinfolk.deadlines import Deadline
+from kinfolk.identity import start_time
+from kinfolk.processes import felling, function_child
+from kinfolk.processes.keeper_messages import (
+    DEAF_TO,
+    LINE,
+    OWNER,
+    RECORD_SIZE,
+    Abandon,
+    Done,
+    Failed,
+    Goodbye,
+    Kind,
+    Preload,
+    Record,
+    Refused,
+    Reply,
+    Started,
+    StartFunction,
+    StartProgram,
+    receive_request,
+    send,
+)
+from kinfolk.processes.launch import Launch
+
+#: Milliseconds until another look for what is below, where no SIGCHLD tells of it.
+_ANOTHER_LOOK = 50
+
+#: Unread records in a pipe, above which a change (stopped, continued) is not told: the end has to find room.
+_ENOUGH = 8 * RECORD_SIZE
+
+
+class Child(NamedTuple):
+    """One that was asked for, until it is reaped."""
+
+    #: of the request
+    number: int
+    #: the write end of its status pipe; -1 once it was closed
+    report: int
+
+
+class Keeper:
+    """The state of this process."""
+
+    def __init__(self, line: socket.socket, owner: int) -> None:
+        """Take over the line and the owner's pidfd; become what orphans below get as their parent."""
+        if not os.path.exists("/proc/thread-self/children"):
+            raise RuntimeError("/proc does not tell the children of a process (CONFIG_PROC_CHILDREN)")
+        self._line, self._owner = line, owner
+        self._pid = os.getpid()
+        self._self = os.pidfd_open(self._pid)
+        self._children: dict[int, Child] = {}
+        for number in DEAF_TO:
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, (signal.SIGCHLD,))
+        self._ended = _native.open_signalfd((signal.SIGCHLD,))
+        self._adopt_orphans()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Be ready for forks: the child has little to put right, and writes to few pages, each of which would be copied."""
+        self._actions = function_child.altered_signals()
+        gc.collect()
+        gc.freeze()
+
+    def _adopt_orphans(self) -> None:
+        _native.set_child_subreaper(True)
+
+    # ── the loop ─────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> None:
+        """Serve until the owner has gone or says goodbye; then nothing is left below."""
+        poll = select.poll()
+        for fd in (self._owner, self._ended, self._line.fileno()):
+            poll.register(fd, select.POLLIN)
+        alone = False
+        while not (alone and not self._reap()):
+            ready = [fd for fd, _ in poll.poll()]
+            if self._owner in ready:
+                break
+            if self._ended in ready:
+                self._reap()
+            if self._line.fileno() in ready:
+                received = receive_request(self._line)
+                if received is None:
+                    # The owner has executed another program. It lives, and so may what is below.
+                    poll.unregister(self._line.fileno())
+                    alone = True
+                    continue
+                request, descriptors = received
+                if isinstance(request, Goodbye):
+                    self._ask_to_end(request.grace)
+                    break
+                self._serve(request, descriptors)
+        self.end_all()
+
+    def _serve(
+        self, request: StartProgram | StartFunction | Preload | Abandon, descriptors: list[int]
+    ) -> None:
+        try:
+            match request:
+                case StartProgram():
+                    self._start_program(request, descriptors)
+                case StartFunction():
+                    self._start_function(request, descriptors)
+                case Preload():
+                    self._preload(request)
+                case Abandon():
+                    self._abandon(request.number)
+        except OSError as error:
+            self._reply(Refused(request.number, error.strerror or str(error), error.errno or 0))
+        finally:
+            close_all(descriptors)
+
+    def _reply(self, reply: Reply, *descriptors: int) -> None:
+        with contextlib.suppress(ConnectionError):  # the owner has gone, or has no line any more
+            send(self._line, reply, descriptors)
+
+    # ── starting ─────────────────────────────────────────────────────────────────────────────
+
+    def _start_program(self, request: StartProgram, descriptors: list[int]) -> None:
+        launch = _here(request.launch, descriptors)
+        reader, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        started: list[int] = []
+        try:
+            step, code, item = _native.spawn(launch, started)
+            if code:
+                os.close(report)
+                self._reply(Failed(request.number, step, code, item))
+            else:
+                self._hand_over(started[0], Child(request.number, report), reader)
+        finally:
+            os.close(reader)
+
+    def _start_function(self, request: StartFunction, descriptors: list[int]) -> None:
+        if "cloudpickle" not in sys.modules:
+            import cloudpickle  # noqa: F401 - what it has pickled needs it; here, once for all children
+
+            self._settle()
+        launch = _here(request.launch, descriptors)
+        reader, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                os.close(report)
+                self._reply(Failed(request.number, "vfork", error.errno or errno.EAGAIN, 0))
+                return
+            if pid == 0:
+                try:
+                    os.close(reader)
+                    self._forget_in_child()
+                    function_child.live(
+                        request, launch, descriptors, report, self._pid, self._actions
+                    )
+                finally:
+                    os._exit(1)
+            self._hand_over(pid, Child(request.number, report), reader)
+        finally:
+            os.close(reader)
+
+    def _forget_in_child(self) -> None:
+        """Close what is the keeper's alone."""
+        self._line.close()
+        for fd in (self._owner, self._ended, self._self):
+            os.close(fd)
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        for pid, child in self._children.items():
+            if child.report >= 0:
+                os.close(child.report)
+                self._children[pid] = child._replace(report=-1)
+
+    def _hand_over(self, pid: int, child: Child, reader: int) -> None:
+        """Remember a child, and let the owner have what it needs of it."""
+        self._children[pid] = child
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            self._reply(Refused(child.number, error.strerror or "", error.errno or 0))
+            return
+        self._introduce(Started(child.number, pid, start_time(pid) or 0), pidfd, reader)
+        os.close(pidfd)
+
+    def _introduce(self, child: Started, pidfd: int, reader: int) -> None:
+        self._reply(child, pidfd, reader)
+
+    def _preload(self, request: Preload) -> None:
+        sys.path[:] = request.path
+        for name in request.modules:
+            try:
+                importlib.import_module(name)
+            except BaseException as error:
+                why = "".join(traceback.format_exception_only(error)).strip()
+                self._reply(Refused(request.number, f"{name}: {why}"))
+                return
+        self._settle()
+        self._reply(Done(request.number))
+
+    def _abandon(self, number: int) -> None:
+        for pid, child in self._children.items():
+            if child.number == number:  # not reaped yet, so the pid is its own
+                pidfd = os.pidfd_open(pid)
+                felling.kill_below(pid, pidfd)
+                felling.send(pidfd, signal.SIGKILL)
+                os.close(pidfd)
+
+    # ── reaping ──────────────────────────────────────────────────────────────────────────────
+
+    def _reap(self) -> bool:
+        """Reap whatever has ended, orphans too; whether any child is left."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._ended, 4096)
+        while True:
+            try:
+                pid, word, usage = os.wait4(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            ended = os.WIFEXITED(word) or os.WIFSIGNALED(word)
+            child = self._children.pop(pid, None) if ended else self._children.get(pid)
+            if child is None or child.report < 0:
+                continue
+            if ended:
+                _record(child.report, Record(Kind.ENDED, word, usage=tuple(usage)))
+                os.close(child.report)
+            elif _unread(child.report) < _ENOUGH:
+                _record(child.report, Record(Kind.CHANGED, word))
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────
+
+    def _ask_to_end(self, grace: float) -> None:
+        """SIGTERM to everything below, and time for it; less when the owner dies."""
+        if not self._reap():
+            return
+        felling.signal_below(self._pid, self._self, signal.SIGTERM)
+        felling.signal_below(self._pid, self._self, signal.SIGCONT)
+        deadline = Deadline(grace)
+        poll = select.poll()
+        poll.register(self._owner, select.POLLIN)
+        poll.register(self._ended, select.POLLIN)
+        while self._reap() and not deadline.passed():
+            if any(fd == self._owner for fd, _ in poll.poll(deadline.milliseconds())):
+                return
+
+    def end_all(self) -> None:
+        """Kill and reap until there is no child.
+
+        What is killed hands its own children on to this process, so each round finds what the one before left. Who may not
+        be killed (a set-user-ID program) is waited for.
+        """
+        poll = select.poll()
+        poll.register(self._ended, select.POLLIN)
+        while self._reap():
+            try:
+                found = felling.kill_below(self._pid, self._self)
+            except OSError:  # no descriptor is left to look around with
+                self._close_pipes()
+                found = []
+            if not found and self._reap():
+                poll.poll(_ANOTHER_LOOK)
+
+
+def _here(launch: Launch, descriptors: list[int]) -> Launch:
+    """The launch with the numbers of this process, and bound to its life."""
+    return msgspec.structs.replace(
+        launch,
+        descriptors=[(descriptors[place], there) for place, there in launch.descriptors],
+        death_signal=signal.SIGKILL,
+    )
+
+
+def _record(report: int, record: Record) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+        os.write(report, record.pack())
+
+
+def _unread(pipe: int) -> int:
+    """Bytes that wait in a pipe."""
+    count = array.array("i", (0,))
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def main(kind: type[Keeper] = Keeper) -> NoReturn:
+    """Be the keeper of the process that has started this one."""
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="utf-8") as name:
+        name.write("kin-keeper")
+    code = 70  # EX_SOFTWARE of sysexits.h
+    keeper = None
+    try:
+        keeper = kind(socket.socket(fileno=LINE), OWNER)
+        keeper.run()
+        code = 0
+    except BaseException:
+        traceback.print_exc()  # for the owner
+        sys.stderr.flush()
+        if keeper is not None:
+            keeper.end_all()
+    finally:
+        os._exit(code)

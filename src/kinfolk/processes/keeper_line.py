@@ -1,0 +1,186 @@
+"""One keeper as its owner sees it: started, asked, gone.
+
+    start ── vfork, exec python ──────────> the keeper's program (keeper.py)
+      │  line: socket pair      pidfd of the owner      complaints: a memfd, its standard error
+      │
+      ├─ exchange: one request, one reply ──> the same number, or nobody's: a reply that was given up is dropped
+      └─ goodbye: it ends everything below itself, and itself
+
+Rules:
+1. It is started as a program, so that it takes nothing of the owner's memory along (`launch.start`), with an interpreter like the owner's
+   and the owner's sys.path. It answers as soon as it runs; what is sent before waits in the socket.
+2. A request that was never read is sent again to a new keeper. One that may have been read is not: it raises KeeperDied.
+3. Whoever is interrupted while it waits for a reply says so (`Abandon`): what was started meanwhile is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+
+from kinfolk.ancillary import close_all
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import KeeperDied, Timeout, from_os_error
+from kinfolk.identity import start_time
+from kinfolk.interest import Interest, Steps
+from kinfolk.processes import inheritance
+from kinfolk.processes.custody import Containment, blocking
+from kinfolk.processes.direct import Direct
+from kinfolk.processes.interpreter import command
+from kinfolk.processes.keeper_messages import (
+    DEAF_TO,
+    LINE,
+    OWNER,
+    Abandon,
+    Goodbye,
+    Reply,
+    Request,
+    Started,
+    receive_reply,
+    send,
+)
+from kinfolk.processes.launch import Launch
+
+#: What a keeper runs, by the containment that it gives.
+PROGRAMS = {
+    "keeper": "kinfolk.processes.keeper:main",
+    "kernel": "kinfolk.processes.namespace:main",
+}
+
+#: Seconds that a keeper has to end after its goodbye, beside the grace of those below it.
+_PATIENCE = 5.0
+
+
+class NotRead(Exception):
+    """The keeper had gone before it read the request."""
+
+
+class KeeperLine:
+    """The owner's side of one keeper. For one thread at a time, but for `goodbye`."""
+
+    def __init__(self, containment: Containment) -> None:
+        """Start a keeper. Raises LimitReached, Unsupported, … when it can't be started."""
+        self.standing, _ = inheritance.look()
+        self.limits = inheritance.limits()
+        self._numbers = itertools.count(1)
+        with contextlib.ExitStack() as lent, contextlib.ExitStack() as unless_started:
+            try:
+                self._line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                unless_started.callback(self._line.close)
+                if containment == "kernel":
+                    self._line.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+                lent.callback(other.close)
+                self._complaints = Descriptor(
+                    os.memfd_create("kin-keeper"), "a keeper's complaints"
+                )
+                unless_started.callback(self._complaints.close)
+                owner = os.pidfd_open(os.getpid())
+                lent.callback(os.close, owner)
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                lent.callback(os.close, null)
+            except OSError as error:
+                raise from_os_error(error, "no keeper can be started") from error
+            words = command(PROGRAMS[containment])
+            self._custody = Direct(
+                Launch(
+                    argv=words,
+                    executables=words[:1],
+                    # In a pid namespace nobody can join our group; who starts there is in the keeper's.
+                    process_group=None if containment == "kernel" else 0,
+                    descriptors=[
+                        (null, 0),
+                        (null, 1),
+                        (self._complaints.fileno(), 2),
+                        (other.fileno(), LINE),
+                        (owner, OWNER),
+                    ],
+                    cwd=b"/",  # ours may have been removed, and then no interpreter starts
+                    blocked=[*DEAF_TO, signal.SIGCHLD],
+                )
+            )
+            unless_started.pop_all()
+
+    @property
+    def pid(self) -> int:
+        """Of the keeper."""
+        return self._custody.identity.pid
+
+    def exchange(
+        self, request: Callable[[int], Request], descriptors: Sequence[int] = ()
+    ) -> Steps[tuple[Reply, list[int]]]:
+        """Ask for something, and wait for the answer and its descriptors. Raises NotRead, KeeperDied."""
+        number = next(self._numbers)
+        try:
+            send(self._line, request(number), descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            raise NotRead from None
+        try:
+            while True:
+                yield Interest(readable=(self._line.fileno(),))
+                received = self._receive()
+                if received is None:
+                    raise self._died()
+                reply, theirs, about = received
+                if reply.number != number:  # somebody's who gave up
+                    close_all(theirs)
+                elif about is not None and isinstance(reply, Started):
+                    return Started(number, about, start_time(about) or 0), theirs
+                else:
+                    return reply, theirs
+        except (NotRead, KeeperDied):
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                send(self._line, Abandon(number))
+            raise
+
+    def _receive(self) -> tuple[Reply, list[int], int | None] | None:
+        try:
+            return receive_reply(self._line)
+        except ConnectionResetError:  # it was closed with the request unread (unix(7))
+            raise NotRead from None
+
+    def _died(self) -> KeeperDied:
+        return KeeperDied(
+            "the keeper died before it had answered",
+            subject=f"process {self.pid}",
+            why=f"{self.ending()}; what it may have started was killed with it",
+        )
+
+    def ending(self) -> str:
+        """How it ended, with its last words; its line is closed a moment before it has."""
+        try:
+            how = str(blocking(self._custody.ended(), _PATIENCE, "a keeper that hung up"))
+        except Timeout:
+            how = "it has hung up"
+        with open(os.dup(self._complaints.fileno()), "rb") as file:
+            file.seek(0)
+            words = file.read().decode(errors="replace").strip().splitlines()
+        # Of a traceback the last line says it, of an interpreter that did not start the first.
+        fatal = [line for line in words if line.startswith("Fatal Python error")]
+        return ": ".join((how, *(fatal or words)[-1:]))
+
+    def goodbye(self, grace: float) -> None:
+        """Have everything below it ended, and wait until it has ended itself: a moment longer than ``grace`` seconds."""
+        with contextlib.suppress(OSError):
+            send(self._line, Goodbye(grace))
+        with contextlib.suppress(Timeout):
+            blocking(self._custody.ended(), grace + _PATIENCE, "a keeper that was told to end")
+        self.discard()
+
+    def discard(self) -> None:
+        """Give everything back. What lives below it may live on, as long as this process does."""
+        if not self._custody.known:
+            self._custody.abandon()
+        self._line.close()
+        self._complaints.close()
+
+    def forget(self) -> None:
+        """Give back what a forked copy has of it."""
+        self._line.close()
+        self._complaints.close()
+        self._custody.close()

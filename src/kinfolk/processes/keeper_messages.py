@@ -1,0 +1,266 @@
+"""What owner and keeper say to each other, and what a keeper says about each child.
+
+    owner                             socketpair, SOCK_SEQPACKET                          keeper
+      request(number) + descriptors  ────────────────────────────────────────────────────>
+                                     <────────────────────  reply(number) + pidfd, status pipe
+
+    owner                                pipe, one a child                                keeper, child
+      read end                       <────────────────────  records: Begun or Failed, Changed …, Ended
+
+Rules:
+1. A request, like a reply, is one packet: msgpack of one of the structs below. What is larger than a packet rides as a sealed memfd, the first descriptor
+   of a packet of one byte that is no msgpack (`IN_MEMORY`).
+2. Every request gets exactly one reply of the same number, but for `Abandon` and `Goodbye`, which get none.
+3. Numbers of descriptors in a `Launch` on its way are places in the list that rides along.
+4. Records are of one size, and smaller than PIPE_BUF, so each is written and read whole. Ended is the last; an end of
+   file without it is the keeper's death.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import struct
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import NamedTuple, TypeVar
+
+import msgspec
+
+from kinfolk import memfd
+from kinfolk.ancillary import ROOM, credentials, read, rights
+from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.processes.launch import Launch
+
+#: Where the keeper finds its end of the line, and the owner's pidfd.
+LINE, OWNER = 3, 4
+
+#: What the keeper does not hear: a terminal, a shell or a service manager sends it to everybody, and it is the owner's business.
+DEAF_TO = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
+
+#: A packet up to this size rides in the socket: well below what SO_SNDBUF allows by default.
+LARGEST_PACKET = 32 * 1024
+
+#: Never a first byte of msgpack.
+IN_MEMORY = b"\xc1"
+
+
+# ── requests ─────────────────────────────────────────────────────────────────────────────────
+
+
+class StartProgram(msgspec.Struct, tag=0, array_like=True, frozen=True):
+    """Start a program."""
+
+    number: int
+    launch: Launch
+
+
+class StartFunction(msgspec.Struct, tag=1, array_like=True, frozen=True):
+    """Fork, and run a function in the copy."""
+
+    number: int
+    #: nothing is executed
+    launch: Launch
+    #: the function and its arguments, pickled; empty when they ride as a memfd, in `payload_at`
+    payload: bytes
+    #: the place of the memfd
+    payload_at: int
+    #: places of the descriptors that the arguments refer to
+    arriving: list[int]
+    #: the place of a descriptor that hangs up once the owner has closed what it moved here; -1: nothing is moved
+    gate: int
+    #: sys.argv and sys.path of the owner
+    argv: list[str]
+    path: list[str]
+
+
+class Preload(msgspec.Struct, tag=2, array_like=True, frozen=True):
+    """Import modules, for all functions to come."""
+
+    number: int
+    modules: list[str]
+    path: list[str]
+
+
+class Abandon(msgspec.Struct, tag=3, array_like=True, frozen=True):
+    """Whoever made this request was interrupted: what it has started is to end."""
+
+    number: int
+
+
+class Goodbye(msgspec.Struct, tag=4, array_like=True, frozen=True):
+    """The owner ends: SIGTERM to every child, SIGKILL to all that is left after ``grace`` seconds."""
+
+    grace: float
+
+
+Request = StartProgram | StartFunction | Preload | Abandon | Goodbye
+
+
+# ── replies ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Started(msgspec.Struct, tag=0, array_like=True, frozen=True):
+    """A child is there; its pidfd and the read end of its status pipe ride along."""
+
+    number: int
+    pid: int
+    #: 0 when it has gone already
+    start_time: int
+
+
+class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True):
+    """No child: what `launch.start` would raise."""
+
+    number: int
+    step: str
+    code: int
+    item: int
+
+
+class Done(msgspec.Struct, tag=2, array_like=True, frozen=True):
+    """It was done."""
+
+    number: int
+
+
+class Unable(msgspec.Struct, tag=4, array_like=True, frozen=True):
+    """This kind of keeper can't be had here, and why."""
+
+    number: int
+    why: str
+
+
+class Refused(msgspec.Struct, tag=3, array_like=True, frozen=True):
+    """It could not be done, why, and the errno if that was a system call's."""
+
+    number: int
+    why: str
+    code: int = 0
+
+
+Reply = Started | Failed | Done | Refused | Unable
+
+_encoder = msgspec.msgpack.Encoder()
+_requests = msgspec.msgpack.Decoder(Request)
+_replies = msgspec.msgpack.Decoder(Reply)
+
+T = TypeVar("T")
+
+
+def send(
+    line: socket.socket,
+    message: Request | Reply,
+    descriptors: Sequence[int] = (),
+    *,
+    about: int | None = None,
+) -> None:
+    """One packet; the descriptors stay the caller's as well. Raises OSError.
+
+    ``about`` is the pid of a child, for an owner who is outside of this pid namespace.
+    """
+    packet = _encoder.encode(message)
+    if len(packet) <= LARGEST_PACKET:
+        _send(line, packet, descriptors, about)
+        return
+    memory = memfd.sealed([packet], "the keeper's line")
+    try:
+        _send(line, IN_MEMORY, [memory.fileno(), *descriptors], about)
+    finally:
+        memory.close()
+
+
+def _send(
+    line: socket.socket, packet: bytes, descriptors: Sequence[int], about: int | None
+) -> None:
+    beside = [*rights(descriptors, "the keeper's line")]
+    if about is not None:
+        beside += credentials(about)
+    line.sendmsg([packet], beside, socket.MSG_NOSIGNAL)
+
+
+def receive_request(line: socket.socket) -> tuple[Request, list[int]] | None:
+    """The next request and its descriptors, which are the caller's; None at the end of the line. Raises OSError."""
+    received = _receive(line, _requests)
+    return None if received is None else received[:2]
+
+
+def receive_reply(line: socket.socket) -> tuple[Reply, list[int], int | None] | None:
+    """The next reply, likewise, and the pid of the child that it is about, where the keeper's own numbers are no use."""
+    return _receive(line, _replies)
+
+
+def _receive(
+    line: socket.socket, decoder: msgspec.msgpack.Decoder[T]
+) -> tuple[T, list[int], int | None] | None:
+    packet, ancillary, _, _ = line.recvmsg(LARGEST_PACKET, ROOM, socket.MSG_CMSG_CLOEXEC)
+    sender, descriptors = read(ancillary)
+    about = None if sender is None else sender.pid
+    if not packet:
+        return None
+    if packet == IN_MEMORY:
+        memory = descriptors.pop(0)
+        try:
+            size = os.fstat(memory).st_size
+            message = decoder.decode(memfd.view(memory, size, "the keeper's line"))
+        finally:
+            os.close(memory)
+        return message, descriptors, about
+    return decoder.decode(packet), descriptors, about
+
+
+# ── records ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Kind(IntEnum):
+    """What a record says."""
+
+    BEGUN = 1  # the function's options are in force, and what was moved to it has arrived
+    FAILED = 2  # they could not be put in force: step, errno, item
+    CHANGED = 3  # a status word: stopped, continued
+    ENDED = 4  # a status word, and what it used
+
+
+#: What can fail, by its number in a record: the fields of a launch.
+STEPS: tuple[str, ...] = Launch.__struct_fields__
+
+_RECORD = struct.Struct("=4i2d14q")
+_NO_USAGE = (0.0, 0.0) + (0,) * 14
+
+#: Bytes in a record.
+RECORD_SIZE = _RECORD.size
+
+
+class Record(NamedTuple):
+    """One record of a status pipe."""
+
+    kind: int
+    first: int = 0
+    second: int = 0
+    third: int = 0
+    usage: Sequence[float] = _NO_USAGE
+
+    def pack(self) -> bytes:
+        """As it is written."""
+        return _RECORD.pack(self.kind, self.first, self.second, self.third, *self.usage)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Record:
+        """As it was read."""
+        kind, first, second, third, *usage = _RECORD.unpack(data)
+        return cls(kind, first, second, third, usage)
+
+    def status(self) -> ExitStatus:
+        """What Changed and Ended say."""
+        usage = resource.struct_rusage(self.usage) if self.kind == Kind.ENDED else None
+        return ExitStatus.from_wait(self.first, usage)

@@ -1,0 +1,280 @@
+"""The options of a start, checked before anything is done, and made a `Launch`.
+
+Rules:
+1. A bad value is an InvalidValue that says what, why and what to give instead; nothing was started, nothing stays open.
+2. What is not asked for is left open: whoever starts it sees to it that it is as in this process now (inheritance.py).
+3. Security first: ``user`` brings its own groups along, unless they are named; else a child would keep root's.
+"""
+
+from __future__ import annotations
+
+import codecs
+import difflib
+import grp
+import os
+import pwd
+import resource
+import signal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypedDict
+
+from kinfolk.errors import InvalidValue
+from kinfolk.processes.custody import Containment
+from kinfolk.processes.launch import Launch
+from kinfolk.processes.program import (
+    USUAL_PATH,
+    Word,
+    candidates,
+    encode,
+    encode_environment,
+    encode_words,
+)
+from kinfolk.processes.streams import HasDescriptor, MovesToChild, Stream, Streams
+
+
+class Options(TypedDict, total=False):
+    """The options of a start. All of them may be left out."""
+
+    #: the whole environment; None: that of this process
+    env: Mapping[str, str] | Mapping[bytes, bytes] | None
+    #: the working directory, entered as the child's user; a relative program is looked for there
+    cwd: Word | None
+    #: None: that of this process; or a descriptor, a file, an end of a channel, PIPE, DEVNULL, for stderr also STDOUT
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
+    #: whether the file objects of PIPE take text
+    text: bool
+    #: its encoding (UTF-8)
+    encoding: str | None
+    #: further descriptors, files, ends of channels; they keep their numbers
+    pass_fds: Iterable[int | HasDescriptor | MovesToChild]
+    #: bits that new files do not get (umask(2))
+    umask: int | None
+    #: a name or number; brings its group and supplementary groups along
+    user: str | int | None
+    group: str | int | None
+    #: supplementary groups; [] for none
+    extra_groups: Iterable[str | int] | None
+    #: is added to the niceness, -40 to 40 (nice(2))
+    nice: int
+    #: {"nofile": 1024, resource.RLIMIT_CORE: (0, 0)}: soft and hard, or both in one; None for no limit
+    rlimits: Mapping[str | int, int | tuple[int | None, int | None] | None]
+    #: whether it leads a new session (setsid(2)), and so a new process group
+    new_session: bool
+    #: joins this process group; 0 leads a new one
+    process_group: int | None
+    #: the directory of a cgroup of version 2 (cgroups(7))
+    cgroup: Word | None
+
+
+def prepared(
+    argv: Sequence[Word], options: Options, containment: Containment, *, detach: bool = False
+) -> tuple[Launch, Streams]:
+    """Check everything; the launch, and the streams, of which ``started`` or ``failed`` has to be called.
+
+    Raises InvalidValue, LimitReached.
+    """
+    _check_names(options)
+    words = encode_words(argv)
+    env = options.get("env")
+    lines = None if env is None else encode_environment(env)
+    uid, gid, groups = _credentials(options)
+    session, group = _session(options)
+    umask = _number("umask", options.get("umask"), 0, 0o777, "permission bits such as 0o077")
+    cwd = None if options.get("cwd") is None else encode(options["cwd"] or "", "cwd")
+    cgroup = None if options.get("cgroup") is None else encode(options["cgroup"] or "", "cgroup")
+    rlimits = _rlimits(options.get("rlimits") or {})
+    nice = _number("nice", options.get("nice"), -40, 40, "what to add to the niceness")
+    executables = candidates(words[0], None if lines is None else _path_in(lines))
+    numbers, streams = _streams(options)  # the last to fail, for it leaves something open
+    launch = Launch(
+        argv=words,
+        executables=executables,
+        env=lines,
+        new_session=session,
+        process_group=group,
+        cgroup=cgroup,
+        descriptors=numbers,
+        rlimits=[(number, soft, hard) for number, (soft, hard) in rlimits.items()],
+        nice=nice or 0,
+        groups=groups,
+        gid=gid,
+        uid=uid,
+        umask=umask,
+        cwd=cwd,
+        death_signal=signal.SIGKILL if containment == "direct" and not detach else None,
+    )
+    return launch, streams
+
+
+def _check_names(options: Options) -> None:
+    for name in options:
+        if name not in Options.__annotations__:
+            close = difflib.get_close_matches(name, Options.__annotations__, 1)
+            known = f"did you mean {close[0]}?" if close else ", ".join(Options.__annotations__)
+            raise InvalidValue(f"there is no option {name!r}", remedy=known)
+
+
+def _number(name: str, value: object, low: int, high: int, meaning: str) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or not low <= value <= high:
+        raise InvalidValue(
+            f"{name}={value!r} makes no sense", remedy=f"give {meaning}, from {low} to {high}"
+        )
+    return int(value)
+
+
+def _path_in(lines: list[bytes]) -> bytes:
+    """The PATH of the child's own environment, which is where execvpe looks."""
+    for line in lines:
+        if line.startswith(b"PATH="):
+            return line[5:]
+    return USUAL_PATH
+
+
+def _streams(options: Options) -> tuple[list[tuple[int, int]], Streams]:
+    encoding = options.get("encoding") or ("utf-8" if options.get("text") else None)
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except (LookupError, TypeError) as error:
+            raise InvalidValue(
+                f"encoding={encoding!r} makes no sense", why=str(error), remedy="give utf-8"
+            ) from error
+    streams = Streams(encoding=encoding)
+    try:
+        streams.add_standard(options.get("stdin"), options.get("stdout"), options.get("stderr"))
+        streams.add_passed(options.get("pass_fds") or ())
+    except BaseException:
+        streams.failed()
+        raise
+    return [(here, there) for there, here in streams.numbers.items()], streams
+
+
+def _session(options: Options) -> tuple[bool, int | None]:
+    session = bool(options.get("new_session", False))
+    meaning = "the id of a process group, 0 for a new one"
+    group = _number("process_group", options.get("process_group"), 0, 1 << 22, meaning)
+    if session and group:
+        raise InvalidValue(
+            f"new_session=True and process_group={group} exclude each other",
+            why="a new session has a process group of its own",
+            remedy="leave one of them out",
+        )
+    return session, None if session else group
+
+
+# ── limits ───────────────────────────────────────────────────────────────────────────────────
+
+Limits = dict[int, tuple[int, int]]
+
+_RESOURCES = {
+    name.removeprefix("RLIMIT_").lower(): number
+    for name, number in vars(resource).items()
+    if name.startswith("RLIMIT_")
+}
+
+
+def _rlimits(wanted: Mapping[str | int, int | tuple[int | None, int | None] | None]) -> Limits:
+    if not isinstance(wanted, Mapping):
+        raise InvalidValue(f"rlimits={wanted!r} is no mapping", remedy='give {"nofile": 1024}')
+    limits: Limits = {}
+    for what, value in wanted.items():
+        name = what.lower().removeprefix("rlimit_") if isinstance(what, str) else what
+        number = _RESOURCES.get(name, -1) if isinstance(name, str) else name
+        if number not in _RESOURCES.values():
+            raise InvalidValue(
+                f"there is no limit {what!r}", remedy=f"one of {', '.join(sorted(_RESOURCES))}"
+            )
+        pair = value if isinstance(value, tuple | list) else (value, value)
+        if len(pair) != 2:
+            raise InvalidValue(f"the limit {what!r}: {value!r}", remedy="give (soft, hard)")
+        soft, hard = (_limit(what, each) for each in pair)
+        if hard != resource.RLIM_INFINITY and (soft == resource.RLIM_INFINITY or soft > hard):
+            raise InvalidValue(
+                f"the limit {what!r}: {value!r}", why="soft is above hard", remedy="lower soft"
+            )
+        limits[number] = (soft, hard)
+    return limits
+
+
+def _limit(what: str | int, value: object) -> int:
+    if value is None or value == resource.RLIM_INFINITY:
+        return resource.RLIM_INFINITY
+    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise InvalidValue(
+            f"the limit {what!r}: {value!r}", remedy="give a number, or None for no limit"
+        )
+    return value
+
+
+# ── users ────────────────────────────────────────────────────────────────────────────────────
+
+#: -1 means "unchanged" to the kernel.
+_MOST_ID = (1 << 32) - 2
+
+
+def _credentials(options: Options) -> tuple[int | None, int | None, list[int] | None]:
+    """uid, gid and supplementary groups, each None where it is to stay as it is."""
+    user, group = options.get("user"), options.get("group")
+    extra = options.get("extra_groups")
+    if user is None and group is None and extra is None:
+        return None, None, None
+    entry = None if user is None else _user(user)
+    uid = entry.pw_uid if isinstance(entry, pwd.struct_passwd) else entry
+    gid = None if group is None else _group(group)
+    if gid is None and entry is not None:
+        gid = entry.pw_gid if isinstance(entry, pwd.struct_passwd) else None
+        if gid is None:
+            raise InvalidValue(
+                f"user={user!r} has no group that is known here",
+                why="it would keep those of this process",
+                remedy="give group= and extra_groups= too",
+            )
+    groups: list[int] | None = None
+    if extra is not None:
+        groups = [_group(each) for each in extra]
+    elif isinstance(entry, pwd.struct_passwd) and gid is not None:
+        groups = os.getgrouplist(entry.pw_name, gid)
+    elif entry is not None:
+        groups = []
+    # What is so already needs no privileges.
+    if uid is not None and set(os.getresuid()) == {uid}:
+        uid = None
+    if gid is not None and set(os.getresgid()) == {gid}:
+        gid = None
+    if groups is not None and set(groups) | {os.getgid()} == set(os.getgroups()) | {os.getgid()}:
+        groups = None
+    return uid, gid, groups
+
+
+def _user(user: str | int) -> pwd.struct_passwd | int:
+    """Its entry, or its number when there is none. Raises InvalidValue."""
+    if isinstance(user, str):
+        try:
+            return pwd.getpwnam(user)
+        except (KeyError, ValueError) as error:
+            raise InvalidValue(
+                f"there is no user {user!r}", remedy="give a name of getent passwd, or a number"
+            ) from error
+    number = _number("user", user, 0, _MOST_ID, "a name or a number")
+    try:
+        return pwd.getpwuid(number or 0)
+    except KeyError:
+        return number or 0
+
+
+def _group(group: str | int) -> int:
+    if isinstance(group, str):
+        try:
+            return grp.getgrnam(group).gr_gid
+        except (KeyError, ValueError) as error:
+            raise InvalidValue(
+                f"there is no group {group!r}", remedy="give a name of getent group, or a number"
+            ) from error
+    number = _number("group", group, 0, _MOST_ID, "a name or a number")
+    if number is None:
+        raise InvalidValue("a group is None", remedy="give a name or a number")
+    return number

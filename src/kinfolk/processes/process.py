@@ -1,0 +1,259 @@
+"""`Process`: a process that this one has started, as its owner sees it.
+
+    starts ──> lives ──> ended: the status is known, or known to be unknown
+                 │
+                 └─ stop(): SIGTERM to it and everything below, SIGKILL after grace seconds
+
+Rules:
+1. Waiting is idempotent, for any number of threads and tasks at a time; one of them gets no less than another.
+2. Nothing here reaches a process other than this one and its descendants: signals go by pidfd.
+3. Leaving the ``with`` block stops it. Dropping it does not: it runs on and is reaped when it ends, and a
+   ResourceWarning says that its status was lost.
+4. A forked copy can tell its pid, and nothing else: whoever forked it is the parent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import warnings
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import IO, Any, Self
+
+from kinfolk.deadlines import NEVER, Deadline
+from kinfolk.identity import Identity, open_pidfd
+from kinfolk.interest import Interest, Steps
+from kinfolk.processes.custody import Containment, Custody, awaiting, blocking
+from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.processes.streams import Streams
+
+#: Seconds between SIGTERM and SIGKILL.
+GRACE = 5.0
+
+#: Seconds until another look for a stop, of which the kernel tells by SIGCHLD alone; doubled up to the second number.
+_LOOK, _LOOK_MOST = 0.001, 0.05
+
+
+class Process:
+    """A process that this one has started. Thread-safe."""
+
+    #: what it reads from, writes to, as a file object, where PIPE was asked for
+    stdin: IO[Any] | None
+    stdout: IO[Any] | None
+    stderr: IO[Any] | None
+
+    def __init__(self, custody: Custody, name: str, streams: Streams | None = None) -> None:
+        """Made by `kinfolk.spawn`."""
+        self._custody = custody
+        self._name = name
+        self.stdin = streams.stdin if streams else None
+        self.stdout = streams.stdout if streams else None
+        self.stderr = streams.stderr if streams else None
+
+    # ── who it is ────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def pid(self) -> int:
+        """Its process id. Once it has ended, the kernel may give the number to somebody else: see `identity`."""
+        return self._custody.pid
+
+    @property
+    def identity(self) -> Identity:
+        """Its pid and start time, which no other process has. The time is 0 if it had ended before anybody asked."""
+        return self._custody.identity
+
+    @property
+    def name(self) -> str:
+        """What was started, for messages."""
+        return self._name
+
+    @property
+    def containment(self) -> Containment:
+        """Who ends it when this process ends: ``"keeper"``, ``"direct"`` or ``"kernel"``."""
+        return self._custody.containment
+
+    @property
+    def pidfd(self) -> int:
+        """Its pidfd (pidfd_open(2)), open as long as this object. Raises Closed once the status is known."""
+        return self._custody.lend_pidfd()
+
+    def fileno(self) -> int:
+        """A descriptor that is readable once `poll` gives the status, for select and event loops."""
+        return self._custody.lend_announcer()
+
+    def watched(self) -> AbstractContextManager[Interest]:
+        """An interest in its end, for who waits for several things at a time (`kinfolk.interest`)."""
+        return self._custody.watched()
+
+    def ended(self) -> Steps[ExitStatus]:
+        """The steps of waiting for its end."""
+        return self._custody.ended()
+
+    # ── what becomes of it ───────────────────────────────────────────────────────────────────
+
+    @property
+    def status(self) -> ExitStatus | None:
+        """How it ended, None while it lives. Never blocks (WNOHANG of wait(2)). Raises ForkedCopy."""
+        return self._custody.collect()
+
+    def poll(self) -> ExitStatus | None:
+        """`status`, by the name that subprocess gives it."""
+        return self._custody.collect()
+
+    def wait(self, timeout: float | None = None) -> ExitStatus:
+        """Wait until it has ended; how it did.
+
+        ``timeout`` in seconds (None: for ever; 0: only if it has ended). Raises Timeout, ForkedCopy. Each call, from
+        any thread, gets the same status. It is unknown, never 0, when somebody else has collected it.
+        """
+        status = self._custody.collect()
+        if status is not None and timeout is None:
+            return status
+        return blocking(self._custody.ended(), timeout, f"{self} has not ended")
+
+    async def await_exit(self, timeout: float | None = None) -> ExitStatus:
+        """`wait`, on asyncio; ``await process`` does it without a timeout. Cancelling it leaves the process alone."""
+        return await awaiting(self._custody.ended(), timeout, f"{self} has not ended")
+
+    def __await__(self) -> Generator[Any, None, ExitStatus]:
+        return self.await_exit().__await__()
+
+    def wait_change(self, timeout: float | None = None) -> ExitStatus:
+        """Wait until it stopped, continued (WUNTRACED, WCONTINUED of wait(2)) or ended.
+
+        Each change is told once, to one caller; of several that come fast the last alone may be told. The kernel
+        announces a stop by SIGCHLD only, so it is looked at up to 20 times a second meanwhile. Raises Timeout, ForkedCopy.
+        """
+        return blocking(self._changed(), timeout, f"{self} has not changed")
+
+    async def await_change(self, timeout: float | None = None) -> ExitStatus:
+        """`wait_change`, on asyncio."""
+        return await awaiting(self._changed(), timeout, f"{self} has not changed")
+
+    def _changed(self) -> Steps[ExitStatus]:
+        pause = _LOOK
+        with self._custody.watched() as interest:
+            while (change := self._custody.change()) is None:
+                yield interest._replace(again_in=pause)
+                pause = min(2 * pause, _LOOK_MOST)
+        return change
+
+    # ── ending it ────────────────────────────────────────────────────────────────────────────
+
+    def signal(self, number: int) -> bool:
+        """Send it a signal; False when it has ended. By pidfd_send_signal(2): no other process can get it.
+
+        Raises AccessDenied for a process of another user (a set-user-ID program), InvalidValue for no signal.
+        """
+        return self._custody.send(number)
+
+    def kill(self) -> None:
+        """SIGKILL for it and everything below it, at once. Wait for the end with `wait`."""
+        if self._custody.collect() is None:
+            self._fell()
+
+    def stop(self, grace: float = GRACE) -> ExitStatus:
+        """End it and everything below it: SIGTERM, then SIGKILL after ``grace`` seconds (0: at once); how it ended.
+
+        Below it is what /proc shows there, and whoever is in the session or the process group that it leads; what has
+        left all three is found by the keeper alone. Returns when all of them have ended, and at once when it had ended
+        before. Raises AccessDenied when it has become another user's (a set-user-ID program), InvalidValue, ForkedCopy.
+        """
+        return blocking(self._stopped(Deadline(grace)), None, f"{self} does not stop")
+
+    async def astop(self, grace: float = GRACE) -> ExitStatus:
+        """`stop`, on asyncio. A cancelled one leaves the rest undone."""
+        return await awaiting(self._stopped(Deadline(grace)), None, f"{self} does not stop")
+
+    def _stopped(self, until: Deadline) -> Steps[ExitStatus]:
+        custody = self._custody
+        if (status := custody.collect()) is not None:
+            return status
+        if not until.passed():
+            custody.send(0)  # raises if it may not be signalled; the tree passes over such ones
+            custody.signal_tree(signal.SIGTERM)
+            yield from self._until_gone(until)
+        self._fell()
+        yield from self._until_gone(NEVER)
+        return (yield from custody.ended())
+
+    def _fell(self) -> None:
+        try:  # what is below it is found by way of it, so it goes last
+            self._custody.signal_tree(signal.SIGKILL)
+        finally:
+            self._custody.send(signal.SIGKILL)
+
+    def _until_gone(self, until: Deadline) -> Steps[None]:
+        """Wait until nobody of the tree lives, or until then."""
+        while not until.passed() and (members := self._custody.members()):
+            with contextlib.ExitStack() as open_ones:
+                pidfds = []
+                for pid in members:
+                    with contextlib.suppress(OSError):  # no descriptor left: the others will do
+                        if (pidfd := open_pidfd(pid)) is not None:
+                            open_ones.callback(os.close, pidfd)
+                            pidfds.append(pidfd)
+                # The first that ends is worth another look: who is left is for the kernel to say.
+                yield Interest(readable=tuple(pidfds), again_in=until.remaining() if pidfds else 0)
+
+    # ── leaving it ───────────────────────────────────────────────────────────────────────────
+
+    def _close_streams(self) -> None:
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream is not None:
+                with contextlib.suppress(OSError):  # what it had buffered reaches nobody any more
+                    stream.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close_streams()
+        if not self._custody.is_a_copy:
+            self.stop()
+        self._custody.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close_streams()
+        if not self._custody.is_a_copy:
+            await self.astop()
+        self._custody.close()
+
+    def __del__(self) -> None:
+        custody: Custody | None = getattr(self, "_custody", None)
+        if custody is None:  # it was never finished
+            return
+        if custody.known or custody.is_a_copy:
+            custody.close()
+            return
+        warnings.warn(
+            f"nobody waited for {self}; it is reaped when it ends",
+            ResourceWarning,
+            source=self,
+            stacklevel=2,
+        )
+        custody.abandon()
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self._name})"
+
+    def __repr__(self) -> str:
+        custody = self._custody
+        state = "of another process" if custody.is_a_copy else custody.collect() or "running"
+        return f"<kinfolk.Process {self.pid} {self._name}: {state}, {custody.containment}>"

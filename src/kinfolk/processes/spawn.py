@@ -1,0 +1,166 @@
+"""`spawn`: a program or a Python function in a process of its own.
+
+    spawn(["ls", "-l"], cwd="/")            options ── Launch ──> the keeper, or this process (containment="direct")
+    spawn(function, 1, 2, kwargs={…})       the same, and the function and its arguments by cloudpickle
+
+Rules:
+1. The first argument decides: what can be called is a function, and its arguments follow; what is a sequence is a program
+   and its arguments. Everything else is an option, by name, and means the same for both.
+2. A function goes by what it is where its module can't be imported anew: ``__main__`` is never run again, not in scripts, not in
+   ``python -m``, not at the prompt.
+3. An end of a channel among the arguments moves: once the child has it, it is closed here. A ``clone()`` keeps the channel open here too.
+4. What a function returns goes nowhere; an exception ends its process with 1 and a traceback on standard error.
+5. Containment is what was asked for, or an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Unpack
+
+from kinfolk.errors import InvalidValue
+from kinfolk.interest import Steps
+from kinfolk.processes import alone
+from kinfolk.processes.custody import Containment, Custody, awaiting, blocking
+from kinfolk.processes.direct import Direct
+from kinfolk.processes.errand import Errand, errand
+from kinfolk.processes.keeping import keeping
+from kinfolk.processes.launch import Launch
+from kinfolk.processes.options import Options, prepared
+from kinfolk.processes.process import Process
+from kinfolk.processes.program import Word
+from kinfolk.processes.streams import Streams
+
+Program = Sequence[Word]
+Function = Callable[..., object]
+
+
+def spawn(
+    what: Program | Function,
+    /,
+    *args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    containment: Containment = "keeper",
+    detach: bool = False,
+    **options: Unpack[Options],
+) -> Process:
+    """Start a program, or a function with ``args`` and ``kwargs``, in a new process.
+
+    ``containment`` says what ends it, and everything below it, when this process ends, however that happens:
+
+    - ``"keeper"``: a small process that this one starts once. It is the parent of the child, and gets every orphan below
+      it, so that also daemons below end. What escapes is said at the head of `kinfolk.processes.keeper`.
+    - ``"kernel"``: the same in a pid namespace of its own, with a /proc of its own: what is in it can't leave it, and the kernel kills
+      all of it with its first process. It needs CAP_SYS_ADMIN or user namespaces. A process there has another pid for itself than here.
+    - ``"direct"``: this process is the parent. The kernel kills the child; what that had started escapes. A function runs in an
+      interpreter of its own.
+
+    With ``detach`` nothing ends it: it has a session of its own, and `Process.containment` is ``"none"``. As long as this process
+    lives, it is the parent and tells the status; then init is.
+
+    The options are those of `kinfolk.processes.options.Options`: env, cwd, stdin, stdout, stderr, text, encoding, pass_fds, umask, user,
+    group, extra_groups, nice, rlimits, new_session, process_group, cgroup.
+
+    A function is pickled by cloudpickle. It may be a lambda or a closure. In the child it runs as a script does: what it returns is
+    dropped, SystemExit gives the exit code, another exception a traceback and 1. Ends of channels among its
+    arguments move there. The first function imports cloudpickle, here and in the keeper; the first child starts the keeper.
+
+    Thread-safe; blocks until the child runs (`aspawn` does not). A forked child has a keeper of its own.
+    Raises NotFound, AccessDenied, LimitReached, … when it can't be started, KeeperDied when the keeper was killed meanwhile,
+    CodecError for a function that can't be pickled, InvalidValue, Unsupported.
+    """
+    with _prepared(what, args, kwargs, containment, detach, options) as steps:
+        if containment == "direct" or detach:
+            return blocking(steps, None, "spawn")
+        return keeping(containment).run(steps)
+
+
+async def aspawn(
+    what: Program | Function,
+    /,
+    *args: Any,
+    kwargs: Mapping[str, Any] | None = None,
+    containment: Containment = "keeper",
+    detach: bool = False,
+    **options: Unpack[Options],
+) -> Process:
+    """`spawn`, on asyncio. A start that is cancelled leaves no child."""
+    with _prepared(what, args, kwargs, containment, detach, options) as steps:
+        if containment == "direct" or detach:
+            return await awaiting(steps, None, "spawn")
+        return await keeping(containment).arun(steps)
+
+
+def preload(*modules: str) -> None:
+    """Import modules in the keeper, once for all functions to come (of ``containment="keeper"``): they find them imported.
+
+    What a module makes while it is imported is the same in each of them, such as the seed of NumPy's global random generator.
+    Thread-safe. Raises InvalidValue when one can't be imported, KeeperDied.
+    """
+    keeping().run(keeping().preload(modules))
+
+
+@contextlib.contextmanager
+def _prepared(
+    what: Program | Function,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    containment: Containment,
+    detach: bool,
+    options: Options,
+) -> Iterator[Steps[Process]]:
+    """The steps of a start, to be run within the block: at its end what was made for the child is closed here."""
+    _check(containment, kwargs)
+    if detach and "process_group" not in options:
+        options = {"new_session": True, **options}
+    with contextlib.ExitStack() as stack:
+        if callable(what):
+            call = stack.enter_context(errand(what, args, dict(kwargs or {})))
+            name = call.name
+            launch, streams = prepared([name], options, containment, detach=detach)
+            start = _start_function(launch, call, containment, detach)
+        else:
+            if args or kwargs:
+                raise InvalidValue(
+                    "a program's arguments stand in one sequence with its name",
+                    remedy='spawn(["ls", "-l"]), or kin.system("ls -l") for the shell',
+                )
+            launch, streams = prepared(what, options, containment, detach=detach)
+            name = os.fsdecode(launch.argv[0])
+            start = _start_program(launch, containment, detach)
+        try:
+            yield _as_process(start, name, streams)
+        except BaseException:
+            streams.failed()
+            raise
+        streams.started()
+
+
+def _check(containment: Containment, kwargs: Mapping[str, Any] | None) -> None:
+    if containment not in ("keeper", "direct", "kernel"):
+        raise InvalidValue(
+            f"containment={containment!r} makes no sense",
+            remedy='give "keeper", "direct" or "kernel", and detach=True for none',
+        )
+    if not isinstance(kwargs, Mapping | None):
+        raise InvalidValue(f"kwargs={kwargs!r} is no mapping", remedy='give {"name": value}')
+
+
+def _as_process(start: Steps[Custody], name: str, streams: Streams) -> Steps[Process]:
+    return Process((yield from start), name, streams)
+
+
+def _start_program(launch: Launch, containment: Containment, detach: bool) -> Steps[Custody]:
+    if containment == "direct" or detach:
+        return Direct(launch)
+    return (yield from keeping(containment).start_program(launch))
+
+
+def _start_function(
+    launch: Launch, call: Errand, containment: Containment, detach: bool
+) -> Steps[Custody]:
+    if containment == "direct" or detach:
+        return (yield from alone.start_function(launch, call))
+    return (yield from keeping(containment).start_function(launch, call))

@@ -25,10 +25,24 @@
 enum { BY_PIDFD = 3 }; /* P_PIDFD, which headers before glibc 2.36 lack */
 
 int
-kin_child_init(struct kin_child *child, int pidfd)
+kin_child_init(struct kin_child *child, pid_t pid)
 {
+    siginfo_t unused;
     memset(child, 0, sizeof *child);
-    child->pidfd = pidfd;
+    child->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (child->pidfd < 0 && errno != ESRCH)
+        return errno;
+    /* Who got its number since is no child of ours. */
+    if (child->pidfd >= 0 &&
+        syscall(SYS_waitid, BY_PIDFD, child->pidfd, &unused, WEXITED | WNOHANG | WNOWAIT, NULL) < 0 &&
+        errno == ECHILD) {
+        close(child->pidfd);
+        child->pidfd = -1;
+    }
+    if (child->pidfd < 0) {
+        child->collected = true;
+        child->error = ECHILD;
+    }
     return pthread_mutex_init(&child->mutex, NULL);
 }
 

@@ -9,7 +9,7 @@
 
 struct kin_child {
     pthread_mutex_t mutex; /* guards all below */
-    int pidfd;             /* lent by the owner until `abandon`; -1 once it was closed here */
+    int pidfd;             /* the caller's to close, until `abandon`; -1: there is none */
     bool watched;          /* the watcher has the pidfd too, so that it must stay open */
     bool abandoned;        /* nobody asks any more */
     bool collected;
@@ -18,7 +18,9 @@ struct kin_child {
     struct rusage usage;
 };
 
-int kin_child_init(struct kin_child *child, int pidfd);
+/* Opens the pidfd of a child that was just started: 0, or an errno. When somebody else has reaped
+ * it meanwhile, the pidfd is -1, and it counts as collected, with ECHILD. */
+int kin_child_init(struct kin_child *child, pid_t pid);
 
 /* Whether it has ended; then it is reaped, and `error`, `status` and `usage` stay as they are from
  * now on. Never blocks. Any thread. */

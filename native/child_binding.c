@@ -1,6 +1,8 @@
 /* Child: a child of this process, reaped once, for kinfolk.processes.direct.
  *
- *     Child(pidfd)                  the pidfd stays the caller's, and open until it was collected
+ *     Child(pid)                    opens its pidfd; raises OSError (EMFILE, …)
+ *       .pidfd       the caller's to close, after it was collected; -1: somebody else has reaped it
+ *                    already, and its number may be another's
  *       .collect()   -> (errno, status word, usage as in struct_rusage), or None while it lives;
  *                       with an errno the rest means nothing: somebody else has collected it
  *       .abandon()      the pidfd is this object's, which closes it once the child was reaped
@@ -28,21 +30,28 @@ struct child {
 static PyObject *
 child_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    int pidfd;
-    static char *names[] = {"pidfd", NULL};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "i:Child", names, &pidfd))
+    int pid;
+    static char *names[] = {"pid", NULL};
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "i:Child", names, &pid))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     struct child *self = (struct child *)allocate(type, 0);
     if (self == NULL)
         return NULL;
-    int error = kin_child_init(&self->core, pidfd);
+    int error = kin_child_init(&self->core, pid);
     if (error != 0) {
         Py_DECREF(self);
         errno = error;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     return (PyObject *)self;
+}
+
+static PyObject *
+child_pidfd(PyObject *object, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(((struct child *)object)->core.pidfd);
 }
 
 static void
@@ -112,6 +121,7 @@ static PyMethodDef methods[] = {
 };
 
 static PyGetSetDef attributes[] = {
+    {"pidfd", child_pidfd, NULL, PyDoc_STR("Its pidfd, or -1."), NULL},
     {"waker", child_waker, NULL, PyDoc_STR("What Watcher reaps it by."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };

@@ -10,7 +10,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 
@@ -45,9 +44,10 @@ class Descriptor:
         """Give the number back to the kernel. Closing twice does nothing."""
         number, self._number = self._number, -1
         if number >= 0:
-            # After EINTR and EIO Linux has closed the descriptor all the same (close(2)).
-            with contextlib.suppress(OSError):
+            try:
                 os.close(number)
+            except OSError:  # after EINTR and EIO Linux has closed it all the same (close(2))
+                return
 
     def detach(self) -> int:
         """Give the number to the caller, who owns it from now on."""

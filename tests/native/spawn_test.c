@@ -299,11 +299,10 @@ reaping(void)
         struct kin_spawn plan = plan_of(executables, argv);
         pid_t pid = kin_spawn(&plan, failure);
         CHECK(pid > 0);
-        int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-        CHECK(pidfd >= 0);
-
         struct kin_child one;
-        CHECK(kin_child_init(&one, pidfd) == 0);
+        CHECK(kin_child_init(&one, pid) == 0);
+        int pidfd = one.pidfd;
+        CHECK(pidfd >= 0);
         struct kin_watch watch = {.fd = pidfd, .events = 1, .event_fd = -1, .child = &one};
         uint64_t number;
         CHECK(kin_watcher_add(&watching, &watch, &number) == 0);

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -93,6 +94,8 @@ def _shell(voice: Voice, job: Callable[[], int], background: bool) -> None:
                 os.tcsetpgrp(0, os.getpid())
             signal.signal(signal.SIGTTOU, signal.SIG_DFL)
             code = job()
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     voice.say(pid)

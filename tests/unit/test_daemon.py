@@ -416,7 +416,7 @@ FAILURES: dict[str, tuple[Callable[[], Any], int, str]] = {
     "an error of kinfolk": (
         lambda: kin.open_sender("unix:/nowhere/sock", timeout=0), 1, "app: /nowhere: ",
     ),
-    "several lines": (lambda: _raise(RuntimeError("a\nb\udc80")), 1, "RuntimeError: a b"),
+    "several lines": (lambda: _raise(RuntimeError("a\n\x1b[1mb\udc80")), 1, r"Error: a \x1b[1mb\udc80"),
     "sys.exit with a text": (lambda: sys.exit("no camera"), 1, "did not start: no camera"),
     "sys.exit with a code": (lambda: sys.exit(42), 42, "did not start: exit 42"),
     "kin.exit": (lambda: exit_handlers.exit(43), 43, "did not start: exit 43"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import resource
@@ -281,6 +282,30 @@ def test_real_time_signals_all_arrive_in_order_with_their_values(start, out, wai
     assert peer.result().status.code == 0
 
 
+def test_one_that_finds_no_room_is_offered_again(start, out, waiting, monkeypatch):
+    """The queue is full for every other attempt."""
+    attempts = itertools.count()
+
+    def before() -> None:
+        def queue(*args):
+            if next(attempts) % 2 == 0:
+                raise BlockingIOError
+            real(*args)
+
+        real = _native.queue_signal
+        monkeypatch.setattr(_native, "queue_signal", queue)
+
+    peer = start(*python(COUNTER.format(path=sys.path)), before=before)
+    assert out.hear() == "ready"
+    for value in range(5):
+        kin.signals.send(peer.pid, "RTMIN+1", value)
+    waiting.open()
+    number = int(signal.SIGRTMIN) + 1
+    assert [out.hear() for _ in range(5)] == [f"{number} {value}" for value in range(5)]
+    peer.signal(signal.SIGTERM)
+    peer.result()
+
+
 def sent_until_refused(pid: int) -> int:
     with contextlib.suppress(kin.LimitReached):
         for value in range(10_000):
@@ -461,9 +486,10 @@ def test_one_whose_parent_dies_while_all_are_asked_is_asked_too(start, out, wait
     assert out.everything() == []
 
 
-def test_a_stopped_one_hears_it_too(start, out, waiting):
-    script = "sh -c 'trap \"echo clean; exit\" TERM; echo $$; kill -STOP $$' & read x"
-    peer = start(*shell(script))
+@pytest.mark.parametrize("apart", ["", "setsid "])
+def test_a_stopped_one_hears_it_too(start, out, waiting, apart):
+    script = f"{apart}sh -c 'trap \"echo clean; exit\" TERM; echo $$; kill -STOP $$' & read x"
+    peer = start(*shell(script), grace=HANG)
     stopped = out.hear_pid()
     until(lambda: state(stopped) == "T", "stopped")
     waiting.open()
@@ -617,6 +643,29 @@ def test_without_the_way_round_it_fails(start, out, monkeypatch):
             cleaning.enter_context(escaped(pid))
         peer.result()
         assert all(map(lives, chain))
+
+
+def test_at_any_limit_of_descriptors_nothing_is_left(peers):
+    """Either it works, or it says so; with the one descriptor in reserve that looking for the rest takes."""
+    outcomes = []
+    for more in range(12):
+        line, gate = Line(), Gate()
+
+        def body(voice: Voice, more: int = more) -> bool:
+            free = os.open(os.devnull, os.O_RDONLY)
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, free + more))
+            with contextlib.suppress(kin.LimitReached):
+                kin.run_as_init(shell(f"{DAEMON}; {DAEMON}"), grace=0)
+                return True
+            return False
+
+        outcomes.append(Supervised(peers, line, gate).fork(body).result())
+        line.everything()  # waits for the end of all of them
+        line.close()
+        gate.close()
+    assert outcomes == sorted(outcomes)
+    assert {*outcomes} == {False, True}
 
 
 def test_who_belongs_to_another_user_is_left_and_named(peers, foreign_user):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
@@ -148,12 +149,13 @@ def test_that_it_stops_and_goes_on_comes_back() -> None:
 
 def test_changes_that_nobody_asks_for_leave_room_for_the_end() -> None:
     process = kin.spawn(SLEEP)
-    for _ in range(100):
-        process.signal(signal.SIGSTOP)
+    fcntl.fcntl(process.fileno(), fcntl.F_SETPIPE_SZ, 4096)  # as users get them who have many
+    for _ in range(30):
+        os.kill(process.pid, signal.SIGSTOP)  # `signal` would look for the end, and read
         until(lambda: state(process.pid) == "T", "stopped")
-        process.signal(signal.SIGCONT)
+        os.kill(process.pid, signal.SIGCONT)
         until(lambda: state(process.pid) != "T", "going on")
-    process.signal(signal.SIGTERM)
+    os.kill(process.pid, signal.SIGTERM)
     assert process.wait(HANG).signal == signal.SIGTERM
 
 
@@ -366,6 +368,34 @@ def test_a_preloaded_module_is_there(peers: Peers) -> None:
         keeping.keeping().end(0)
 
     assert peers.fork(preloads).hear() == ["False\n", "True\n", "True\n"]
+
+
+def test_what_a_module_does_when_it_is_imported_is_not_done_again(
+    peers: Peers, short_directory: Path
+) -> None:
+    (short_directory / "kinfolk_test_loud.py").write_text(
+        "import signal\nprint('loud')\nsignal.signal(signal.SIGTERM, lambda *_: print('handled'))"
+    )
+
+    def preloads(voice) -> None:
+        os.environ.pop("PYTHONUNBUFFERED", None)
+        sys.path.append(str(short_directory))
+        kin.preload("kinfolk_test_loud")
+        voice.say(output_of(print, "words"))
+        pid = the_keeper()
+        os.kill(pid, signal.SIGTERM)
+        process = kin.spawn(os.kill, 0, signal.SIGTERM, process_group=0)
+        voice.say((process.wait(HANG).signal, the_keeper() == pid))
+        (short_directory / "kinfolk_test_loud.py").unlink()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.warns(UserWarning, match="kinfolk_test_loud"):
+            voice.say(the_keeper() != pid)
+        keeping.keeping().end(0)
+
+    owner = peers.fork(preloads)
+    assert owner.hear() == "words\n"
+    assert owner.hear() == (signal.SIGTERM, True)
+    assert owner.hear()
 
 
 def test_a_module_that_can_not_be_imported_is_told(short_directory: Path) -> None:

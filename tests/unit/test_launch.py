@@ -332,16 +332,20 @@ def test_an_interrupted_start_leaves_nobody(monkeypatch):
     assert [state(pid) for pid in begun] == ["X", "X"]
 
 
-def test_without_a_descriptor_to_watch_it_a_child_is_ended(monkeypatch):
+def test_without_a_descriptor_to_watch_it_a_child_is_ended():
     begun: list[int] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 
-    def none_left(pid: int) -> None:
-        begun.append(pid)
-        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    def none_left(launch: Launch, started: list[int]) -> int:
+        begun.append(start_launch(launch, started))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        return begun[0]
 
-    monkeypatch.setattr("kinfolk.processes.direct.open_pidfd", none_left)
-    with pytest.raises(LimitReached, match="can't be watched"):
-        start(SLEEP)
+    try:
+        with pytest.raises(LimitReached, match="can't be watched"):
+            Direct(launch_of(["/bin/sleep", "1000"]), none_left)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert state(begun[0]) == "X"
 
 

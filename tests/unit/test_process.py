@@ -21,10 +21,12 @@ from kinfolk.errors import Closed, ForkedCopy, InvalidValue, Timeout
 from kinfolk.identity import Identity, is_dead
 from kinfolk.processes import direct
 from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.processes.launch import Launch
+from kinfolk.processes.launch import start as start_launch
 from kinfolk.processes.process import Process
 from kinfolk.processes.streams import Redirect
 from tests.conformance.peers import HANG, Call, open_descriptors, readable, state, until
-from tests.unit.starting import SLEEP, ready, shell, start
+from tests.unit.starting import SLEEP, launch_of, ready, shell, start
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def test_tasks_wait_together(sleeper):
 
 def test_timeouts(sleeper):
     with pytest.raises(
-        Timeout, match=rf"process {sleeper.pid} \(sleep\) has not ended: not within 0 s"
+        Timeout, match=rf"process {sleeper.pid} \(sleep\): has not ended: not within 0 s"
     ):
         sleeper.wait(0)
     with pytest.raises(TimeoutError):
@@ -388,19 +390,13 @@ def test_one_that_was_waited_for_in_vain_is_reaped(sleeper):
 def test_without_the_watcher_it_is_a_zombie():
     """The negative control."""
     watcher._watcher.stop()
-    process = Process(direct.Direct(*launch_to_exit(5)), "true")
+    process = Process(direct.Direct(launch_of(["/bin/sh", "-c", "exit 5"])), "sh")
     try:
         watcher._watcher.stop()
         until(lambda: state(process.pid) in "ZX", "it has ended")
     finally:
         watcher._watcher.resume()
     assert process.wait().code == 5
-
-
-def launch_to_exit(code: int):
-    from tests.unit.starting import launch_of
-
-    return (launch_of(["/bin/sh", "-c", f"exit {code}"]),)
 
 
 def test_a_dropped_one_is_reaped_and_said():
@@ -562,10 +558,15 @@ def test_sigchld_ignored(peers, monkeypatch):
     )
 
 
-def test_reaped_before_it_could_be_watched(monkeypatch):
+def test_reaped_before_it_could_be_watched():
     """SIGCHLD ignored, or os.wait() in another thread, between the start and the pidfd."""
-    monkeypatch.setattr(direct, "open_pidfd", lambda pid: os.waitpid(pid, 0) and None)
-    process = shell("exit 0")
+
+    def reaped(launch: Launch, started: list[int]) -> int:
+        pid = start_launch(launch, started)
+        os.waitpid(pid, 0)
+        return pid
+
+    process = Process(direct.Direct(launch_of(["/bin/true"]), reaped), "true")
     assert not process.wait().known
     assert readable(process.fileno(), 0)
     assert process.identity.start_time == 0

@@ -15,7 +15,7 @@
     parameters   the options that several commands share
     process_columns, process_drawing    what `kin tree` shows of a process, and the tree as lines
 
-    send recv echo ask relay tour     the commands; each has its page in docs/reference/
+    send recv echo ask relay run tour    the commands; each has its page in docs/reference/
     signal_list signal_send           `kin signals`, `kin signal`
 
 Rules:

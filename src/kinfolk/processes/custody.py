@@ -81,7 +81,8 @@ class Custody(ABC):
     def _close(self) -> None:
         """Give the descriptors back."""
         self._pidfd.close()
-        self._announcer.close()
+        if self._announcer is not self._pidfd:
+            self._announcer.close()
 
     # ── what all have ────────────────────────────────────────────────────────────────────────
 
@@ -128,13 +129,14 @@ class Custody(ABC):
 
     def ended(self) -> Steps[ExitStatus]:
         """The steps of waiting for its end."""
-        with self.watched() as interest:
-            while (status := self.collect()) is None:
-                yield interest
-                if (status := self.collect()) is not None:
-                    break
-                yield Interest(again_in=TRACED)
-        return status
+        if self._status is None:
+            with self.watched() as interest:
+                while self.collect() is None:
+                    yield interest
+                    if self.collect() is None:
+                        yield Interest(again_in=TRACED)
+        assert self._status is not None
+        return self._status
 
     def watched(self) -> Watched:
         """An interest in its end, with a descriptor of the caller's own, for the length of a ``with`` block."""
@@ -144,7 +146,7 @@ class Custody(ABC):
         """A descriptor for one who waits, who calls `end_wait` afterwards; None when the status is known."""
         self.check_owner()
         with self._lock:
-            if self.collect() is not None:
+            if self._status is not None:
                 return None
             try:
                 own = self._announcer.duplicate()
@@ -163,10 +165,10 @@ class Custody(ABC):
             if self._waiting == 0 and self._status is None:
                 self._nobody_waits()
 
-    def _somebody_waits(self) -> None:
+    def _somebody_waits(self) -> None:  # noqa: B027
         """Called under the lock, while it lives."""
 
-    def _nobody_waits(self) -> None:
+    def _nobody_waits(self) -> None:  # noqa: B027
         """Called under the lock, when all who waited have given up."""
 
     def send(self, number: int) -> bool:
@@ -245,8 +247,8 @@ def _always_readable() -> Descriptor:
 # ── how its steps are run ────────────────────────────────────────────────────────────────────
 
 
-def blocking(steps: Steps[T], timeout: float | None, what: str) -> T:
-    """Run steps in the calling thread. Raises Timeout, and what they raise.
+def blocking(steps: Steps[T], timeout: float | None, what: str, subject: object = "") -> T:
+    """Run steps in the calling thread. Raises Timeout (``subject``: ``what`` …), and what they raise.
 
     Not by `kinfolk.waiting.run`: here nobody stands in line, and nothing is closed under who waits.
     """
@@ -254,35 +256,36 @@ def blocking(steps: Steps[T], timeout: float | None, what: str) -> T:
     try:
         while True:
             interest = next(steps)
-            if due.passed():
-                raise _too_early(what, due)
+            if due.at is not None and due.passed():
+                raise _too_early(subject, what, due)
             try:
                 this_threads_waiter().wait(interest, due, what)
             except Timeout:
-                raise _too_early(what, due) from None
+                raise _too_early(subject, what, due) from None
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:
         steps.close()
 
 
-async def awaiting(steps: Steps[T], timeout: float | None, what: str) -> T:
+async def awaiting(steps: Steps[T], timeout: float | None, what: str, subject: object = "") -> T:
     """`blocking`, in the current asyncio task."""
     due = deadline(timeout)
     try:
         while True:
             interest = next(steps)
             if due.passed():
-                raise _too_early(what, due)
+                raise _too_early(subject, what, due)
             try:
                 await TaskWaiter().wait(interest, due, what)
             except Timeout:
-                raise _too_early(what, due) from None
+                raise _too_early(subject, what, due) from None
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:
         steps.close()
 
 
-def _too_early(what: str, due: Deadline) -> Timeout:
-    return Timeout(what, why=f"not within {due.timeout:g} s", remedy="wait longer, or stop it")
+def _too_early(subject: object, what: str, due: Deadline) -> Timeout:
+    why = f"not within {due.timeout:g} s"
+    return Timeout(what, subject=str(subject), why=why, remedy="wait longer, or stop it")

@@ -100,8 +100,8 @@ def daemonize(
     """Make this process a daemon. Returns in the daemon alone; the original exits. daemon(3), daemon(7).
 
     ``chdir`` goes to /, or to the directory given. ``close`` leads standard streams to /dev/null, or output and error
-    to ``log``: a file, or "journal", where lines stand under ``name``; without it they stay. Of other descriptors those
-    of the logging module stay, and what ``keep`` names. ``pidfile`` is locked as long as the daemon lives, and removed at
+    to ``log``: a file, or "journal", where lines stand under ``name``; without it they stay. All other descriptors
+    are closed, so flush what is open, but for those of the logging module and what ``keep`` names. ``pidfile`` is locked as long as the daemon lives, and removed at
     its end. ``umask`` None leaves it. Signals that were ignored have their default action again; handlers stay.
 
     The original waits for the daemon and exits with 0 when it is ready: when this returns there, or with
@@ -155,8 +155,10 @@ def _end_original(outcome: Outcome, name: str) -> NoReturn:
     try:
         if outcome.failure is not None:
             code = outcome.failure.code
-            line = f"{name}: {outcome.failure.error().explain()}\n"
-            os.write(2, line.encode(errors="backslashreplace"))
+            line = f"{name}: {outcome.failure.error().explain()}"
+            # No character that a terminal would obey.
+            shown = (c if c.isprintable() else ascii(c)[1:-1] for c in line)
+            os.write(2, "".join((*shown, "\n")).encode(errors="backslashreplace"))
     except OSError:  # standard error is closed
         pass
     finally:

@@ -28,7 +28,7 @@ from kinfolk import watcher
 from kinfolk._native import Child
 from kinfolk.deadlines import Deadline
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import from_os_error
+from kinfolk.errors import KinfolkError, from_os_error
 from kinfolk.identity import Identity, open_pidfd
 from kinfolk.processes.custody import Containment, Custody
 from kinfolk.processes.descendants import Descendants
@@ -46,11 +46,12 @@ class Direct(Custody):
         """Start it. Raises what ``start`` raises, and LimitReached when no descriptor is left to watch it by."""
         _sweep()
         started: list[int] = []
-        pidfd = Descriptor(-1)
+        pidfd: Descriptor | None = None
         self._watch: int | None = None
         try:
             pid = start(launch, started)
-            pidfd = _pidfd_of(pid)
+            self._child = Child(pid)
+            pidfd = Descriptor(self._child.pidfd, "the pidfd of a child")
             super().__init__(Identity(pid, 0), pidfd)
             self._leads = launch.new_session or launch.process_group == 0
             self._ends_with_us = launch.death_signal is not None
@@ -60,7 +61,6 @@ class Direct(Custody):
             if pidfd.closed:
                 self._status = _lost(None)
                 return
-            self._child = Child(pidfd.fileno())
             self._watch = watcher.reap(self._child, pidfd.fileno())
             _living.add(self)
         except BaseException as error:
@@ -70,10 +70,10 @@ class Direct(Custody):
                 raise from_os_error(error, "a process can't be watched, and was killed") from error
             raise
 
-    def _take_back(self, pid: int, pidfd: Descriptor) -> None:
+    def _take_back(self, pid: int, pidfd: Descriptor | None) -> None:
         """Kill and reap what nobody will hear of, and leave nothing."""
         self._forget()
-        if pidfd.closed:
+        if pidfd is None or pidfd.closed:
             end_unheard(pid)
             return
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
@@ -86,9 +86,8 @@ class Direct(Custody):
         """Who it is; looked up when first asked for, because that costs a tenth of a start."""
         if not self._identity.start_time and not self.known and not self.is_a_copy:
             found = Identity.of(self.pid)
-            if (
-                found is not None and self._child.collect() is None
-            ):  # so its number is still its own
+            # Not reaped yet: so the number is still its own.
+            if found is not None and self._child.collect() is None:
                 self._identity = found
         return self._identity
 
@@ -174,19 +173,6 @@ _abandoned: deque[Direct] = deque()
 _PATIENCE = 1.0
 
 
-def _pidfd_of(pid: int) -> Descriptor:
-    """A pidfd of our child, a closed one when somebody else has reaped it already. Raises OSError."""
-    pidfd = Descriptor(-1)
-    number = open_pidfd(pid)
-    if number is not None:
-        pidfd = Descriptor(number, f"the pidfd of {pid}")
-        try:  # whoever got its number meanwhile is no child of ours
-            os.waitid(os.P_PIDFD, number, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            pidfd.close()
-    return pidfd
-
-
 def _lost(pidfd: Descriptor | None) -> ExitStatus:
     """The status of a child that was reaped by somebody else: the kernel may remember it for who has a pidfd."""
     status = None if pidfd is None else remembered(pidfd.fileno())
@@ -214,7 +200,8 @@ def _sweep() -> None:
 def _at_exit() -> None:
     running = [direct for direct in list(_living) if direct.is_to_end()]
     for direct in running:
-        direct.signal_tree(signal.SIGKILL)
+        with contextlib.suppress(KinfolkError):  # the kernel kills the rest when this process ends
+            direct.signal_tree(signal.SIGKILL)
     until = Deadline(_PATIENCE)
     for direct in running:
         while not direct.reaped() and not until.passed():

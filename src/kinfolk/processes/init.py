@@ -204,7 +204,10 @@ class _Supervision:
             self._reaped += 1
         if _peek(os.P_PID, self._command, os.WEXITED) is not None:
             return True
-        stopped = os.waitid(os.P_PID, self._command, os.WSTOPPED | os.WNOHANG)
+        try:
+            stopped = os.waitid(os.P_PID, self._command, os.WSTOPPED | os.WNOHANG)
+        except ChildProcessError:  # it has ended just now, and so can't stop
+            return True
         if stopped is not None:
             self._stop_along(stopped.si_status)
         return False

@@ -54,7 +54,7 @@ from kinfolk import _native
 from kinfolk.ancillary import close_all
 from kinfolk.deadlines import Deadline
 from kinfolk.identity import start_time
-from kinfolk.processes import felling, function_child
+from kinfolk.processes import felling, function_child, standard_streams
 from kinfolk.processes.keeper_messages import (
     DEAF_TO,
     LINE,
@@ -99,21 +99,25 @@ class Keeper:
     def __init__(self, line: socket.socket, owner: int) -> None:
         """Take over the line and the owner's pidfd; become what orphans below get as their parent."""
         if not os.path.exists("/proc/thread-self/children"):
-            raise RuntimeError("/proc does not tell the children of a process (CONFIG_PROC_CHILDREN)")
+            raise RuntimeError(
+                "/proc does not tell the children of a process (CONFIG_PROC_CHILDREN)"
+            )
         self._line, self._owner = line, owner
         self._pid = os.getpid()
         self._self = os.pidfd_open(self._pid)
         self._children: dict[int, Child] = {}
-        for number in DEAF_TO:
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_SETMASK, (signal.SIGCHLD,))
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         self._ended = _native.open_signalfd((signal.SIGCHLD,))
         self._adopt_orphans()
         self._settle()
+        signal.pthread_sigmask(signal.SIG_SETMASK, (signal.SIGCHLD,))
 
     def _settle(self) -> None:
-        """Be ready for forks: the child has little to put right, and writes to few pages, each of which would be copied."""
+        """Be ready for forks, whatever was imported: what a child would have to put right, or to copy, is seen to here."""
+        for number in DEAF_TO:
+            signal.signal(number, signal.SIG_IGN)
         self._actions = function_child.altered_signals()
+        standard_streams.flush()  # else each child would write it out again
         gc.collect()
         gc.freeze()
 

@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -235,8 +236,12 @@ class Keeping:
     def _present(self) -> Steps[KeeperLine]:
         if self._line is None:
             self._line = KeeperLine(self._containment)
-            if self._modules:
-                yield from self._import(self._modules)
+            for name in tuple(self._modules):
+                try:
+                    yield from self._import([name])
+                except InvalidValue as error:
+                    self._modules.remove(name)
+                    warnings.warn(f"in the keeper that follows, {error}", stacklevel=2)
         return self._line
 
     def _ask(
@@ -274,6 +279,7 @@ class Keeping:
 
     def end(self, grace: float = GRACE) -> None:
         """End every keeper of this process, and everything below: SIGTERM, then SIGKILL after ``grace`` seconds."""
+        self._modules.clear()
         for line in self._take_lines():
             line.goodbye(grace)
 

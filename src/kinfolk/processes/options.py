@@ -15,8 +15,8 @@ import os
 import pwd
 import resource
 import signal
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
 
 from kinfolk.errors import InvalidValue
 from kinfolk.processes.custody import Containment
@@ -75,45 +75,27 @@ def prepared(
 
     Raises InvalidValue, LimitReached.
     """
-    _check_names(options)
     words = encode_words(argv)
-    env = options.get("env")
-    lines = None if env is None else encode_environment(env)
-    uid, gid, groups = _credentials(options)
-    session, group = _session(options)
-    umask = _number("umask", options.get("umask"), 0, 0o777, "permission bits such as 0o077")
-    cwd = None if options.get("cwd") is None else encode(options["cwd"] or "", "cwd")
-    cgroup = None if options.get("cgroup") is None else encode(options["cgroup"] or "", "cgroup")
-    rlimits = _rlimits(options.get("rlimits") or {})
-    nice = _number("nice", options.get("nice"), -40, 40, "what to add to the niceness")
-    executables = candidates(words[0], None if lines is None else _path_in(lines))
-    numbers, streams = _streams(options)  # the last to fail, for it leaves something open
-    launch = Launch(
-        argv=words,
-        executables=executables,
-        env=lines,
-        new_session=session,
-        process_group=group,
-        cgroup=cgroup,
-        descriptors=numbers,
-        rlimits=[(number, soft, hard) for number, (soft, hard) in rlimits.items()],
-        nice=nice or 0,
-        groups=groups,
-        gid=gid,
-        uid=uid,
-        umask=umask,
-        cwd=cwd,
-        death_signal=signal.SIGKILL if containment == "direct" and not detach else None,
-    )
-    return launch, streams
+    fields: dict[str, Any] = {"argv": words}
+    for name in options:  # only what is given costs anything
+        fields |= _CHECKS.get(name, _unknown)(options, name)
+    lines = fields.get("env")
+    fields["executables"] = candidates(words[0], None if lines is None else _path_in(lines))
+    if containment == "direct" and not detach:
+        fields["death_signal"] = signal.SIGKILL
+    streams = _streams(options)  # the last to fail, for it leaves something open
+    fields["descriptors"] = [(here, there) for there, here in streams.numbers.items()]
+    return Launch(**fields), streams
 
 
-def _check_names(options: Options) -> None:
-    for name in options:
-        if name not in Options.__annotations__:
-            close = difflib.get_close_matches(name, Options.__annotations__, 1)
-            known = f"did you mean {close[0]}?" if close else ", ".join(Options.__annotations__)
-            raise InvalidValue(f"there is no option {name!r}", remedy=known)
+#: Fields of the launch.
+Fields = dict[str, object]
+
+
+def _unknown(_: Options, name: str) -> Fields:
+    close = difflib.get_close_matches(name, _CHECKS, 1)
+    known = f"did you mean {close[0]}?" if close else ", ".join(_CHECKS)
+    raise InvalidValue(f"there is no option {name!r}", remedy=known)
 
 
 def _number(name: str, value: object, low: int, high: int, meaning: str) -> int | None:
@@ -134,7 +116,43 @@ def _path_in(lines: list[bytes]) -> bytes:
     return USUAL_PATH
 
 
-def _streams(options: Options) -> tuple[list[tuple[int, int]], Streams]:
+def _env(options: Options, _: str) -> Fields:
+    env = options["env"]
+    return {} if env is None else {"env": encode_environment(env)}
+
+
+def _word(options: Options, name: str) -> Fields:
+    value: Word | None = options.get(name)  # type: ignore[assignment]
+    return {} if value is None else {name: encode(value, name)}
+
+
+def _umask(options: Options, name: str) -> Fields:
+    meaning = "permission bits such as 0o077"
+    return {name: _number(name, options["umask"], 0, 0o777, meaning)}
+
+
+def _nice(options: Options, name: str) -> Fields:
+    return {name: _number(name, options["nice"], -40, 40, "what to add to the niceness") or 0}
+
+
+def _session(options: Options, _: str) -> Fields:
+    session = bool(options.get("new_session", False))
+    meaning = "the id of a process group, 0 for a new one"
+    group = _number("process_group", options.get("process_group"), 0, 1 << 22, meaning)
+    if session and group:
+        raise InvalidValue(
+            f"new_session=True and process_group={group} exclude each other",
+            why="a new session has a process group of its own",
+            remedy="leave one of them out",
+        )
+    return {"new_session": session, "process_group": None if session else group}
+
+
+def _of_streams(_options: Options, _name: str) -> Fields:
+    return {}
+
+
+def _streams(options: Options) -> Streams:
     encoding = options.get("encoding") or ("utf-8" if options.get("text") else None)
     if encoding is not None:
         try:
@@ -146,29 +164,15 @@ def _streams(options: Options) -> tuple[list[tuple[int, int]], Streams]:
     streams = Streams(encoding=encoding)
     try:
         streams.add_standard(options.get("stdin"), options.get("stdout"), options.get("stderr"))
-        streams.add_passed(options.get("pass_fds") or ())
+        if "pass_fds" in options:
+            streams.add_passed(options["pass_fds"])
     except BaseException:
         streams.failed()
         raise
-    return [(here, there) for there, here in streams.numbers.items()], streams
-
-
-def _session(options: Options) -> tuple[bool, int | None]:
-    session = bool(options.get("new_session", False))
-    meaning = "the id of a process group, 0 for a new one"
-    group = _number("process_group", options.get("process_group"), 0, 1 << 22, meaning)
-    if session and group:
-        raise InvalidValue(
-            f"new_session=True and process_group={group} exclude each other",
-            why="a new session has a process group of its own",
-            remedy="leave one of them out",
-        )
-    return session, None if session else group
+    return streams
 
 
 # ── limits ───────────────────────────────────────────────────────────────────────────────────
-
-Limits = dict[int, tuple[int, int]]
 
 _RESOURCES = {
     name.removeprefix("RLIMIT_").lower(): number
@@ -177,10 +181,11 @@ _RESOURCES = {
 }
 
 
-def _rlimits(wanted: Mapping[str | int, int | tuple[int | None, int | None] | None]) -> Limits:
+def _rlimits(options: Options, _: str) -> Fields:
+    wanted = options["rlimits"] or {}
     if not isinstance(wanted, Mapping):
         raise InvalidValue(f"rlimits={wanted!r} is no mapping", remedy='give {"nofile": 1024}')
-    limits: Limits = {}
+    limits = []
     for what, value in wanted.items():
         name = what.lower().removeprefix("rlimit_") if isinstance(what, str) else what
         number = _RESOURCES.get(name, -1) if isinstance(name, str) else name
@@ -196,8 +201,8 @@ def _rlimits(wanted: Mapping[str | int, int | tuple[int | None, int | None] | No
             raise InvalidValue(
                 f"the limit {what!r}: {value!r}", why="soft is above hard", remedy="lower soft"
             )
-        limits[number] = (soft, hard)
-    return limits
+        limits.append((number, soft, hard))
+    return {"rlimits": limits}
 
 
 def _limit(what: str | int, value: object) -> int:
@@ -216,12 +221,10 @@ def _limit(what: str | int, value: object) -> int:
 _MOST_ID = (1 << 32) - 2
 
 
-def _credentials(options: Options) -> tuple[int | None, int | None, list[int] | None]:
+def _credentials(options: Options, _: str) -> Fields:
     """uid, gid and supplementary groups, each None where it is to stay as it is."""
     user, group = options.get("user"), options.get("group")
     extra = options.get("extra_groups")
-    if user is None and group is None and extra is None:
-        return None, None, None
     entry = None if user is None else _user(user)
     uid = entry.pw_uid if isinstance(entry, pwd.struct_passwd) else entry
     gid = None if group is None else _group(group)
@@ -247,7 +250,7 @@ def _credentials(options: Options) -> tuple[int | None, int | None, list[int] | 
         gid = None
     if groups is not None and set(groups) | {os.getgid()} == set(os.getgroups()) | {os.getgid()}:
         groups = None
-    return uid, gid, groups
+    return {"uid": uid, "gid": gid, "groups": groups}
 
 
 def _user(user: str | int) -> pwd.struct_passwd | int:
@@ -278,3 +281,26 @@ def _group(group: str | int) -> int:
     if number is None:
         raise InvalidValue("a group is None", remedy="give a name or a number")
     return number
+
+
+# ── which option is checked by what ──────────────────────────────────────────────────────────
+
+_CHECKS: dict[str, Callable[[Options, str], Fields]] = {
+    "env": _env,
+    "cwd": _word,
+    "stdin": _of_streams,
+    "stdout": _of_streams,
+    "stderr": _of_streams,
+    "text": _of_streams,
+    "encoding": _of_streams,
+    "pass_fds": _of_streams,
+    "umask": _umask,
+    "user": _credentials,
+    "group": _credentials,
+    "extra_groups": _credentials,
+    "nice": _nice,
+    "rlimits": _rlimits,
+    "new_session": _session,
+    "process_group": _session,
+    "cgroup": _word,
+}

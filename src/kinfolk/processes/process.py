@@ -19,7 +19,6 @@ import os
 import signal
 import warnings
 from collections.abc import Generator
-from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -84,14 +83,6 @@ class Process:
         """A descriptor that is readable once `poll` gives the status, for select and event loops."""
         return self._custody.lend_announcer()
 
-    def watched(self) -> AbstractContextManager[Interest]:
-        """An interest in its end, for who waits for several things at a time (`kinfolk.interest`)."""
-        return self._custody.watched()
-
-    def ended(self) -> Steps[ExitStatus]:
-        """The steps of waiting for its end."""
-        return self._custody.ended()
-
     # ── what becomes of it ───────────────────────────────────────────────────────────────────
 
     @property
@@ -109,14 +100,11 @@ class Process:
         ``timeout`` in seconds (None: for ever; 0: only if it has ended). Raises Timeout, ForkedCopy. Each call, from
         any thread, gets the same status. It is unknown, never 0, when somebody else has collected it.
         """
-        status = self._custody.collect()
-        if status is not None and timeout is None:
-            return status
-        return blocking(self._custody.ended(), timeout, f"{self} has not ended")
+        return blocking(self._custody.ended(), timeout, "has not ended", self)
 
     async def await_exit(self, timeout: float | None = None) -> ExitStatus:
         """`wait`, on asyncio; ``await process`` does it without a timeout. Cancelling it leaves the process alone."""
-        return await awaiting(self._custody.ended(), timeout, f"{self} has not ended")
+        return await awaiting(self._custody.ended(), timeout, "has not ended", self)
 
     def __await__(self) -> Generator[Any, None, ExitStatus]:
         return self.await_exit().__await__()
@@ -127,11 +115,11 @@ class Process:
         Each change is told once, to one caller; of several that come fast the last alone may be told. The kernel
         announces a stop by SIGCHLD only, so it is looked at up to 20 times a second meanwhile. Raises Timeout, ForkedCopy.
         """
-        return blocking(self._changed(), timeout, f"{self} has not changed")
+        return blocking(self._changed(), timeout, "has not changed", self)
 
     async def await_change(self, timeout: float | None = None) -> ExitStatus:
         """`wait_change`, on asyncio."""
-        return await awaiting(self._changed(), timeout, f"{self} has not changed")
+        return await awaiting(self._changed(), timeout, "has not changed", self)
 
     def _changed(self) -> Steps[ExitStatus]:
         pause = _LOOK
@@ -162,11 +150,11 @@ class Process:
         left all three is found by the keeper alone. Returns when all of them have ended, and at once when it had ended
         before. Raises AccessDenied when it has become another user's (a set-user-ID program), InvalidValue, ForkedCopy.
         """
-        return blocking(self._stopped(Deadline(grace)), None, f"{self} does not stop")
+        return blocking(self._stopped(Deadline(grace)), None, "does not stop", self)
 
     async def astop(self, grace: float = GRACE) -> ExitStatus:
         """`stop`, on asyncio. A cancelled one leaves the rest undone."""
-        return await awaiting(self._stopped(Deadline(grace)), None, f"{self} does not stop")
+        return await awaiting(self._stopped(Deadline(grace)), None, "does not stop", self)
 
     def _stopped(self, until: Deadline) -> Steps[ExitStatus]:
         custody = self._custody

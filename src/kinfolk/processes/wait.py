@@ -56,7 +56,7 @@ def _first(processes: list[Process]) -> Steps[Process]:
     if (done := _ended_one(processes)) is not None:
         return done
     with contextlib.ExitStack() as watches:
-        interests = [watches.enter_context(process.watched()) for process in processes]
+        interests = [watches.enter_context(process._custody.watched()) for process in processes]
         either = Interest(readable=tuple(fd for each in interests for fd in each.readable))
         while (done := _ended_one(processes)) is None:
             yield either
@@ -73,5 +73,5 @@ def _ended_one(processes: list[Process]) -> Process | None:
 def _every(processes: list[Process]) -> Steps[list[ExitStatus]]:
     statuses = []
     for process in processes:
-        statuses.append((yield from process.ended()))  # noqa: PERF401
+        statuses.append((yield from process._custody.ended()))  # noqa: PERF401
     return statuses

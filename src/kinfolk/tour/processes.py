@@ -239,8 +239,9 @@ def _live(
     `finally` blocks are the parent's.
     """
     try:
-        # Whatever handlers the parent has are its own; Ctrl-C ends a child without a word.
-        for number in (signal.SIGALRM, *_ENDINGS):
+        # Whatever handlers the parent has are its own; Ctrl-C ends a child without a word. With SIGCHLD ignored by whoever
+        # started the tour, a child would learn nothing of children of its own.
+        for number in (signal.SIGALRM, signal.SIGCHLD, *_ENDINGS):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.alarm(HANG_LIMIT)

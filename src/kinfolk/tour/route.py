@@ -22,22 +22,44 @@ from rich.console import Console
 from rich.text import Text
 
 import kinfolk as kin
+from kinfolk.tour.daemon import STOP as DAEMON
 from kinfolk.tour.ends import STOP as ENDS
+from kinfolk.tour.exec import STOP as EXEC
+from kinfolk.tour.exit import STOP as EXIT
 from kinfolk.tour.fifo import STOP as FIFO
 from kinfolk.tour.file import STOP as FILE
 from kinfolk.tour.file import file_to_move
+from kinfolk.tour.fork import STOP as FORK
 from kinfolk.tour.mq import STOP as MQ
 from kinfolk.tour.narrator import Account, Narrator
+from kinfolk.tour.orphan import STOP as ORPHAN
 from kinfolk.tour.pipe import STOP as PIPE
+from kinfolk.tour.popen import STOP as POPEN
+from kinfolk.tour.signals import STOP as SIGNALS
 from kinfolk.tour.stop import Stop, Walk
+from kinfolk.tour.system import STOP as SYSTEM
 from kinfolk.tour.sysv_mq import STOP as SYSV_MQ
 from kinfolk.tour.tcp import STOP as TCP
 from kinfolk.tour.unix import STOP as UNIX
 from kinfolk.tour.unix_dgram import STOP as UNIX_DGRAM
 from kinfolk.tour.unix_seqpacket import STOP as UNIX_SEQPACKET
+from kinfolk.tour.vfork import STOP as VFORK
+from kinfolk.tour.wait import STOP as WAIT
+from kinfolk.tour.zombie import STOP as ZOMBIE
 
 STOPS: tuple[Stop, ...] = (
     FILE,
+    FORK,
+    VFORK,
+    ORPHAN,
+    ZOMBIE,
+    WAIT,
+    EXEC,
+    EXIT,
+    DAEMON,
+    SYSTEM,
+    POPEN,
+    SIGNALS,
     PIPE,
     FIFO,
     UNIX,

@@ -129,7 +129,9 @@ execute(const struct kin_spawn *plan, struct kin_spawn_failure *failure)
             denied = i;
         bool next = errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == ESTALE ||
                     errno == ENODEV || errno == ETIMEDOUT;
-        if (!next || plan->executables[i + 1] == NULL)
+        if (!next)
+            fail(failure, KIN_SPAWN_EXECUTABLES, i);
+        if (plan->executables[i + 1] == NULL)
             break;
     }
     if (denied >= 0) {

@@ -84,9 +84,10 @@ def test_what_is_not_run_has_a_code_and_a_line(kin: Kin, words: list[str], code:
 
 def test_as_env_and_timeout_have_them(kin: Kin) -> None:
     """The codes of the wrappers that everybody knows."""
+    env = {**os.environ, "PATH": "/usr/bin:/bin"}  # directories that anybody may look into
     for words in (["kinfolk-no-such-program"], ["/etc/passwd"]):
-        expected = subprocess.run(["env", *words], capture_output=True, check=False).returncode
-        assert kin.run("run", *words).code == expected
+        expected = subprocess.run(["env", *words], capture_output=True, check=False, env=env)
+        assert kin.run("run", *words, env=env).code == expected.returncode
     timed_out = subprocess.run(["timeout", "0.01", "sleep", "1000"], check=False).returncode
     assert kin.run("run", "--timeout", "0.01", "sleep", "1000").code == timed_out
 

@@ -12,12 +12,18 @@ import msgspec
 import pytest
 
 import kinfolk as kin
-from kinfolk import _native
 from kinfolk.processes import init, init_setup
 from tests.conformance.peers import Peers, Voice, readable, until
-from tests.unit.supervised import Gate, Line, Supervised, escaped, lives, shell
-
-CLONE_NEWPID = 0x20000000
+from tests.unit.supervised import (
+    Gate,
+    Line,
+    Supervised,
+    enter_pid_namespace,
+    escaped,
+    lives,
+    need_pid_namespaces,
+    shell,
+)
 
 
 @pytest.fixture
@@ -70,15 +76,10 @@ def test_what_the_command_had_started_escapes(start, out):
 
 
 def test_as_pid_1_nothing_escapes(start, out):
-    if os.geteuid() != 0:
-        pytest.skip("making a pid namespace needs root")
+    need_pid_namespaces()
 
     def outside(voice: Voice) -> int:
-        try:
-            _native.unshare(CLONE_NEWPID)
-        except OSError as error:
-            voice.say(str(error))
-            return 0
+        enter_pid_namespace()
         pid = os.fork()
         if pid == 0:
             kin.run_as_init(shell("setsid sleep 1000 & echo ready; wait"))
@@ -88,8 +89,6 @@ def test_as_pid_1_nothing_escapes(start, out):
 
     peer = start.fork(outside)
     pid = peer.hear()
-    if isinstance(pid, str):
-        pytest.skip(f"the kernel makes no pid namespace here: {pid}")
     assert out.hear() == "ready"
     os.kill(pid, signal.SIGKILL)
     assert peer.result() == -signal.SIGKILL

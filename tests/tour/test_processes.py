@@ -67,6 +67,12 @@ def test_what_the_kernel_lacks_is_told_by_a_child_too():
     assert not kernel_lacks(ChildFailed("of itself"))
 
 
+def test_causes_in_a_circle_are_no_hang():
+    first, second = OSError("of the second"), OSError("of the first")
+    first.__cause__, second.__cause__ = second, first
+    assert not kernel_lacks(first)
+
+
 def test_a_killed_child_is_named():
     with crew() as hands:
         child = hands.start("sleeper", lambda line: signal.pause())

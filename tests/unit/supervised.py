@@ -16,8 +16,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
+
 import kinfolk as kin
+from kinfolk import _native
 from tests.conformance.peers import HANG, Hangs, Peer, Peers, Voice
+
+_CLONE_NEWPID = 0x20000000  # unshare(2)
 
 
 class Line:
@@ -118,6 +123,24 @@ def shell(script: str) -> tuple[str, ...]:
 def python(program: str) -> tuple[str, ...]:
     """A program of Python, for what a shell can't say."""
     return (sys.executable, "-I", "-S", "-c", "import os, signal\n" + program)
+
+
+def enter_pid_namespace() -> None:
+    """The next child of this process is PID 1 of a namespace of its own."""
+    _native.unshare(_CLONE_NEWPID)
+
+
+def need_pid_namespaces() -> None:
+    """Skip the test where nobody may make one."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        with contextlib.suppress(OSError):
+            enter_pid_namespace()
+            code = 0
+        os._exit(code)
+    if os.waitpid(pid, 0)[1] != 0:
+        pytest.skip("a pid namespace takes root (CAP_SYS_ADMIN), and a kernel that has them")
 
 
 def lives(pid: int) -> bool:

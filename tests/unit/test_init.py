@@ -27,9 +27,18 @@ from tests.conformance.peers import (
     state,
     until,
 )
-from tests.unit.supervised import Gate, Line, Supervised, escaped, lives, python, shell
+from tests.unit.supervised import (
+    Gate,
+    Line,
+    Supervised,
+    enter_pid_namespace,
+    escaped,
+    lives,
+    need_pid_namespaces,
+    python,
+    shell,
+)
 
-CLONE_NEWPID = 0x20000000
 PR_GET_CHILD_SUBREAPER = 37
 
 
@@ -797,15 +806,10 @@ def end_the_command_of(adopter, supervisor: int) -> None:
 
 def in_namespace(start: Supervised, program: tuple[str, ...], **options):
     """A supervisor that is PID 1, and its pid out here; the result of the peer, its parent, is how it ended."""
-    if os.geteuid() != 0:
-        pytest.skip("making a pid namespace needs root")
+    need_pid_namespaces()
 
     def outside(voice: Voice) -> tuple[int, str]:
-        try:
-            _native.unshare(CLONE_NEWPID)
-        except OSError as error:
-            voice.say(str(error))
-            return 0, ""
+        enter_pid_namespace()
         reader, writer = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -823,10 +827,7 @@ def in_namespace(start: Supervised, program: tuple[str, ...], **options):
         return os.waitstatus_to_exitcode(word), os.read(reader, 4096).decode()
 
     peer = start.fork(outside)
-    pid = peer.hear()
-    if isinstance(pid, str):
-        pytest.skip(f"the kernel makes no pid namespace here: {pid}")
-    return peer, pid
+    return peer, peer.hear()
 
 
 def test_as_pid_1_it_reaps_forwards_and_ends(start, out):

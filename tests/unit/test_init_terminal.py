@@ -13,7 +13,7 @@ from kinfolk import _native
 from kinfolk.processes import felling, foreground, init
 from tests.conformance.peers import Peers, state, until
 from tests.unit.job_shell import Change, Terminal
-from tests.unit.supervised import Line, python, shell
+from tests.unit.supervised import Line, enter_pid_namespace, need_pid_namespaces, python, shell
 
 
 @pytest.fixture
@@ -319,3 +319,51 @@ def test_without_a_terminal_a_stop_is_not_followed(peers, out):
     assert out.hear() == "SIGCONT"
     os.kill(command, signal.SIGKILL)
     assert peer.result() == 128 + signal.SIGKILL
+
+
+# ── in a pid namespace, where our process group, outside, has no number ──────────────────────
+
+
+def as_pid_1(body: Callable[[], int]) -> Callable[[], int]:
+    """As `unshare --pid --fork` does it."""
+    need_pid_namespaces()
+
+    def outside() -> int:
+        enter_pid_namespace()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                assert (os.getpid(), os.getpgrp()) == (1, 0)
+                os._exit(body())
+            finally:
+                os._exit(98)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    return outside
+
+
+def test_as_pid_1_it_has_the_terminal(terminal, out):
+    running = terminal.run(as_pid_1(job(out, *shell("read x; echo $x"))))
+    terminal.type("hello\n")
+    change = running.change()
+    assert (change.kind, change.number) == ("exited", 0)
+    assert out.everything() == ["hello"]
+
+
+def test_as_pid_1_in_the_background_it_takes_nothing(terminal, out):
+    running = terminal.run(as_pid_1(job(out, *shell("read x; echo $x"))), background=True)
+    assert running.change() == Change("exited", 128 + signal.SIGHUP, had_terminal=False)
+    assert out.everything() == []
+
+
+def test_without_asking_the_kernel_it_would(terminal, out, monkeypatch):
+    """The negative control: two groups outside look alike."""
+
+    def before() -> None:
+        monkeypatch.setattr(foreground, "_may_read", lambda: True)
+
+    job_ = as_pid_1(job(out, *shell("read x; echo $x"), before=before))
+    running = terminal.run(job_, background=True)
+    terminal.type("hello\n")
+    assert running.change().number == 0
+    assert out.everything() == ["hello"]

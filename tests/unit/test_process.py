@@ -17,7 +17,7 @@ import warnings
 import pytest
 
 from kinfolk import watcher
-from kinfolk.errors import Closed, ForkedCopy, InvalidValue, Timeout
+from kinfolk.errors import Closed, ForkedCopy, InvalidValue, NotFound, Timeout
 from kinfolk.identity import Identity, is_dead
 from kinfolk.processes import direct
 from kinfolk.processes.exit_status import ExitStatus
@@ -556,6 +556,12 @@ def test_sigchld_ignored(peers, monkeypatch):
     assert peers.fork(live).result() == (
         "unknown: SIGCHLD is ignored here, so the kernel reaped it (sigaction(2))"
     )
+
+
+def test_a_program_that_can_not_be_started_is_no_cause_of_itself():
+    with pytest.raises(NotFound) as caught:
+        start(["/no/such/program"])
+    assert caught.value.__cause__ is None
 
 
 def test_reaped_before_it_could_be_watched():

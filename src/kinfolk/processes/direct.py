@@ -66,7 +66,7 @@ class Direct(Custody):
         except BaseException as error:
             for pid in started:
                 self._take_back(pid, pidfd)
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, KinfolkError):
                 raise from_os_error(error, "a process can't be watched, and was killed") from error
             raise
 

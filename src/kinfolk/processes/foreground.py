@@ -6,7 +6,7 @@
 Rules:
 1. It is lent only while it is ours: a job of a shell that was put into the background gets no terminal.
 2. It is taken back only from whom it was lent to, or from a group that is gone: the shell may have taken it meanwhile.
-3. SIGTTOU has to be blocked: the kernel sends it to a background group that calls tcsetpgrp.
+3. SIGTTOU and SIGTTIN have to be blocked: the kernel sends them to a background group that calls tcsetpgrp, or reads.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ import os
 #: Standard input.
 TERMINAL = 0
 
+#: The number of a group that has none here, as in `unshare --pid --fork`: of our own as well as of any other.
+_OUTSIDE = 0
+
 
 def is_ours() -> bool:
     """Whether standard input is our session's terminal, with our group in its foreground."""
+    own = os.getpgrp()
     try:
-        return os.tcgetpgrp(TERMINAL) == os.getpgrp()
+        return os.tcgetpgrp(TERMINAL) == own and (own != _OUTSIDE or _may_read())
     except OSError:  # no terminal, or another session's, or it hung up
         return False
 
@@ -55,3 +59,17 @@ def _is_gone(group: int) -> bool:
     except PermissionError:
         pass
     return False
+
+
+def _may_read() -> bool:
+    """What the kernel says to a read of nothing: it refuses it in the background. Raises OSError without a terminal."""
+    terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        os.read(terminal, 0)
+    except BlockingIOError:  # somebody else is reading
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+    return True

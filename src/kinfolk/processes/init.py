@@ -22,7 +22,7 @@ Rules:
                             it is a set-user-ID program or has taken the signal back: use a pid namespace against that
     before it was started   there is nothing yet
 
-Models: tini, dumb-init, catatonit, s6-linux-init. None of them ends what re-parented, unless as PID 1.
+Models: tini, dumb-init, catatonit. What was decided otherwise, and why: docs/design/init.md.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ def visit(narrator: Narrator, walk: Walk) -> None:
             took = kin.stop_daemon(pidfile, timeout=PATIENCE)
             ended = daemon.ended(0)
         narrator.says(
-            f"kin.stop_daemon sent {took.name if took else 'nothing'} to whoever holds the lock of the pid file."
+            f"kin.stop_daemon sent {took.name if took else 'nothing'} to whoever holds the lock "
+            "of the pid file."
         )
         narrator.check(
             "it was stopped, and its pid file removed",
@@ -55,8 +56,10 @@ def _look(narrator: Narrator, pid: int, starter: int, log: str) -> None:
     with open(log) as file:
         logged = file.read()
     narrator.says(
-        f"Process {starter} started {daemon.name} as a daemon and ended: it is process {pid}, its parent {daemon.parent}, its session "
-        f"{daemon.session} (ours is {us.session}), its directory {cwd}, its umask {umask}, its streams {', '.join(streams)}."
+        f"Process {starter} started {daemon.name} as a daemon and ended: it is process {pid}, "
+        f"its parent {daemon.parent}, its session "
+        f"{daemon.session} (ours is {us.session}), its directory {cwd}, its umask {umask}, its "
+        f"streams {', '.join(streams)}."
     )
     narrator.check(
         "its parent is init, or a subreaper above us",

@@ -1,4 +1,4 @@
-"""What the kernel says of a process, whoever's child it is: a witness beside kinfolk's own word.
+"""What the kernel says of a process, whosever child it is: a witness beside kinfolk's own word.
 
 Rules:
 1. A process is held by a pidfd, so that what is said and done is about it alone, and never about a later one of its number.

@@ -16,7 +16,7 @@ from kinfolk.tour.narrator import Narrator
 from kinfolk.tour.processes import Line, crew
 from kinfolk.tour.stop import Stop, Walk, outcome, scratch_directory
 
-#: What the new program says: its pid and program, its start time by the kernel's clock, its environment.
+#: What the new program says: its pid, what it is, when it started, its environment.
 _SAYS = "echo $$; readlink /proc/$$/exe; cat /proc/$$/stat; echo $KIN_TOUR; echo ${HOME-unset}"
 
 
@@ -37,7 +37,8 @@ def _same_process(narrator: Narrator) -> None:
     printed, pid, program, stat, given, home = text.splitlines()
     started = _start_time(stat)
     narrator.says(
-        f"Process {process.pid} ran {before[0]} and called kin.execute. Now process {pid} ran {program}."
+        f"Process {process.pid} ran {before[0]} and called kin.execute. Now process {pid} ran "
+        f"{program}."
     )
     narrator.check("the pid is the same", pid == str(process.pid), f"{pid}")
     narrator.check("it is the same process: it started when it did", started == before[1])

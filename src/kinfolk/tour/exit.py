@@ -92,7 +92,8 @@ def _buffers(narrator: Narrator, exits: kin.Process) -> None:
     orderly, abrupt = written[: ends[0]], written[ends[0] + 1 : ends[1]]
     statuses = [written[end].removeprefix(_STATUS) for end in ends]
     narrator.says(
-        f"Two processes write a line, which stays in the buffer, and have a handler. kin.exit(3): {_shown(orderly)}, {statuses[0]}. "
+        "Two processes write a line, which stays in the buffer, and have a handler. "
+        f"kin.exit(3): {_shown(orderly)}, {statuses[0]}. "
         f"kin.exit_now(3), which is _exit: {_shown(abrupt)}, {statuses[1]}."
     )
     narrator.check(

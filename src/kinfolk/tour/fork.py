@@ -58,8 +58,10 @@ def _two_returns(narrator: Narrator) -> None:
         child: Half = program.hear()
         parent, said = program.result()
     narrator.says(
-        f"Before fork: n = 0. Process {parent.pid} called kin.fork() once, and it returned twice: in {child.pid} "
-        f"(ppid {child.ppid}), where n++ made n = {child.n}, and in {parent.pid}, where n-- made n = {parent.n}."
+        f"Before fork: n = 0. Process {parent.pid} called kin.fork() once, and it returned "
+        f"twice: in {child.pid} "
+        f"(ppid {child.ppid}), where n++ made n = {child.n}, and in {parent.pid}, where n-- made "
+        f"n = {parent.n}."
     )
     narrator.check(
         "it returned in two processes, of which one is the other's child",
@@ -98,12 +100,15 @@ def _copy_on_write(narrator: Narrator) -> None:
         unchanged = parent.result()
     pages, written = _MEMORY // mmap.PAGESIZE, _WRITTEN // mmap.PAGESIZE
     narrator.says(
-        f"Process {parent.pid} forked with {_MEMORY >> 20} MiB in memory. Its child read all {pages:,} pages: "
-        f"{copied.faults_reading:,} page faults. It wrote to {written:,} of them: {copied.faults_writing:,}, a copied page each."
+        f"Process {parent.pid} forked with {_MEMORY >> 20} MiB in memory. Its child read all "
+        f"{pages:,} pages: "
+        f"{copied.faults_reading:,} page faults. It wrote to {written:,} of them: "
+        f"{copied.faults_writing:,}, a copied page each."
     )
     if copied.own_after:
         narrator.says(
-            f"What it shared with nobody (Private_Dirty) grew from {copied.own_before:,} to {copied.own_after:,} KiB."
+            f"What it shared with nobody (Private_Dirty) grew from {copied.own_before:,} to "
+            f"{copied.own_after:,} KiB."
         )
         grown = copied.own_after - copied.own_before
         narrator.figure("private_kib_grown", grown)

@@ -200,9 +200,11 @@ class Narrator:
 def kernel_lacks(error: BaseException) -> bool:
     """Whether an error comes from a system call that this kernel was built without."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()  # causes may go in a circle
+    while cause is not None and id(cause) not in seen:
         if isinstance(cause, OSError) and cause.errno in _NOT_BUILT_IN:
             return True
+        seen.add(id(cause))
         cause = cause.__cause__
     return False
 

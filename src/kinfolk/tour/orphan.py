@@ -9,17 +9,18 @@ It shows
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 
 import kinfolk as kin
 from kinfolk.tour.evidence import status_line, watched
 from kinfolk.tour.narrator import Narrator
+from kinfolk.tour.own_init import own_init
 from kinfolk.tour.processes import HANG_LIMIT, PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk
 
-#: A shell below leaves a sleeper behind, and ends; then the command says the sleeper's number, and waits for a word.
+#: A shell below leaves a sleeper behind, and ends; then the command says the sleeper's number, and
+#: waits for a word.
 _LEAVES_AN_ORPHAN = f"pid=$(sh -c 'sleep {HANG_LIMIT} >&2 & echo $!'); echo $pid; read word"
 
 
@@ -48,7 +49,8 @@ def _adopted(narrator: Narrator) -> None:
             runs_on = not orphan.ended(0)
     name = adopter.name if adopter else "outside of this pid namespace"
     narrator.says(
-        f"Process {before} ended before its child {pid}, which so became an orphan: its parent is {after} now ({name})."
+        f"Process {before} ended before its child {pid}, which so became an orphan: its parent "
+        f"is {after} now ({name})."
     )
     narrator.check("before, its parent was the one that had forked it", before == parent.pid)
     narrator.check("the orphan runs on", runs_on)
@@ -73,43 +75,23 @@ def _leave_a_child(line: Line) -> None:
 
 
 def _subreaper(narrator: Narrator) -> None:
-    said, say = os.pipe()
-    word, give_word = os.pipe()
-    with open(said) as answers, open(give_word, "w") as words, crew() as hands:
-        subreaper = hands.start("subreaper", _adopt, word, say, closes=[answers, words])
-        os.close(say)
-        os.close(word)
-        pid = int(_line_of(answers.fileno()) or 0)
+    with crew() as hands, own_init(hands, _LEAVES_AN_ORPHAN) as init:
+        pid, subreaper = int(init.said), init.child.pid
         with watched(pid) as orphan:
             parent = int(status_line(pid, "PPid"))
-            words.write("end\n")
-            words.flush()
-            reaped = subreaper.result()
+            reaped = init.end()
             ended = orphan.ended(0)
     narrator.says(
-        f"Under kin.run_as_init, process {subreaper.pid} is a subreaper (PR_SET_CHILD_SUBREAPER): it adopted {pid}, which "
-        f"a shell below had left behind, and when its own command ended, it ended and reaped {reaped} more."
+        f"Under kin.run_as_init, process {subreaper} is a subreaper (PR_SET_CHILD_SUBREAPER): it "
+        f"adopted {pid}, which a shell below had left behind, and when its own command ended, it "
+        f"ended and reaped {reaped} more."
     )
     narrator.check(
         "the subreaper adopted the orphan, and not init",
-        parent == subreaper.pid,
-        f"{parent}, not {subreaper.pid}",
+        parent == subreaper,
+        f"{parent}, not {subreaper}",
     )
     narrator.check("with the command the orphan was ended, and reaped", ended and reaped >= 1)
-
-
-def _adopt(line: Line, word: int, say: int) -> int:
-    os.dup2(word, 0)
-    os.dup2(say, 1)
-    os.close(word)
-    os.close(say)
-    return kin.run_as_init(["/bin/sh", "-c", _LEAVES_AN_ORPHAN]).reaped
-
-
-def _line_of(descriptor: int) -> str:
-    """What is written into a pipe, in one piece, if it comes in time."""
-    ready = select.select([descriptor], [], [], PATIENCE)[0]
-    return os.read(descriptor, 100).decode() if ready else ""
 
 
 # ── no orphan ────────────────────────────────────────────────────────────────────────────────
@@ -126,8 +108,10 @@ def _kept(narrator: Narrator) -> None:
             seconds = time.monotonic() - killed
             left = keeper.ended(PATIENCE)
     narrator.says(
-        f"Process {owner.pid} started sleep ({pid}) by kin.spawn, whose keeper, process {keeper_pid}, is its parent. "
-        f"{owner.pid} was killed (SIGKILL): {pid} had ended {seconds * 1000:.1f} ms later, and the keeper ended as well."
+        f"Process {owner.pid} started sleep ({pid}) by kin.spawn, whose keeper, process "
+        f"{keeper_pid}, is its parent. "
+        f"{owner.pid} was killed (SIGKILL): {pid} had ended {seconds * 1000:.1f} ms later, and "
+        "the keeper ended as well."
     )
     narrator.figure("ended_ms", seconds * 1000)
     narrator.check(

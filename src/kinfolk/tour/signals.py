@@ -88,7 +88,8 @@ def _table(narrator: Narrator) -> None:
     found = [name for name in _LISTED if kin.signals.number_of(name) in numbers]
     refused = [entry.name for entry in table if not entry.catchable]
     narrator.says(
-        f"kin.signals.table() has {len(table)} signals: the source's {len(found)}, and {real_time} real-time ones, "
+        f"kin.signals.table() has {len(table)} signals: the source's {len(found)}, and "
+        f"{real_time} real-time ones, "
         f"which it does not list. Nobody can refuse {' and '.join(refused)}: handle raised "
         f"{outcome(lambda: kin.signals.handle(signal.SIGKILL, print).__enter__())}."
     )
@@ -136,7 +137,8 @@ def _blocked(narrator: Narrator) -> None:
         program = hands.start("program", _block)
         found: Pending = program.result()
     narrator.says(
-        f"Process {program.pid} blocked SIGUSR1 and sent it to itself: pending (SigPnd or ShdPnd in /proc), handled "
+        f"Process {program.pid} blocked SIGUSR1 and sent it to itself: pending (SigPnd or ShdPnd "
+        "in /proc), handled "
         f"{found.handled_meanwhile} times; when it was blocked no longer, {found.handled_after}."
     )
     narrator.check(
@@ -191,7 +193,8 @@ def _many(narrator: Narrator) -> None:
             counted[name] = [arrived.value for arrived in receiver.result()]
     ordinary, queued = counted[_ORDINARY], counted[_QUEUED]
     narrator.says(
-        f"{_MANY} were sent while they were blocked: of {kin.signals.name_of(_ORDINARY)} {len(ordinary)} arrived, of "
+        f"{_MANY} were sent while they were blocked: of {kin.signals.name_of(_ORDINARY)} "
+        f"{len(ordinary)} arrived, of "
         f"{kin.signals.name_of(_QUEUED)} {len(queued)}, in the order of their values."
     )
     narrator.figure("ordinary_arrived", len(ordinary))
@@ -230,7 +233,8 @@ def _sigpipe(narrator: Narrator) -> None:
     with crew() as hands:
         here, ignored = hands.start("parent", _broken).result()
     narrator.says(
-        f"SIGPIPE: a sender whose receiver has gone got {here} and lives. In a program that it started, SIGPIPE was "
+        f"SIGPIPE: a sender whose receiver has gone got {here} and lives. In a program that it "
+        "started, SIGPIPE was "
         f"{'ignored' if ignored else 'the default again'}."
     )
     narrator.check("in kinfolk it is BrokenChannel", here == "BrokenChannel", here)

@@ -1,7 +1,7 @@
 """What a stop of the tour is, and what it gets from the tour.
 
 Rules:
-1. A stop shows one mechanism with real processes, in a few lines, and ends with checks.
+1. A stop shows one thing with real processes, in a few lines, and ends with checks.
 2. It leaves nothing: its processes are a crew's (`kinfolk.tour.processes`), its names lie in its
    scratch directory or are removed by its own `finally`.
 3. It may raise: the tour writes that down as a failed check and walks on.
@@ -37,7 +37,7 @@ class Stop:
 
     name: str
     title: str
-    #: the heading in the source text under which the mechanism stands
+    #: the heading in the source text under which it stands
     chapter: str
     visit: Callable[[Narrator, Walk], None]
 

@@ -32,7 +32,8 @@ def _three_steps(narrator: Narrator, path: str) -> None:
     with open(path) as file:
         parent, shell = file.read().split()
     narrator.says(
-        f"Process {caller.pid} ran a command: its child {shell} was /bin/sh, and had ended when kin.system returned: {status}."
+        f"Process {caller.pid} ran a command: its child {shell} was /bin/sh, and had ended when "
+        f"kin.system returned: {status}."
     )
     narrator.check(
         "the shell was a child of the caller", parent == str(caller.pid) != shell, f"of {parent}"

@@ -75,16 +75,19 @@ def visit(narrator: Narrator, walk: Walk) -> None:
     ]
     mib = found.resident >> 20
     narrator.says(
-        f"/bin/true from its start to its end, in medians of up to {_ROUNDS - 1}; the memory was {mib:,} MiB:"
+        f"/bin/true from its start to its end, in medians of up to {_ROUNDS - 1}; the memory was "
+        f"{mib:,} MiB:"
     )
     narrator.table("starts", _COLUMNS, rows)
     holds = fork / spawn < _ADVANTAGE
     narrator.says(
-        f"Copy-on-write spares the copy of the pages, not of their tables: of {found.tables:,} KiB for this memory a forked "
+        f"Copy-on-write spares the copy of the pages, not of their tables: of {found.tables:,} "
+        "KiB for this memory a forked "
         f"child got {found.tables_of_fork:,}, and exec threw them away. vfork copies neither."
     )
     narrator.says(
-        f"The source's word that vfork has lost its advantage {'holds' if holds else 'does not hold'} here: "
+        "The source's word that vfork has lost its advantage "
+        f"{'holds' if holds else 'does not hold'} here: "
         f"fork and exec took {fork / spawn:.1f} times as long as posix_spawn, with {mib:,} MiB."
     )
     narrator.figure("resident_mib", mib)
@@ -208,7 +211,7 @@ def _page_tables() -> int:
 
 
 def _affordable() -> int:
-    """Bytes, whole MiB: what leaves most of the free memory to others, also within our control group."""
+    """Bytes, whole MiB: what leaves most of the free memory to others, also in our control group."""
     with open("/proc/meminfo") as file:
         free = dict(line.split(":", 1) for line in file)
     rooms = [kibibytes(free["MemAvailable"]) << 10, *_rooms_of_cgroups()]

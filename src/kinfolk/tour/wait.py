@@ -49,7 +49,8 @@ def _not_blocking(narrator: Narrator) -> None:
         pid = program.hear()
         asked, early, status = program.result()
     narrator.says(
-        f"Process {program.pid} asked {asked} times for child {pid} without blocking: nothing yet. Then: "
+        f"Process {program.pid} asked {asked} times for child {pid} without blocking: nothing "
+        "yet. Then: "
         f"child_proc({pid}): {status}."
     )
     narrator.check("WNOHANG: a living child gives None, at once", asked == 3)
@@ -80,7 +81,8 @@ def _any(narrator: Narrator) -> None:
     with crew() as hands:
         pids, first, statuses = hands.start("parent", _several).result()
     narrator.says(
-        f"kin.wait_any: of children {', '.join(map(str, pids))} the second ended, and {first} was named; "
+        f"kin.wait_any: of children {', '.join(map(str, pids))} the second ended, and {first} "
+        "was named; "
         f"kin.wait_all gave {', '.join(map(str, statuses))}."
     )
     narrator.check("any child: the one that ended was named", first == pids[1], f"{first}")
@@ -167,8 +169,10 @@ def _taken(narrator: Narrator) -> None:
     with crew() as hands:
         ours, others = hands.start("parent", _unseen).result()
     narrator.says(
-        f"SIGCHLD was ignored, so the kernel took the status of a child that exited with 5. kin: {ours}"
-        f"{' (this kernel remembers it, PIDFD_GET_INFO)' if ours.known else ''}. Python's subprocess: {others}."
+        "SIGCHLD was ignored, so the kernel took the status of a child that exited with 5. kin: "
+        f"{ours}"
+        f"{' (this kernel remembers it, PIDFD_GET_INFO)' if ours.known else ''}. Python's "
+        f"subprocess: {others}."
     )
     narrator.figure("subprocess_says", others)
     narrator.check(

@@ -8,10 +8,12 @@ It shows
 from __future__ import annotations
 
 import os
+import signal
 
 import kinfolk as kin
-from kinfolk.tour.evidence import Watched, status_line, watched
+from kinfolk.tour.evidence import status_line, watched
 from kinfolk.tour.narrator import Narrator
+from kinfolk.tour.own_init import own_init
 from kinfolk.tour.processes import PATIENCE, Line, crew
 from kinfolk.tour.stop import Stop, Walk, outcome
 
@@ -35,13 +37,14 @@ def _zombie(narrator: Narrator) -> None:
             state, memory = status_line(pid, "State"), status_line(pid, "VmRSS")
             found = _diagnosis(pid)
             refused = outcome(lambda: kin.signals.send(pid, "KILL"))
-            os.kill(pid, 9)  # kill(2) says nothing of it
+            os.kill(pid, signal.SIGKILL)  # kill(2) says nothing of it
             still = status_line(pid, "State")
             parent.tell("wait")
             code = parent.result()
             gone = zombie.gone(0)
     narrator.says(
-        f"Child {pid} exited with 5, and its parent {parent.pid} did not wait. /proc: State {state}, "
+        f"Child {pid} exited with 5, and its parent {parent.pid} did not wait. /proc: State "
+        f"{state}, "
         f"{'memory ' + memory if memory else 'no memory'}. SIGKILL changed nothing: {still}."
     )
     narrator.check("it was dead, and a zombie", dead and state.startswith("Z"), state)
@@ -92,7 +95,8 @@ def _ignored(narrator: Narrator) -> None:
         told, unseen = parent.result()
     cause = found.cause.value if found else "no zombie"
     narrator.says(
-        f"Second cure: process {parent.pid} ignored SIGCHLD. What had ended before stayed a zombie ({cause}); the next child "
+        f"Second cure: process {parent.pid} ignored SIGCHLD. What had ended before stayed a "
+        f"zombie ({cause}); the next child "
         f"left none, nor a status: waitpid said {told}."
     )
     narrator.check("with SIGCHLD ignored a child leaves no zombie", unseen, "it was there")
@@ -124,26 +128,38 @@ def _ignore_children(line: Line) -> tuple[str, bool]:
 
 
 def _orphaned(narrator: Narrator) -> None:
-    with crew() as hands:
-        parent = hands.start("parent", _wait_when_told)
-        pid = parent.hear()
-        with watched(pid) as zombie:
-            zombie.ended(PATIENCE)
+    # Not the machine's init: that one may take its time, or, in a container, never wait.
+    with crew() as hands, own_init(hands, "echo ready; read word", _parent_of_a_zombie) as init:
+        parent, pid = init.child.hear()
+        with watched(parent), watched(pid) as zombie:
+            dead = zombie.ended(PATIENCE)
             stays = not zombie.gone(0)
-            parent.kill()
+            os.kill(parent, signal.SIGKILL)
             gone = zombie.gone(PATIENCE)
-            advice = "" if gone else _why_still(zombie)
+        reaped = init.end()
     narrator.says(
-        f"Third cure, the source's: parent {parent.pid} was killed. Its zombie {pid} became an orphan, and "
-        f"{'who adopted it has waited: it is gone' if gone else 'is still there: ' + advice}."
+        f"Third cure, the source's: parent {parent} was killed. Its zombie {pid} became an orphan; "
+        f"{init.child.pid} adopted it (kin.run_as_init, which does what init does) and waited: "
+        f"{'it is gone' if gone else 'it is still there'}."
     )
-    narrator.check("until then it stayed", stays)
-    narrator.check("when its parent ended, who adopted it reaped it", gone, advice)
+    narrator.check("until then it stayed", dead and stays)
+    narrator.check(
+        "when its parent ended, who adopted it reaped it",
+        gone and reaped >= 1,
+        f"{reaped} reaped",
+    )
 
 
-def _why_still(zombie: Watched) -> str:
-    found = _diagnosis(zombie.pid)
-    return found.advice or found.why if found else "it went just now"
+def _parent_of_a_zombie(line: Line) -> None:
+    """In the process that becomes the init: fork the parent, which forks and never waits."""
+    if os.fork() == 0:
+        line.alive()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(5)
+        line.tell((os.getpid(), pid))
+        while True:
+            signal.pause()
 
 
 STOP = Stop(

@@ -152,6 +152,13 @@ def lives(pid: int) -> bool:
         return False
 
 
+def pending(pid: int) -> int:
+    """The signals that wait for a process, bit n-1 for signal n."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["ShdPnd"], 16) | int(fields["SigPnd"], 16)
+
+
 @contextlib.contextmanager
 def escaped(pid: int) -> Iterator[int]:
     """A process that nobody has ended, by its pidfd; it is ended afterwards."""

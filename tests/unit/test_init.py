@@ -35,6 +35,7 @@ from tests.unit.supervised import (
     escaped,
     lives,
     need_pid_namespaces,
+    pending,
     python,
     shell,
 )
@@ -234,12 +235,6 @@ def test_without_passing_on_it_never_hears(start, out, monkeypatch):
     until(lambda: not pending(peer.pid), "all were taken")
     end_by_killing_the_command(peer)
     assert out.everything() == []
-
-
-def pending(pid: int) -> int:
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        fields = dict(line.split(":", 1) for line in file)
-    return int(fields["ShdPnd"], 16) | int(fields["SigPnd"], 16)
 
 
 def children(pid: int) -> list[int]:

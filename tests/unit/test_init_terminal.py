@@ -13,7 +13,14 @@ from kinfolk import _native
 from kinfolk.processes import felling, foreground, init
 from tests.conformance.peers import Peers, state, until
 from tests.unit.job_shell import Change, Terminal
-from tests.unit.supervised import Line, enter_pid_namespace, need_pid_namespaces, python, shell
+from tests.unit.supervised import (
+    Line,
+    enter_pid_namespace,
+    need_pid_namespaces,
+    pending,
+    python,
+    shell,
+)
 
 
 @pytest.fixture
@@ -272,6 +279,20 @@ def test_without_a_shell_ctrl_z_does_nothing(terminal, out):
     terminal.type("hello\n\x04")
     assert out.hear() == "hello"
     assert peer.result() == 0
+
+
+def test_without_a_shell_sigstop_holds(terminal, out):
+    """Somebody has a reason for it; the terminal stays with the command meanwhile."""
+    peer = terminal.lead(lambda voice: job(out, *python(READER))())
+    assert out.hear() == "ready"
+    command = command_of(peer.pid)
+    os.kill(command, signal.SIGSTOP)
+    until(lambda: state(command) == "T", "stopped")
+    peer.signal(signal.SIGUSR2)  # is taken after the stop was seen
+    until(lambda: pending(command) & 1 << signal.SIGUSR2 - 1, "passed on")
+    assert state(command) == "T"
+    os.kill(command, signal.SIGCONT)
+    assert peer.result() == 128 + signal.SIGUSR2
 
 
 def test_who_wants_a_terminal_that_nobody_can_give_is_hung_up(terminal, out, peers):

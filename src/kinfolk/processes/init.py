@@ -253,7 +253,9 @@ class _Supervision:
         if signal.SIGCONT in signal.sigpending():
             return  # it comes to `_deliver`
         # We were not stopped: no shell is there to continue us (an orphaned process group, or PID 1).
-        if foreground.is_ours() or number == signal.SIGTSTP:
+        if number == signal.SIGSTOP:
+            self._has_terminal = foreground.lend(self._command)
+        elif foreground.is_ours() or number == signal.SIGTSTP:
             self._go_on()
         else:
             # It wants a terminal that it will never have. What the kernel does to those who stand still in an orphaned group.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import shutil
@@ -59,6 +60,13 @@ def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def pytest_runtest_logfinish(nodeid: str) -> None:
     for check in _checks:
         check.note(nodeid)
+
+
+def pytest_collection_finish() -> None:
+    # Many tests collect garbage, and in a forked child each look at an old object copies its page. What
+    # pytest holds from here on is no garbage of theirs.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -200,6 +200,10 @@ class ReceiveTransport(_Transport):
     #: whether messages may be in user space, of which `fileno` knows nothing
     reads_ahead: bool = False
 
+    def hangups(self) -> tuple[int, ...]:
+        """Descriptors whose hang-up may be the end of the channel, of which `fileno` knows nothing."""
+        return ()
+
     def buffered(self) -> bool:
         """Whether a message (or an error) was read ahead."""
         return False

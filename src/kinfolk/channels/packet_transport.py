@@ -249,6 +249,10 @@ class PacketReceiver(ReceiveTransport):
                 self._reader.end()
         return message
 
+    def hangups(self) -> tuple[int, ...]:
+        """The presence of the senders."""
+        return self.interest.hangup
+
     def fileno(self) -> int:
         """Readable when a packet is there."""
         return _number(self._socket, self._subject)

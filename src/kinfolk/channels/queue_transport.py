@@ -206,6 +206,10 @@ class QueueReceiver(_End, ReceiveTransport):
         self.interest = self._queue.arrival()
         return None
 
+    def hangups(self) -> tuple[int, ...]:
+        """The presence of the senders."""
+        return self._queue.hangup
+
     def _take(self) -> tuple[bytes, int] | None:
         taken = self._queue.take()
         if taken is None and not self._ended and self._others_gone():

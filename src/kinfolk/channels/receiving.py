@@ -108,12 +108,13 @@ class Receives(End):
         Unsupported where the kernel gives none (sysv-mq:).
         """
         kernel = self._receiving.fileno()
-        if not self._receiving.reads_ahead:
+        hangups = self._receiving.hangups()
+        if not self._receiving.reads_ahead and not hangups:
             return kernel
         if self._readiness and self._readiness[0].is_a_copy:
             self._readiness.pop().close()
         if not self._readiness:
-            self._readiness.append(Readiness(kernel))
+            self._readiness.append(Readiness(kernel, hangups))
             # Only ever this way: a thread that receives meanwhile knows better, and says so when it leaves.
             if self._has_something():
                 self._readiness[0].tell(True)

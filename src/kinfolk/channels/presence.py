@@ -95,6 +95,12 @@ class FifoEnd(Descriptor):
     def _made_here(self) -> bool:
         return bool(os.fstat(self.fileno()).st_mode & _MADE_BY_KINFOLK)
 
+    def set_mode(self, mode: int) -> None:
+        """Permission bits, if it is kinfolk's and ours; who has it open keeps it."""
+        status = os.fstat(self.fileno())
+        if status.st_mode & _MADE_BY_KINFOLK and status.st_uid == os.geteuid():
+            os.fchmod(self.fileno(), mode | _MADE_BY_KINFOLK)
+
 
 def open_end(
     path: str,
@@ -129,9 +135,14 @@ def open_end(
         except BaseException:
             os.close(opened)
             raise
-        if if_first is not None and end.alone():
+        if (make is not None or if_first is not None) and end.alone():
             try:
-                if_first()
+                if (
+                    make is not None
+                ):  # who made it was killed before it had its mode, or wanted another one
+                    end.set_mode(make)
+                if if_first is not None:
+                    if_first()
             except BaseException:
                 # not by `leave`, which would wait for the lock that is held here
                 end.abandon()

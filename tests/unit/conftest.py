@@ -7,6 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conformance.peers import Peers
+from tests.unit.packets import fork as fork
+from tests.unit.sysv_queues import ends as ends
+from tests.unit.sysv_queues import key as key
 
 
 @pytest.fixture

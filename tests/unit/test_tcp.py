@@ -11,7 +11,6 @@ import pytest
 
 import kinfolk as kin
 from kinfolk.channels import tcp
-from tests.conformance.fixtures import peers  # noqa: F401
 from tests.conformance.peers import (
     HANG,
     Peers,
@@ -261,7 +260,7 @@ def test_a_reset_keeps_what_came_and_says_that_something_may_be_missing():
                 connection.recv_bytes(timeout=HANG)
 
 
-def test_a_killed_sender_ends_the_channel(port, peers: Peers):  # noqa: F811
+def test_a_killed_sender_ends_the_channel(port, peers: Peers):
     address = f"tcp:127.0.0.1:{port}"
 
     def send(voice):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import itertools
 import os
 import shutil
@@ -29,8 +30,9 @@ def start_what_stays() -> None:
     """Start what the library keeps for the life of a process, so that it is no leak.
 
     The first blocking call of a thread makes the descriptor by which it is woken; the first one without
-    a descriptor to wait on makes those of the watcher.
+    a descriptor to wait on makes those of the watcher. NumPy, once imported, keeps threads for linear algebra.
     """
+    importlib.import_module("numpy")
     for mechanism in ("pipe:", "sysv-mq:"):
         receiver, sender = kin.channel(mechanism)
         with receiver, sender, contextlib.suppress(kin.Timeout):

@@ -270,8 +270,14 @@ def _joined(
     def attempt() -> FifoEnd:
         return open_end(path, flags, make=make, if_first=if_first)
 
+    def attempt_in_the_runtime_directory() -> FifoEnd:
+        try:
+            return attempt()
+        except FileNotFoundError:
+            raise NotYet from None  # a cleaner of /dev/shm took it away, who knows no lock
+
     if os.path.dirname(path) == runtime_directory.path_name():
-        return Presence((yield from retry(attempt)))  # the directory itself comes and goes
+        return Presence((yield from retry(attempt_in_the_runtime_directory)))
     return Presence((yield from wait_for_path(path, attempt)))
 
 

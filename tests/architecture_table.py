@@ -42,7 +42,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             "ground",
             (
                 "deadlines descriptors",
-                "identity turnstile helper_threads",
+                "identity helper_threads interpreter_exit",
+                "turnstile",
                 "interest",
                 "thread_waiter task_waiter",
                 "waiting",

@@ -162,3 +162,33 @@ def test_many_senders_on_asyncio(socket_path):
     assert sorted(received) == [(number, step) for number in range(8) for step in range(20)]
     for number in range(8):
         assert [step for who, step in received if who == number] == list(range(20))
+
+
+# ------------------------------------------------------------------------------ one bad message
+
+
+def test_what_was_committed_behind_a_bad_packet_is_delivered(socket_path):
+    """Each packet stands on its own: one that is too large costs nobody anything else."""
+    address = f"unix-seqpacket:{socket_path}"
+    with kin.open_receiver(address, max_message=1000) as receiver:
+        with kin.open_sender(address, timeout=HANG) as sender:
+            sender.send_bytes(bytes(5000))
+            sender.send("good")
+        with pytest.raises(kin.CorruptChannel, match=r"5000 bytes.*limit is 1000"):
+            receiver.recv(timeout=HANG)
+        assert receiver.recv(timeout=HANG) == "good"
+        with pytest.raises(kin.EndOfChannel):
+            receiver.recv(timeout=HANG)
+
+
+@pytest.mark.parametrize("scheme", ["unix", "unix-seqpacket"])
+def test_a_sender_of_nothing_but_a_bad_message_has_come_and_gone(scheme, socket_path):
+    """A connection, which does not announce itself as `open_sender` does."""
+    address = f"{scheme}:{socket_path}"
+    with kin.open_receiver(address, max_message=1000) as receiver:
+        with kin.connect(address, timeout=HANG) as sender:
+            sender.send_bytes(bytes(5000))
+        with pytest.raises(kin.CorruptChannel):
+            receiver.recv(timeout=HANG)
+        with pytest.raises(kin.EndOfChannel):
+            receiver.recv(timeout=HANG)

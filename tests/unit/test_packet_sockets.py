@@ -7,6 +7,7 @@ import json
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import select
 import signal
 import socket
 import stat
@@ -29,6 +30,7 @@ from tests.unit.packets import (
     open_descriptors,
     sock_of,
 )
+from tests.unit.streams import no_more_descriptors
 
 # ── descriptors ──────────────────────────────────────────────────────────────────────────────
 
@@ -350,3 +352,31 @@ def test_unlink_takes_the_name_and_nothing_else(scheme: str, short_directory: Pa
         assert not (short_directory / "s").exists()
         sender.send("still")
         assert receiver.recv(timeout=PATIENCE) == "still"
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_connection_without_descriptors_for_both_ways_waits(left: int, socket_path: Path) -> None:
+    """What its client has committed is not lost to a moment's shortage."""
+    address = f"unix-seqpacket:{socket_path}"
+    with kin.listen(address) as listener, kin.connect(address, timeout=PATIENCE) as client:
+        client.send("committed")
+        spare = [os.dup(0) for _ in range(left)]
+        with no_more_descriptors():
+            for fd in spare:
+                os.close(fd)
+            for _ in range(3):
+                with pytest.raises(kin.LimitReached, match="ulimit"):
+                    listener.accept(timeout=PATIENCE)
+        with select.epoll() as epoll:
+            epoll.register(listener.fileno(), select.EPOLLIN)
+            assert epoll.poll(0), "nobody is told that a connection waits"
+        before = open_descriptors()
+        with listener.accept(timeout=PATIENCE) as connection:
+            assert connection.recv(timeout=PATIENCE) == "committed"
+            connection.send("back")
+            assert client.recv(timeout=PATIENCE) == "back"
+            assert connection.peer is not None
+            assert not any(
+                map(os.get_inheritable, (connection.fileno(), sock_of(connection).fileno()))
+            )
+        assert open_descriptors() == before

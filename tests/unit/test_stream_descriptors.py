@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
+from typing import Any
 
 import pytest
 
@@ -226,3 +228,71 @@ def test_other_control_messages_mean_nothing():
             [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, credentials)],
         )
         assert near.recv_bytes(timeout=HANG) == b"ok"
+
+
+# ------------------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize("size", [0, 200_000])
+def test_a_wrong_descriptor_leaves_the_connection_whole(size):
+    """Nothing of the message went out, so nothing stands against the next one."""
+    a, b = kin.pair("unix:")
+    with a, b:
+        wrong = os.dup(0)
+        os.close(wrong)
+        for _ in range(2):
+            with pytest.raises(kin.KernelError, match="Bad file descriptor"):
+                a.send_fds(bytes(size), [wrong], timeout=HANG)
+        a.send("next")
+        assert b.recv(timeout=HANG) == "next"
+        assert b.statistics().dropped == 0
+        with a.clone() as second:  # who takes over finds the stream whole, too
+            a.close()
+            second.send("more")
+            assert b.recv(timeout=HANG) == "more"
+
+
+class RefusesOnce:
+    """A socket whose kernel has no memory for the second write: no test can bring the real one there."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock, self._writes = sock, 0
+
+    def sendmsg(self, *arguments):
+        self._writes += 1
+        if self._writes == 2:
+            raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+        return self._sock.sendmsg(*arguments)
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+
+def test_a_message_refused_in_the_middle_is_taken_back():
+    a, b = kin.pair("unix:")
+    with a, b:
+        sending: Any = a._sending
+        sending._sock = RefusesOnce(sending._sock)
+        with thread_of(b.recv, timeout=HANG) as call:
+            with pytest.raises(kin.LimitReached):
+                a.send_bytes(bytes(LARGE), timeout=HANG)
+            a.send("next", timeout=HANG)
+            assert call.result() == "next"
+        assert b.statistics().dropped == 1
+        with a.clone() as second:  # who takes over finds the stream whole, too
+            a.close()
+            second.send("more")
+            assert b.recv(timeout=HANG) == "more"
+
+
+@pytest.mark.parametrize("mechanism", ["unix:", "tcp:"])
+def test_a_gone_peer_is_the_reason_every_time(mechanism):
+    a, b = kin.pair(mechanism)
+    with a:
+        b.send("before")
+        b.close()
+        for size in (LARGE, LARGE, 1, 0):
+            with pytest.raises(kin.BrokenChannel, match=r"Broken pipe|reset") as caught:
+                a.send_many([bytes(size)] * 1000, timeout=HANG)  # TCP learns by sending
+            assert "interrupted" not in str(caught.value)
+        assert a.recv(timeout=HANG) == "before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import struct
@@ -17,6 +18,7 @@ from tests.conformance.peers import (
     open_descriptors,
     socket_of,
     thread_of,
+    until,
     until_blocked,
 )
 
@@ -150,6 +152,22 @@ def test_a_listener_is_waited_for(port, opening):
     with thread_of(opening, f"tcp:127.0.0.1:{port}", timeout=HANG) as call:
         with kin.listen(f"tcp:127.0.0.1:{port}") as listener, listener.accept(timeout=HANG):
             call.result().close()
+
+
+@pytest.mark.parametrize("opening", [kin.connect, kin.open_sender])
+def test_who_tries_once_may_succeed(port, opening):
+    with kin.listen(f"tcp:127.0.0.1:{port}"):
+        opened = []
+
+        def attempt():
+            with contextlib.suppress(kin.Timeout):  # a busy machine may answer later than at once
+                opened.append(opening(f"tcp:127.0.0.1:{port}", timeout=0))
+            return opened
+
+        until(attempt, "connected without waiting")
+        opened[0].close()
+    with pytest.raises(kin.Timeout):
+        opening(f"tcp:127.0.0.1:{port}", timeout=0)
 
 
 def test_nobody_connects_to_himself(port, monkeypatch):

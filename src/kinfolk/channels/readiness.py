@@ -31,11 +31,15 @@ class Readiness:
         except BaseException:
             self._epoll.close()
             raise
-        self._epoll.register(kernel, select.EPOLLIN)
-        self._epoll.register(self._flag, select.EPOLLIN)
-        for fd in hangups:
-            self._epoll.register(fd, 0)
         self._told = False
+        try:
+            self._epoll.register(kernel, select.EPOLLIN)
+            self._epoll.register(self._flag, select.EPOLLIN)
+            for fd in hangups:
+                self._epoll.register(fd, 0)
+        except BaseException:  # a limit of the kernel's (epoll_ctl(2), ENOSPC)
+            self.close()
+            raise
 
     @property
     def is_a_copy(self) -> bool:

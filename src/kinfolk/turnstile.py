@@ -61,6 +61,7 @@ class Turnstile:
         "_inside",
         "_on_empty",
         "_queue",
+        "_settled",
         "_shut",
         "_sleeper",
         "_torn",
@@ -77,7 +78,7 @@ class Turnstile:
         self.finished = False  # what is to be closed is
         self.waits = 0  # how often an operation inside had to sleep
         self._on_empty: Callable[[], None] | None = on_empty
-        self._torn = self._expired = False
+        self._torn = self._expired = self._settled = False
         self._shut = False  # closed or expired
         self._clear()
         _turnstiles.add(self)
@@ -164,14 +165,20 @@ class Turnstile:
         if not self._inside:
             self._wake_next()
 
-    def asleep(self, sleeper: Sleeper) -> None:
-        """Who is inside goes to sleep, and wants to hear of a close. Raises Closed."""
+    def asleep(self, sleeper: Sleeper) -> bool:
+        """Who is inside goes to sleep, and wants to hear of a close. Raises Closed.
+
+        False when nothing but that may wake him: whatever he waited for is about to be closed.
+        """
         self._sleeper = sleeper
         self.waits += 1
         # `close` shuts before it looks for a sleeper: one of the two sees the other.
         if self._shut:
             self._refuse()
+            self._settled = True
             interpreter_exit.progress()
+            return False
+        return True
 
     def awake(self, done: bool = False) -> bool:
         """Who is inside woke up, perhaps with its operation ``done``. Raises Closed when it was a close, unless so.
@@ -210,9 +217,15 @@ class Turnstile:
             sleeper.wake()
 
     def quiet(self) -> bool:
-        """Whether nobody is inside and awake."""
-        # Looked at after `expire`: who is asleep by now does not go on, see `awake`.
-        return self.finished or not self._inside or self._sleeper is not None
+        """Whether nobody is inside, or he sleeps and holds nothing.
+
+        A thread in poll(2) does hold something: a descriptor that is closed meanwhile stays open until that returns. So it
+        has to have woken up, and to sleep where nothing but a close wakes it. A task holds nothing while it sleeps.
+        """
+        inside = self._inside.get(None)
+        if self.finished or inside is None or self._settled:
+            return True
+        return not isinstance(inside[1], int) and self._sleeper is not None
 
     def _refuse(self) -> Literal[False]:
         """Raise what stands against using it; False when it has fallen silent."""

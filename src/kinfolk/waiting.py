@@ -70,14 +70,15 @@ def block(interest: Interest, turnstile: Turnstile, deadline: Deadline, what: st
     if interest.call is None:
         waiter = lend()
         try:
-            turnstile.asleep(waiter)
-            waiter.wait(interest, deadline, what)
+            wakeable = turnstile.asleep(waiter)
+            waiter.wait(interest if wakeable else NOTHING, deadline, what)
         finally:
             take_back(waiter)
         goes_on = turnstile.awake()
     else:
-        turnstile.asleep(interest.call)
-        goes_on = turnstile.awake(done=interest.call.block(deadline.milliseconds()))
+        goes_on = turnstile.asleep(interest.call) and turnstile.awake(
+            done=interest.call.block(deadline.milliseconds())
+        )
     if not goes_on:
         block(NOTHING, turnstile, deadline, what)
 
@@ -120,11 +121,12 @@ async def ablock(interest: Interest, turnstile: Turnstile, deadline: Deadline, w
         raise timed_out(what, deadline)
     if interest.call is None:
         waiter = TaskWaiter()
-        turnstile.asleep(waiter)
-        await waiter.wait(interest, deadline, what)
+        wakeable = turnstile.asleep(waiter)
+        await waiter.wait(interest if wakeable else NOTHING, deadline, what)
         goes_on = turnstile.awake()
     else:
-        turnstile.asleep(interest.call)
-        goes_on = turnstile.awake(done=await block_aside(interest.call, deadline.milliseconds()))
+        goes_on = turnstile.asleep(interest.call) and turnstile.awake(
+            done=await block_aside(interest.call, deadline.milliseconds())
+        )
     if not goes_on:
         await ablock(NOTHING, turnstile, deadline, what)

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
+import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
 import kinfolk as kin
 from kinfolk._native import Finally
-from tests.conformance.peers import HANG
+from tests.conformance.peers import HANG, Call, until, until_blocked
+
+HOME = os.path.dirname(kin.__file__)
 
 
 class Interrupt(KeyboardInterrupt):
     """Not pytest's."""
+
+
+#: Some end the call before it sleeps, some in its sleep: little of the time shall be spent where interrupts are harmless.
+TIMEOUTS = (*(0,) * 20, *(0.00001 * number for number in range(20)), 0.001)
 
 
 class Storm:
@@ -53,6 +64,13 @@ class Storm:
             thread.join()
             signal.signal(signal.SIGUSR1, before)
 
+    def until(self, struck: int, function: Callable[[], object]) -> None:
+        """Call it again and again until so many interrupts have struck."""
+        end = time.monotonic() + HANG
+        while self.struck < struck:
+            assert time.monotonic() < end, f"{self.struck} interrupts"
+            self.shelterless(function)
+
     def shelterless(self, function: Callable[[], object]) -> None:
         """Call it where interrupts strike."""
         try:
@@ -71,46 +89,93 @@ def test_no_interrupt_poisons_an_end(address: str) -> None:
     receiver, sender = kin.channel(address)
 
     def receive() -> None:
-        with contextlib.suppress(kin.Timeout):
-            receiver.recv(timeout=0.001)
+        for timeout in TIMEOUTS:
+            with contextlib.suppress(kin.Timeout):
+                receiver.recv(timeout=timeout)
 
     with receiver, sender:
         with storm.raging():
-            end = time.monotonic() + HANG
-            while storm.struck < 1500 and time.monotonic() < end:
-                storm.shelterless(receive)
-        assert storm.struck == 1500
+            storm.until(1500, receive)
         sender.send("afterwards", timeout=HANG)
         assert receiver.recv(timeout=HANG) == "afterwards"
 
 
-def test_no_interrupt_leaves_a_ghost_in_line() -> None:
-    """Who gave up in line and was interrupted then is not waited for."""
-    storm = Storm()
-    receiver, sender = kin.channel("pipe:")
-    go = threading.Event()
+# ── at the start of each function that a call calls, where a handler may run ─────────────────
 
-    def holding() -> Iterator[str]:
-        go.wait(HANG)
-        yield "x"
 
-    def send() -> None:
-        with contextlib.suppress(kin.Timeout):
-            sender.send("never", timeout=0.001)
+def interrupted_at(number: int, function: Callable[[], object]) -> bool:
+    """Call it, with an interrupt at the start of the so manieth function of kinfolk; False when it calls fewer."""
+    count = 0
 
-    with receiver, sender:
-        inside = threading.Thread(target=sender.send_many, args=(holding(),))
-        inside.start()
-        try:
-            with storm.raging():
-                while storm.struck < 800:
-                    storm.shelterless(send)
-            assert not sender._send_turn._queue
-        finally:
-            go.set()
-            inside.join()
-        sender.send("afterwards", timeout=HANG)
-        assert receiver.recv_many(9, timeout=HANG) == ["x", "afterwards"]
+    def trace(frame: FrameType, event: str, _: object) -> None:
+        nonlocal count
+        if event == "call" and frame.f_code.co_filename.startswith(HOME):
+            count += 1
+            if count == number:
+                raise Interrupt
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(trace)
+        function()
+    except Interrupt:
+        return True
+    except kin.Timeout:
+        return count >= number  # a timeout that was raised while the interrupt was
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("address", ["sysv-mq:", "pipe:", "unix:"])
+@pytest.mark.parametrize("timeout", [0, 0.001])
+def test_a_receive_that_times_out(address: str, timeout: float) -> None:
+    for number in itertools.count(1):
+        receiver, sender = kin.channel(address)
+        with receiver, sender:
+            struck = interrupted_at(number, functools.partial(receiver.recv, timeout=timeout))
+            sender.send("afterwards", timeout=HANG)
+            assert receiver.recv(timeout=HANG) == "afterwards", number
+        if not struck:
+            assert number > 5
+            return
+
+
+@pytest.mark.parametrize("address", ["sysv-mq:", "pipe:", "unix:"])
+def test_a_message_that_comes_and_one_that_goes(address: str) -> None:
+    """Either may be lost with the interrupt, as nobody can tell; what comes afterwards is not."""
+    for number in itertools.count(1):
+        receiver, sender = kin.channel(address, codec="raw")
+        with receiver, sender:
+
+            def both(receiver: kin.Receiver = receiver, sender: kin.Sender = sender) -> None:
+                sender.send(b"x")
+                receiver.recv()
+
+            struck = interrupted_at(number, both)
+            sender.send(b"afterwards", timeout=HANG)
+            while receiver.recv(timeout=HANG) != b"afterwards":
+                pass
+        if not struck:
+            assert number > 10
+            return
+
+
+def test_a_call_in_line_that_gives_up() -> None:
+    for number in itertools.count(1):
+        receiver, sender = kin.channel("pipe:")
+        with receiver, sender:
+            inside = Call(receiver.recv, timeout=HANG)
+            until_blocked(receiver)
+            struck = interrupted_at(number, functools.partial(receiver.recv, timeout=0.001))
+            behind = Call(receiver.recv, timeout=HANG)
+            until(functools.partial(len, receiver._receive_turn._queue), "somebody in line")
+            sender.send(1)
+            sender.send(2)
+            assert [inside.result(), behind.result()] == [1, 2], number
+        if not struck:
+            assert number > 5
+            return
 
 
 # ── what it stands on ────────────────────────────────────────────────────────────────────────

@@ -188,9 +188,10 @@ class Partial:
         """A view of the next ``length`` bytes of the body, to be filled; release it before the next call."""
         end = self.received + length
         if end > self.size:
-            self.size = min(self.total, max(end, self.size * 2))
-            self.body.seek(self.size - 1)
+            size = min(self.total, max(end, self.size * 2))
+            self.body.seek(size - 1)
             self.body.write(b"\0")
+            self.size = size  # now: an interrupt before would promise memory that is not there
         return self.body.getbuffer()[self.received : end]
 
 

@@ -15,7 +15,6 @@ import math
 import os
 import select
 import threading
-from collections.abc import Callable
 from threading import get_ident
 
 from kinfolk.deadlines import Deadline
@@ -26,14 +25,15 @@ from kinfolk.interest import Interest, timed_out
 class ThreadWaiter:
     """The calling thread's own eventfd, with which any other thread wakes it from poll(2)."""
 
-    __slots__ = ("__weakref__", "_fd", "_interest", "_pid", "_poll", "caller")
+    __slots__ = ("__weakref__", "_fd", "_interest", "_owner", "_pid", "_poll", "caller")
 
     def __init__(self) -> None:
-        self._fd = -1
         try:
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except OSError as error:
             raise from_os_error(error, "a blocking call can't be made wakeable") from error
+        # Closes the number when it is dropped, and is no Python: a __del__ that is interrupted closes nothing.
+        self._owner = select.epoll.fromfd(self._fd)
         self._pid = os.getpid()
         self.caller = get_ident()
         self._interest: Interest | None = None  # what _poll was made for
@@ -66,10 +66,6 @@ class ThreadWaiter:
     def usable(self) -> bool:
         """False in a forked child, whose parent still waits on the same eventfd."""
         return self._pid == os.getpid()
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self._fd >= 0:
-            close(self._fd)
 
 
 class _ThreadLocal(threading.local):

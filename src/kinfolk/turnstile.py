@@ -220,12 +220,14 @@ class Turnstile:
         """Whether nobody is inside, or he sleeps and holds nothing.
 
         A thread in poll(2) does hold something: a descriptor that is closed meanwhile stays open until that returns. So it
-        has to have woken up, and to sleep where nothing but a close wakes it. A task holds nothing while it sleeps.
+        has to have woken up, and to sleep where nothing but a close wakes it; and so has a task, which may be just about to
+        sleep. But a loop that does not run wakes nobody, and its tasks do nothing.
         """
         inside = self._inside.get(None)
         if self.finished or inside is None or self._settled:
             return True
-        return not isinstance(inside[1], int) and self._sleeper is not None
+        loop_runs = getattr(inside[1], "is_running", None)
+        return loop_runs is not None and not loop_runs() and self._sleeper is not None
 
     def _refuse(self) -> Literal[False]:
         """Raise what stands against using it; False when it has fallen silent."""

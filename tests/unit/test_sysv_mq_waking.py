@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -315,3 +316,25 @@ def test_an_interpreter_ends_though_a_daemon_thread_is_blocked():
     for end in kin.channel("sysv-mq:"):
         end.close()  # sweeps
     assert int(process.stdout) not in queues()
+
+
+def test_a_task_that_is_dropped_with_its_loop_takes_its_helper_out():
+    """Else the helper stays in the call, with the watch, and the next receive finds both."""
+    receiver, sender = kin.channel("sysv-mq:")
+    loop = asyncio.new_event_loop()
+
+    async def until_waiting():
+        while not receiver.statistics().waits:
+            await asyncio.sleep(0)
+
+    coroutine = receiver.arecv()
+    task: Any = loop.create_task(coroutine)
+    loop.run_until_complete(until_waiting())
+    loop.close()
+    task._log_destroy_pending = False
+    coroutine.close()
+    with receiver, sender:
+        sender.send("x")
+        assert receiver.recv(timeout=HANG) == "x"
+        with pytest.raises(kin.Timeout):
+            receiver.recv(timeout=0.001)

@@ -91,7 +91,9 @@ def test_a_turn_that_comes_during_the_wait_of_a_handler_is_taken() -> None:
 
 # ── a call that would wait for itself ────────────────────────────────────────────────────────
 
-would_wait_for_itself = pytest.raises(kin.UsageError, match="would wait for itself")
+
+def would_wait_for_itself() -> contextlib.AbstractContextManager[Any]:
+    return pytest.raises(kin.UsageError, match="would wait for itself")
 
 
 def test_a_generator_that_is_sent_can_not_send_there() -> None:
@@ -102,7 +104,7 @@ def test_a_generator_that_is_sent_can_not_send_there() -> None:
         sender.send("from inside")
 
     with receiver, sender:
-        with would_wait_for_itself:
+        with would_wait_for_itself():
             sender.send_many(objects())
         sender.send("after")
         assert receiver.recv_many(9) == ["before", "after"]
@@ -203,7 +205,7 @@ def test_a_blocking_call_can_not_wait_for_a_task_of_the_loop_that_it_stops(addre
         task = asyncio.create_task(receiver.arecv(timeout=HANG))
         while not receiver.statistics().waits:
             await asyncio.sleep(0)
-        with would_wait_for_itself:
+        with would_wait_for_itself():
             receiver.recv()
         with pytest.raises(kin.Timeout):
             receiver.recv(timeout=0)
@@ -234,7 +236,7 @@ def test_a_task_can_not_wait_for_the_call_that_it_is_made_from() -> None:
         await sender.asend_many(inside())
 
     with receiver, sender:
-        with would_wait_for_itself:
+        with would_wait_for_itself():
             sender.send_many(objects())
-        with would_wait_for_itself:
+        with would_wait_for_itself():
             asyncio.run(sending())

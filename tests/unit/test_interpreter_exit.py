@@ -11,6 +11,7 @@ import posix_ipc
 import pytest
 import sysv_ipc
 
+from kinfolk.channels.presence import presence_path
 from tests.conformance.peers import HANG
 
 #: Whoever waits for anything at exit that does not come, hangs.
@@ -47,10 +48,6 @@ def end_of(script: str, *options: str, first: str = "") -> str:
 
 def opened(address: str) -> str:
     return f'r = kin.open_receiver("{address}")\n'
-
-
-def queue_names() -> list[str]:
-    return sorted(os.listdir(f"/dev/shm/kinfolk-{os.geteuid()}"))
 
 
 DAEMON_BLOCKED = """
@@ -95,11 +92,10 @@ def test_a_listener_goes(socket_path: Path) -> None:
 
 
 def test_a_posix_queue_and_its_presence_go(unique_name: str) -> None:
-    before = queue_names()
     assert end_of(opened(f"mq:/{unique_name}?lifetime=peers") + DAEMON_BLOCKED) == ""
     with pytest.raises(posix_ipc.ExistentialError):
         posix_ipc.MessageQueue(f"/{unique_name}")
-    assert not [name for name in queue_names() if name not in before and unique_name in name]
+    assert not os.path.lexists(presence_path("mq", f"/{unique_name}"))
 
 
 def test_a_system_v_queue_goes(key: int) -> None:

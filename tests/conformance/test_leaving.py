@@ -55,9 +55,7 @@ def test_a_parent_that_closes_while_the_end_is_on_its_way(two_links, method):
         sender.send(None)
         assert answers.recv(timeout=HANG) == ["end", 1]
     join(process)
-    if (
-        method == "fork"
-    ):  # it ended without closing: the next receiver takes it over, and along
+    if method == "fork":  # it ended without closing: the next receiver takes it over, and along
         there.receiver().close()
     if method == "spawn" and there.name_exists() is not None:  # a forked one ends without closing
         assert not there.name_exists(), "the last one left the name behind"

@@ -59,7 +59,7 @@ format: $(TOOLS) ## Put the Python files in order: ruff's safe fixes, then its f
 	@$(BIN)/ruff format
 
 soak: $(INSTALLED) ## Set up, then run the tests that take minutes (marked soak)
-	@$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+	@$(BIN)/python -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
 
 clean: ## Remove .venv and everything else that was built
 	@rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -17,6 +17,7 @@
 /* One line a type: its declaration here, its slot below. */
 int kin_add_inotify(PyObject *module);
 int kin_add_try_read(PyObject *module);
+int kin_add_finally(PyObject *module);
 int kin_add_posix_mq(PyObject *module);
 int kin_add_signal(PyObject *module);
 int kin_add_sysv_wait(PyObject *module);
@@ -28,6 +29,7 @@ int kin_add_containment(PyObject *module);
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
     {Py_mod_exec, kin_add_try_read},
+    {Py_mod_exec, kin_add_finally},
     {Py_mod_exec, kin_add_posix_mq},
     {Py_mod_exec, kin_add_signal},
     {Py_mod_exec, kin_add_sysv_wait},

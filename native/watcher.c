@@ -11,9 +11,10 @@
  * Rules:
  * 1. A watch acts once (EPOLLONESHOT); who waits again, watches again. What is ready when the
  *    watch is added counts, so nothing is missed between looking and watching.
- * 2. The thread is there only while the process is not forking: `stop` before fork, `resume` in
- *    the parent. So no child has a watcher that it did not start, and what a thread of the parent
- *    holds is never taken for something of the child's.
+ * 2. The thread is there only while the process is not forking: it is ended before, and started
+ *    again in the parent. So no child has a watcher that it did not start, and what a thread of the
+ *    parent holds is never taken for something of the child's. Both mutexes are held meanwhile, so
+ *    the child finds the list whole.
  * 3. It handles no signals, knows no Python, allocates nothing, and sleeps unless something is
  *    ready.
  * 4. An action runs with the mutex held: when `remove` has returned, it is over. Actions wait for
@@ -78,8 +79,10 @@ watch_for_ever(void *argument)
             }
             pthread_mutex_lock(&watcher->mutex);
             for (struct kin_watch_entry *entry = watcher->all; entry != NULL; entry = entry->next)
-                if (entry->number == events[i].data.u64)
-                    act(watcher, &entry->watch);
+                if (entry->number == events[i].data.u64) {
+                    act(watcher, &entry->watch); /* who shares the number has the same action */
+                    break;
+                }
             pthread_mutex_unlock(&watcher->mutex);
         }
     }
@@ -113,7 +116,23 @@ int
 kin_watcher_init(struct kin_watcher *watcher)
 {
     *watcher = (struct kin_watcher){.epoll = -1, .stop_fd = -1};
-    return pthread_mutex_init(&watcher->mutex, NULL);
+    int error = pthread_mutex_init(&watcher->owners, NULL);
+    return error != 0 ? error : pthread_mutex_init(&watcher->mutex, NULL);
+}
+
+static void
+forget(struct kin_watcher *watcher)
+{
+    while (watcher->all != NULL) {
+        struct kin_watch_entry *entry = watcher->all;
+        watcher->all = entry->next;
+        free(entry);
+    }
+    if (watcher->epoll >= 0)
+        close(watcher->epoll);
+    if (watcher->stop_fd >= 0)
+        close(watcher->stop_fd);
+    watcher->epoll = watcher->stop_fd = -1;
 }
 
 static int
@@ -126,12 +145,12 @@ open_descriptors(struct kin_watcher *watcher)
         epoll_ctl(watcher->epoll, EPOLL_CTL_ADD, watcher->stop_fd, &stop) == 0)
         return 0;
     int error = errno;
-    kin_watcher_clear(watcher);
+    forget(watcher);
     return error;
 }
 
-int
-kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint64_t *number)
+static int
+add(struct kin_watcher *watcher, const struct kin_watch *watch, uint64_t *number)
 {
     int error;
     if (watcher->epoll < 0 && (error = open_descriptors(watcher)) != 0)
@@ -144,9 +163,11 @@ kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint
 
     struct epoll_event event = {.events = watch->events | EPOLLONESHOT};
     pthread_mutex_lock(&watcher->mutex);
-    *entry = (struct kin_watch_entry){*watch, ++watcher->last_number, watcher->all};
+    if (*number == 0)
+        *number = ++watcher->last_number;
+    *entry = (struct kin_watch_entry){*watch, *number, watcher->all};
     watcher->all = entry;
-    *number = event.data.u64 = entry->number;
+    event.data.u64 = entry->number;
     if (watch->child != NULL)
         kin_child_watch(watch->child);
     error = epoll_ctl(watcher->epoll, EPOLL_CTL_ADD, watch->fd, &event) < 0 ? errno : 0;
@@ -160,11 +181,21 @@ kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint
     return error;
 }
 
+int
+kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint64_t *number)
+{
+    pthread_mutex_lock(&watcher->owners);
+    int error = add(watcher, watch, number);
+    pthread_mutex_unlock(&watcher->owners);
+    return error;
+}
+
 void
 kin_watcher_remove(struct kin_watcher *watcher, uint64_t number)
 {
     pthread_mutex_lock(&watcher->mutex);
-    for (struct kin_watch_entry **place = &watcher->all; *place != NULL; place = &(*place)->next) {
+    struct kin_watch_entry **place = &watcher->all;
+    while (*place != NULL) {
         struct kin_watch_entry *entry = *place;
         if (entry->number == number) {
             if (entry->watch.child == NULL)
@@ -173,14 +204,14 @@ kin_watcher_remove(struct kin_watcher *watcher, uint64_t number)
                 give_back(watcher, &entry->watch);
             *place = entry->next;
             free(entry);
-            break;
-        }
+        } else
+            place = &entry->next;
     }
     pthread_mutex_unlock(&watcher->mutex);
 }
 
-void
-kin_watcher_stop(struct kin_watcher *watcher)
+static void
+end_thread(struct kin_watcher *watcher)
 {
     uint64_t count = 1;
     if (!watcher->running)
@@ -193,23 +224,42 @@ kin_watcher_stop(struct kin_watcher *watcher)
         ;
 }
 
-int
-kin_watcher_resume(struct kin_watcher *watcher)
+void
+kin_watcher_before_fork(struct kin_watcher *watcher)
 {
-    return watcher->all != NULL && !watcher->running ? start(watcher) : 0;
+    pthread_mutex_lock(&watcher->owners);
+    end_thread(watcher);
+    pthread_mutex_lock(&watcher->mutex);
+}
+
+int
+kin_watcher_after_fork_in_parent(struct kin_watcher *watcher)
+{
+    pthread_mutex_unlock(&watcher->mutex);
+    int error = watcher->all != NULL ? start(watcher) : 0;
+    pthread_mutex_unlock(&watcher->owners);
+    return error;
 }
 
 void
-kin_watcher_clear(struct kin_watcher *watcher)
+kin_watcher_after_fork_in_child(struct kin_watcher *watcher)
 {
-    while (watcher->all != NULL) {
-        struct kin_watch_entry *entry = watcher->all;
-        watcher->all = entry->next;
-        free(entry);
-    }
-    if (watcher->epoll >= 0)
-        close(watcher->epoll);
-    if (watcher->stop_fd >= 0)
-        close(watcher->stop_fd);
-    watcher->epoll = watcher->stop_fd = -1;
+    forget(watcher);
+    pthread_mutex_unlock(&watcher->mutex);
+    pthread_mutex_unlock(&watcher->owners);
+}
+
+void
+kin_watcher_stop(struct kin_watcher *watcher)
+{
+    pthread_mutex_lock(&watcher->owners);
+    end_thread(watcher);
+    pthread_mutex_unlock(&watcher->owners);
+}
+
+void
+kin_watcher_end(struct kin_watcher *watcher)
+{
+    kin_watcher_stop(watcher);
+    forget(watcher);
 }

@@ -20,7 +20,8 @@ struct kin_watch {
 };
 
 struct kin_watcher {
-    pthread_mutex_t mutex;       /* guards the list; held while an action runs */
+    pthread_mutex_t owners;      /* one call of an owner at a time, and none during a fork */
+    pthread_mutex_t mutex;       /* guards the list; held while an action runs, and during a fork */
     struct kin_watch_entry *all; /* newest first */
     uint64_t last_number;
     pthread_t thread;
@@ -28,24 +29,32 @@ struct kin_watcher {
     int epoll, stop_fd; /* -1 while there are none */
 };
 
-/* All return 0 or an errno. None but kin_watcher_remove may be called by two threads at a time. */
+/* Where they return an int, it is 0 or an errno. All are for any thread, at any time. */
 
 int kin_watcher_init(struct kin_watcher *watcher);
 
-/* Adds a watch, and starts the thread if it does not run. The number is what `remove` takes. */
+/* Adds a watch, and starts the thread if it does not run. *number is what `remove` takes; 0 asks
+ * for a new one, and watches that are to be removed together may share one. */
 int kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint64_t *number);
 
-/* When this returns, the watch's action neither runs nor will. Unknown numbers are no error. */
+/* When this returns, the actions of the watches with this number neither run nor will. Unknown
+ * numbers are no error. */
 void kin_watcher_remove(struct kin_watcher *watcher, uint64_t number);
 
-/* Before fork: ends the thread. The watches stay. */
+/* Ends the thread, and lets nobody add or remove until after the fork. The watches stay. */
+void kin_watcher_before_fork(struct kin_watcher *watcher);
+
+/* Starts the thread again if there is anything to watch. */
+int kin_watcher_after_fork_in_parent(struct kin_watcher *watcher);
+
+/* Forgets every watch, for they are of threads that do not exist here, and closes the watcher's
+ * descriptors. */
+void kin_watcher_after_fork_in_child(struct kin_watcher *watcher);
+
+/* Ends the thread; the next `add` starts it again. */
 void kin_watcher_stop(struct kin_watcher *watcher);
 
-/* After fork, in the parent: starts the thread again if there is anything to watch. */
-int kin_watcher_resume(struct kin_watcher *watcher);
-
-/* After fork, in the child (or at the very end, after `stop`): forgets every watch, for they are
- * of threads that do not exist here, and closes the watcher's descriptors. */
-void kin_watcher_clear(struct kin_watcher *watcher);
+/* At the very end: ends the thread, forgets every watch, closes the descriptors. */
+void kin_watcher_end(struct kin_watcher *watcher);
 
 #endif

@@ -1,10 +1,17 @@
-/* Watcher: the watcher of a process, for kinfolk.watcher, which serialises all calls.
+/* Watcher: the watcher of a process, for kinfolk.watcher.
  *
  *     Watcher()
- *       .add(fd, events, eventfd, waker)  -> number   eventfd: -1 for none; waker: None for none,
- *                                                     that of a SysvQueue or of a Child
- *       .remove(number)
- *       .stop(), .resume(), .clear()      around fork
+ *       .watch(fds, events, eventfd, waker)   -> Watch   eventfd: -1 for none; waker: None for none,
+ *                                                        that of a SysvQueue or of a Child
+ *       .before_fork(), .after_fork_in_parent(), .after_fork_in_child()
+ *       .stop()                               ends the thread
+ *     Watch
+ *       .leave()                              also a context manager; what it watches for happens no more
+ *                                             once it is left or dropped
+ *
+ * Rule: a watch is owned by its Watch from the system call on, and is left by one C function. So an
+ * exception that a signal handler raises between any two instructions of Python leaves none behind.
+ * For the same reason the hooks around fork are no Python functions.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -21,7 +28,14 @@ int kin_add_watcher(PyObject *module);
 struct watcher {
     PyObject_HEAD
     struct kin_watcher core;
-    PyObject *wakers; /* number -> capsule: kept alive while the thread may use them */
+    PyObject *watch_type;
+};
+
+struct watch {
+    PyObject_HEAD
+    struct watcher *watcher;
+    PyObject *waker; /* a capsule: kept alive while the thread may use it */
+    uint64_t number; /* 0: it watches nothing (any more) */
 };
 
 static PyObject *
@@ -32,18 +46,104 @@ fail(int error)
 }
 
 static PyObject *
+allocate(PyTypeObject *type)
+{
+    allocfunc function = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    return function(type, 0);
+}
+
+static void
+release(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+/* --------------------------------------------------------------------------------- a watch */
+
+static void
+leave(struct watch *self)
+{
+    if (self->number == 0)
+        return;
+    uint64_t number = self->number;
+    self->number = 0;
+    /* The mutex may be held by a thread that forks, and wants the GIL. */
+    Py_BEGIN_ALLOW_THREADS
+    kin_watcher_remove(&self->watcher->core, number);
+    Py_END_ALLOW_THREADS
+}
+
+static void
+watch_dealloc(PyObject *object)
+{
+    struct watch *self = (struct watch *)object;
+    leave(self);
+    Py_XDECREF(self->waker);
+    Py_XDECREF((PyObject *)self->watcher);
+    release(object);
+}
+
+static PyObject *
+watch_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return Py_NewRef(object);
+}
+
+static PyObject *
+watch_leave(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    leave((struct watch *)object);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+watch_exit(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    leave((struct watch *)object);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef watch_methods[] = {
+    {"leave", watch_leave, METH_NOARGS, PyDoc_STR("Watch no more.")},
+    {"__enter__", watch_enter, METH_NOARGS, PyDoc_STR("Itself.")},
+    {"__exit__", watch_exit, METH_VARARGS, PyDoc_STR("Watch no more; nothing of it happens later.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot watch_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("What is watched until it is left or dropped.")},
+    {Py_tp_dealloc, watch_dealloc},
+    {Py_tp_methods, watch_methods},
+    {0, NULL},
+};
+
+static PyType_Spec watch_spec = {
+    .name = "kinfolk._native.Watch",
+    .basicsize = sizeof(struct watch),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = watch_slots,
+};
+
+/* ------------------------------------------------------------------------------ the watcher */
+
+static PyObject *
 watcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, ":Watcher", names))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct watcher *self = (struct watcher *)allocate(type, 0);
+    struct watcher *self = (struct watcher *)allocate(type);
     if (self == NULL)
         return NULL;
     int error = kin_watcher_init(&self->core);
-    self->wakers = PyDict_New();
-    if (error != 0 || self->wakers == NULL) {
+    PyObject *module = PyType_GetModule(type);
+    self->watch_type = module == NULL ? NULL : PyObject_GetAttrString(module, "Watch");
+    if (error != 0 || self->watch_type == NULL) {
         Py_DECREF(self);
         return error != 0 ? fail(error) : NULL;
     }
@@ -54,61 +154,78 @@ static void
 watcher_dealloc(PyObject *object)
 {
     struct watcher *self = (struct watcher *)object;
-    PyTypeObject *type = Py_TYPE(object);
-    kin_watcher_stop(&self->core);
-    kin_watcher_clear(&self->core);
-    Py_XDECREF(self->wakers);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_watcher_end(&self->core);
+    Py_XDECREF(self->watch_type);
+    release(object);
 }
 
 static PyObject *
-watcher_add(PyObject *object, PyObject *args)
+watcher_watch(PyObject *object, PyObject *args)
 {
     struct watcher *self = (struct watcher *)object;
-    struct kin_watch watch = {0};
+    struct kin_watch terms = {0};
     unsigned int events;
-    PyObject *waker;
-    if (!PyArg_ParseTuple(args, "iIiO:add", &watch.fd, &events, &watch.event_fd, &waker))
+    PyObject *fds, *waker;
+    if (!PyArg_ParseTuple(args, "O!IiO:watch", &PyTuple_Type, &fds, &events, &terms.event_fd,
+                          &waker))
         return NULL;
-    watch.events = events;
+    terms.events = events;
     if (PyCapsule_IsValid(waker, KIN_CHILD_CAPSULE)) {
-        watch.child = PyCapsule_GetPointer(waker, KIN_CHILD_CAPSULE);
+        terms.child = PyCapsule_GetPointer(waker, KIN_CHILD_CAPSULE);
     } else if (waker != Py_None) {
-        watch.wait = PyCapsule_GetPointer(waker, KIN_WAIT_CAPSULE);
-        if (watch.wait == NULL)
+        terms.wait = PyCapsule_GetPointer(waker, KIN_WAIT_CAPSULE);
+        if (terms.wait == NULL)
             return NULL;
     }
-    uint64_t number;
-    int error;
+    struct watch *watch = (struct watch *)allocate((PyTypeObject *)self->watch_type);
+    if (watch == NULL)
+        return NULL;
+    watch->watcher = (struct watcher *)Py_NewRef(object);
+    watch->waker = Py_NewRef(waker);
+    for (Py_ssize_t i = 0; i < PyTuple_Size(fds); i++) {
+        long fd = PyLong_AsLong(PyTuple_GetItem(fds, i));
+        int error = 0;
+        if (!PyErr_Occurred()) {
+            terms.fd = (int)fd;
+            Py_BEGIN_ALLOW_THREADS
+            error = kin_watcher_add(&self->core, &terms, &watch->number);
+            Py_END_ALLOW_THREADS
+        }
+        if (error != 0)
+            fail(error);
+        if (PyErr_Occurred()) {
+            Py_DECREF(watch); /* and with it what was added */
+            return NULL;
+        }
+    }
+    return (PyObject *)watch;
+}
+
+static PyObject *
+watcher_before_fork(PyObject *object, PyObject *unused)
+{
+    (void)unused;
     Py_BEGIN_ALLOW_THREADS
-    error = kin_watcher_add(&self->core, &watch, &number);
+    kin_watcher_before_fork(&((struct watcher *)object)->core);
     Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+watcher_after_fork_in_parent(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    int error = kin_watcher_after_fork_in_parent(&((struct watcher *)object)->core);
     if (error != 0)
         return fail(error);
-    PyObject *key = PyLong_FromUnsignedLongLong(number);
-    if (key != NULL && PyDict_SetItem(self->wakers, key, waker) == 0)
-        return key;
-    kin_watcher_remove(&self->core, number);
-    Py_XDECREF(key);
-    return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
-watcher_remove(PyObject *object, PyObject *key)
+watcher_after_fork_in_child(PyObject *object, PyObject *unused)
 {
-    struct watcher *self = (struct watcher *)object;
-    unsigned long long number = PyLong_AsUnsignedLongLong(key);
-    if (PyErr_Occurred())
-        return NULL;
-    Py_BEGIN_ALLOW_THREADS
-    kin_watcher_remove(&self->core, number);
-    Py_END_ALLOW_THREADS
-    if (PyDict_DelItem(self->wakers, key) < 0) {
-        if (!PyErr_ExceptionMatches(PyExc_KeyError))
-            return NULL;
-        PyErr_Clear(); /* forgotten at a fork */
-    }
+    (void)unused;
+    kin_watcher_after_fork_in_child(&((struct watcher *)object)->core);
     Py_RETURN_NONE;
 }
 
@@ -122,32 +239,14 @@ watcher_stop(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-watcher_resume(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    int error = kin_watcher_resume(&((struct watcher *)object)->core);
-    if (error != 0)
-        return fail(error);
-    Py_RETURN_NONE;
-}
-
-static PyObject *
-watcher_clear(PyObject *object, PyObject *unused)
-{
-    (void)unused;
-    struct watcher *self = (struct watcher *)object;
-    kin_watcher_clear(&self->core);
-    PyDict_Clear(self->wakers);
-    Py_RETURN_NONE;
-}
-
 static PyMethodDef methods[] = {
-    {"add", watcher_add, METH_VARARGS, PyDoc_STR("Watch a descriptor, once.")},
-    {"remove", watcher_remove, METH_O, PyDoc_STR("Watch no more; nothing of it happens later.")},
+    {"watch", watcher_watch, METH_VARARGS, PyDoc_STR("Watch descriptors, each once.")},
+    {"before_fork", watcher_before_fork, METH_NOARGS, PyDoc_STR("End the thread, and hold still.")},
+    {"after_fork_in_parent", watcher_after_fork_in_parent, METH_NOARGS,
+     PyDoc_STR("Go on; start the thread if there are watches.")},
+    {"after_fork_in_child", watcher_after_fork_in_child, METH_NOARGS,
+     PyDoc_STR("Forget all watches; close descriptors.")},
     {"stop", watcher_stop, METH_NOARGS, PyDoc_STR("End the thread; the watches stay.")},
-    {"resume", watcher_resume, METH_NOARGS, PyDoc_STR("Start it if there are watches.")},
-    {"clear", watcher_clear, METH_NOARGS, PyDoc_STR("Forget all watches; close descriptors.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -166,11 +265,17 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
+static int
+add_type(PyObject *module, PyType_Spec *of, const char *name)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, of, NULL);
+    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, name, type);
+    Py_XDECREF(type);
+    return result;
+}
+
 int
 kin_add_watcher(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Watcher", type);
-    Py_XDECREF(type);
-    return result;
+    return add_type(module, &watch_spec, "Watch") < 0 ? -1 : add_type(module, &spec, "Watcher");
 }

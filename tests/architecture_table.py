@@ -42,8 +42,9 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             "ground",
             (
                 "deadlines descriptors",
-                "identity turnstile helper_threads memfd transfer",
-                "interest ancillary",
+                "identity helper_threads interpreter_exit memfd transfer",
+                "turnstile ancillary",
+                "interest",
                 "thread_waiter task_waiter",
                 "waiting",
                 "rendezvous",

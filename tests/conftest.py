@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import itertools
 import os
 import shutil
@@ -28,8 +30,9 @@ def start_what_stays() -> None:
     """Start what the library keeps for the life of a process, so that it is no leak.
 
     The first blocking call of a thread makes the descriptor by which it is woken; the first one without
-    a descriptor to wait on makes those of the watcher.
+    a descriptor to wait on makes those of the watcher. NumPy, once imported, keeps threads for linear algebra.
     """
+    importlib.import_module("numpy")
     for mechanism in ("pipe:", "sysv-mq:"):
         receiver, sender = kin.channel(mechanism)
         with receiver, sender, contextlib.suppress(kin.Timeout):
@@ -59,6 +62,13 @@ def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def pytest_runtest_logfinish(nodeid: str) -> None:
     for check in _checks:
         check.note(nodeid)
+
+
+def pytest_collection_finish() -> None:
+    # Many tests collect garbage, and in a forked child each look at an old object copies its page. What
+    # pytest holds from here on is no garbage of theirs.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -65,9 +65,9 @@ from kinfolk.processes.daemon import Daemon, daemonize
 from kinfolk.processes.daemon_program import start_daemon
 from kinfolk.processes.daemon_stop import stop_daemon
 from kinfolk.processes.execute import execute
-from kinfolk.processes.exit_handlers import (  # noqa: A004 - the name of exit(3)
+from kinfolk.processes.exit_handlers import (
     at_exit,
-    exit,
+    exit,  # noqa: A004 - os._exit and sys.exit have their counterparts here
     exit_now,
     forget_exit_handler,
     on_exit,

@@ -12,6 +12,7 @@ Rules:
 
 from __future__ import annotations
 
+import select
 from collections.abc import Generator
 from typing import NamedTuple, TypeVar
 
@@ -33,6 +34,15 @@ class Interest(NamedTuple):
     again_in: float | None = None
     #: instead of all the above, where there is no descriptor to wait on
     call: BlockingCall | None = None
+
+    def masks(self) -> dict[int, int]:
+        """What to poll(2) or epoll(7) each descriptor for: it may stand in several roles, and has one mask."""
+        masks = dict.fromkeys(self.hangup, 0)
+        for fd in self.readable:
+            masks[fd] = masks.get(fd, 0) | select.POLLIN
+        for fd in self.writable:
+            masks[fd] = masks.get(fd, 0) | select.POLLOUT
+        return masks
 
 
 #: Only to be woken.

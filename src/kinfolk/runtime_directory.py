@@ -84,8 +84,6 @@ class Lock:
     ) -> None:
         with contextlib.suppress(OSError):  # not empty: others use it
             os.rmdir(path_name())
-        # Not only by closing: a process that another thread forked just now has a copy, and would hold the lock.
-        fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
         # Unlocked and not only closed: a child forked just now has the same lock with its copy.
         fcntl.flock(self._descriptor.fileno(), fcntl.LOCK_UN)
         self._descriptor.close()

@@ -1,12 +1,19 @@
 """How an asyncio task waits: on a future that the loop, a timer or any thread completes.
 
-asyncio is imported where it is used: a program that does not use it need not load it.
+Rules:
+1. asyncio is imported where it is used: a program that does not use it need not load it.
+2. A loop takes each descriptor once: `add_reader` of a number replaces what is there, and nobody is told. The numbers that
+   an end gives by `fileno` are for its user's callbacks. So a wait has an epoll of its own over them, and the loop sees that. (Not a duplicate:
+   closing one would release the claims of this process, see `kinfolk.channels.claims`.)
+3. A helper thread has left its call when `block_aside` returns, whatever ends it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import select
+import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,21 +27,35 @@ if TYPE_CHECKING:
     import asyncio
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The loop that the calling task runs in."""
+    # Not by an import statement, which takes a third of a microsecond for every message.
+    return sys.modules["asyncio"].get_running_loop()  # type: ignore[no-any-return]
+
+
+def loop_here() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs in this thread, if one does."""
+    if "asyncio" not in sys.modules:
+        return None
+    try:
+        return running_loop()
+    except RuntimeError:
+        return None
+
+
 class TaskWaiter:
     """The current asyncio task's future, with which any thread wakes it."""
 
-    __slots__ = ("_future", "_loop")
+    __slots__ = ("_future", "caller")
 
     def __init__(self) -> None:
-        from asyncio import get_running_loop
-
-        self._loop = get_running_loop()
-        self._future: asyncio.Future[bool] = self._loop.create_future()
+        self.caller = running_loop()
+        self._future: asyncio.Future[bool] = self.caller.create_future()
 
     def wake(self) -> None:
         """Make the task run again; safe from any thread."""
         try:
-            self._loop.call_soon_threadsafe(self._ready)
+            self.caller.call_soon_threadsafe(self._ready)
         except RuntimeError:  # the loop has ended, and its tasks with it
             return
 
@@ -48,13 +69,13 @@ class TaskWaiter:
 
     async def wait(self, interest: Interest, deadline: Deadline, what: str) -> None:
         """Suspend the task until the interest is ready or somebody wakes it. Raises Timeout."""
-        future = self._future = self._loop.create_future()
-        watched = _Watched(self._loop, interest, self._ready)
+        future = self._future = self.caller.create_future()
+        watched = _Watched(self.caller, interest, self._ready)
         patience = deadline.remaining()
         if interest.again_in is not None:
             patience = interest.again_in if patience is None else min(patience, interest.again_in)
         # Not by asyncio.wait_for: before 3.12 it forgets a cancellation that comes together with the readiness.
-        timer = None if patience is None else self._loop.call_later(patience, self._expire)
+        timer = None if patience is None else self.caller.call_later(patience, self._expire)
         try:
             if not await future and deadline.passed():
                 raise timed_out(what, deadline)
@@ -65,43 +86,37 @@ class TaskWaiter:
 
 
 class _Watched:
-    """Readers and writers in an event loop; hang-ups are seen through an epoll of their own."""
+    """The descriptors of an interest, in an event loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, interest: Interest, ready: Callable[[], None]
     ) -> None:
         self._loop = loop
-        self._interest = interest
         self._epoll: select.epoll | None = None
+        masks = interest.masks()
+        if not masks:
+            return
         try:
-            self._start(ready)
+            self._epoll = select.epoll()
+            for fd, mask in masks.items():
+                self._epoll.register(fd, mask)
+            loop.add_reader(self._epoll.fileno(), ready)
         except BaseException as error:
             self.stop()
             if isinstance(error, OSError):
                 raise from_os_error(error, "can't wait") from error
             raise
 
-    def _start(self, ready: Callable[[], None]) -> None:
-        for fd in self._interest.readable:
-            self._loop.add_reader(fd, ready)
-        for fd in self._interest.writable:
-            self._loop.add_writer(fd, ready)
-        if self._interest.hangup:
-            # add_reader would also wake for data, again and again; an epoll asked for nothing
-            # reports only EPOLLHUP and EPOLLERR, and is itself readable when it has some.
-            self._epoll = select.epoll()
-            for fd in self._interest.hangup:
-                self._epoll.register(fd, 0)
-            self._loop.add_reader(self._epoll.fileno(), ready)
-
     def stop(self) -> None:
-        for fd in self._interest.readable:
-            self._loop.remove_reader(fd)
-        for fd in self._interest.writable:
-            self._loop.remove_writer(fd)
-        if self._epoll is not None:
-            self._loop.remove_reader(self._epoll.fileno())
-            self._epoll.close()
+        epoll, self._epoll = self._epoll, None
+        if epoll is not None:
+            try:
+                self._loop.remove_reader(epoll.fileno())
+            finally:
+                epoll.close()
+
+
+_PATIENCE = 1.0  # seconds for a thread that needs microseconds, unless the interpreter ends and has frozen it
 
 
 async def block_aside(call: BlockingCall, milliseconds: int | None) -> bool:
@@ -114,6 +129,7 @@ async def block_aside(call: BlockingCall, milliseconds: int | None) -> bool:
 
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[bool] = loop.create_future()
+    left = threading.Event()
 
     def settle(done: bool, error: BaseException | None) -> None:
         if error is None:
@@ -122,17 +138,23 @@ async def block_aside(call: BlockingCall, milliseconds: int | None) -> bool:
             outcome.set_exception(error)
 
     def report(done: bool, error: BaseException | None) -> None:
+        left.set()
         with contextlib.suppress(RuntimeError):  # the loop has ended, and its tasks with it
             loop.call_soon_threadsafe(settle, done, error)
 
-    helper_threads.run(call, milliseconds, report)
     cancelled: asyncio.CancelledError | None = None
-    while not outcome.done():
-        try:
-            await asyncio.wait((outcome,))
-        except asyncio.CancelledError as error:
-            cancelled = error
-            call.wake()
+    helper_threads.run(call, milliseconds, report)
+    try:
+        while not outcome.done():
+            try:
+                await asyncio.wait((outcome,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+                call.wake()
+    except BaseException:  # a KeyboardInterrupt, or the task is dropped with its loop
+        call.wake()
+        left.wait(_PATIENCE)
+        raise
     if cancelled is not None:
         if outcome.exception() is not None or not outcome.result():
             raise cancelled

@@ -1,7 +1,12 @@
 """How a thread waits: in poll(2), with an eventfd of its own by which any other thread wakes it.
 
-It is made when the thread blocks for the first time, and made anew after a fork, because a forked child would share its
-parent's. What blocks is a thread, so a thread has it: ten thousand open ends need no descriptors for this.
+What blocks is a thread, so a thread has it: ten thousand open ends need no descriptors for this.
+
+Rules:
+1. It is made when the thread blocks for the first time, kept for its next wait, and made anew after a fork, because a forked child
+   would share its parent's.
+2. One wait at a time has it, from before others can wake it until it is over. A wait inside a wait (a signal handler
+   that receives) gets one of its own, and so can't take a wake that was meant for the outer one.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ import math
 import os
 import select
 import threading
-from collections.abc import Callable
+from threading import get_ident
 
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import from_os_error
@@ -20,15 +25,17 @@ from kinfolk.interest import Interest, timed_out
 class ThreadWaiter:
     """The calling thread's own eventfd, with which any other thread wakes it from poll(2)."""
 
-    __slots__ = ("__weakref__", "_fd", "_interest", "_pid", "_poll")
+    __slots__ = ("__weakref__", "_fd", "_interest", "_owner", "_pid", "_poll", "caller")
 
     def __init__(self) -> None:
-        self._fd = -1
         try:
             self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except OSError as error:
             raise from_os_error(error, "a blocking call can't be made wakeable") from error
+        # Closes the number when it is dropped, and is no Python: a __del__ that is interrupted closes nothing.
+        self._owner = select.epoll.fromfd(self._fd)
         self._pid = os.getpid()
+        self.caller = get_ident()
         self._interest: Interest | None = None  # what _poll was made for
         self._poll = select.poll()
 
@@ -40,7 +47,7 @@ class ThreadWaiter:
         """Sleep until the interest is ready or somebody wakes this thread. Raises Timeout."""
         if interest is not self._interest:  # mostly a thread waits for the same one again and again
             self._poll = select.poll()
-            for fd, mask in _masks(interest).items():
+            for fd, mask in interest.masks().items():
                 self._poll.register(fd, mask)
             self._poll.register(self._fd, select.POLLIN)
             self._interest = interest
@@ -60,20 +67,6 @@ class ThreadWaiter:
         """False in a forked child, whose parent still waits on the same eventfd."""
         return self._pid == os.getpid()
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self._fd >= 0:
-            close(self._fd)
-
-
-def _masks(interest: Interest) -> dict[int, int]:
-    # A descriptor may stand in several roles, and poll keeps one mask for each.
-    masks: dict[int, int] = dict.fromkeys(interest.hangup, 0)
-    for fd in interest.readable:
-        masks[fd] = masks.get(fd, 0) | select.POLLIN
-    for fd in interest.writable:
-        masks[fd] = masks.get(fd, 0) | select.POLLOUT
-    return masks
-
 
 class _ThreadLocal(threading.local):
     waiter: ThreadWaiter | None = None
@@ -82,9 +75,12 @@ class _ThreadLocal(threading.local):
 _this_thread = _ThreadLocal()
 
 
-def this_threads_waiter() -> ThreadWaiter:
-    """The calling thread's own. Raises LimitReached when no descriptor is left for it."""
-    waiter = _this_thread.waiter
-    if waiter is None or not waiter.usable:
-        waiter = _this_thread.waiter = ThreadWaiter()
-    return waiter
+def lend() -> ThreadWaiter:
+    """The calling thread's own, until `take_back`. Raises LimitReached when no descriptor is left for it."""
+    waiter, _this_thread.waiter = _this_thread.waiter, None
+    return waiter if waiter is not None and waiter.usable else ThreadWaiter()
+
+
+def take_back(waiter: ThreadWaiter) -> None:
+    """Keep it for the next wait of this thread. Whoever does not come to it costs the next wait a descriptor."""
+    _this_thread.waiter = waiter

@@ -6,12 +6,14 @@ running steps with such waits. What is waited for is a `kinfolk.interest.Interes
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TypeVar
 
+from kinfolk._native import Finally
 from kinfolk.deadlines import Deadline
 from kinfolk.interest import NOTHING, Interest, Steps, timed_out
-from kinfolk.task_waiter import TaskWaiter, block_aside
-from kinfolk.thread_waiter import this_threads_waiter
+from kinfolk.task_waiter import TaskWaiter, block_aside, loop_here, running_loop
+from kinfolk.thread_waiter import lend, take_back
 from kinfolk.turnstile import Turnstile
 
 T = TypeVar("T")
@@ -23,33 +25,29 @@ def run(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) ->
     ``what`` names the operation in a Timeout.
     """
     token = object()
-    try:
+    with Finally(turnstile.leave, token):
         enter(turnstile, token, deadline, what)
-        value = drive(steps, turnstile, deadline, what)
-        turnstile.leave(token)
-        return value
-    except BaseException:  # also a KeyboardInterrupt while leaving
-        turnstile.leave(token)
-        raise
+        return drive(steps, turnstile, deadline, what)
 
 
 def enter(turnstile: Turnstile, token: object, deadline: Deadline, what: str) -> None:
     """Step into a turnstile, standing in line while somebody else is inside.
 
-    Whatever comes of it, ``leave`` has to be called with the same token.
+    Whatever comes of it, ``leave`` has to be called with the same token. Raises Timeout, Closed, ForkedCopy, and UsageError
+    when it would wait for itself.
     """
     if turnstile.enter(token):
         return
     if deadline.passed():
         raise timed_out(what, deadline)
-    waiter = this_threads_waiter()
+    waiter = lend()
     try:
-        turnstile.queue(waiter)
-        while not turnstile.enter_from_queue(waiter, token):
-            waiter.wait(NOTHING, deadline, what)
-    except BaseException:
-        turnstile.leave_queue(waiter)
-        raise
+        with Finally(turnstile.leave_queue, waiter):
+            turnstile.queue(waiter, get_ident(), loop_here())
+            while not turnstile.enter_from_queue(waiter, token):
+                waiter.wait(NOTHING, deadline, what)
+    finally:
+        take_back(waiter)
 
 
 def drive(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
@@ -70,40 +68,38 @@ def block(interest: Interest, turnstile: Turnstile, deadline: Deadline, what: st
     if deadline.at is not None and deadline.passed():
         raise timed_out(what, deadline)
     if interest.call is None:
-        waiter = this_threads_waiter()
-        turnstile.asleep(waiter)
-        waiter.wait(interest, deadline, what)
-        turnstile.awake()
+        waiter = lend()
+        try:
+            wakeable = turnstile.asleep(waiter)
+            waiter.wait(interest if wakeable else NOTHING, deadline, what)
+        finally:
+            take_back(waiter)
+        goes_on = turnstile.awake()
     else:
-        turnstile.asleep(interest.call)
-        turnstile.awake(done=interest.call.block(deadline.milliseconds()))
+        goes_on = turnstile.asleep(interest.call) and turnstile.awake(
+            done=interest.call.block(deadline.milliseconds())
+        )
+    if not goes_on:
+        block(NOTHING, turnstile, deadline, what)
 
 
 async def arun(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
     """Run an operation in the current asyncio task; the same contract as `run`."""
     token = object()
-    try:
+    with Finally(turnstile.leave, token):
         await aenter(turnstile, token, deadline, what)
-        value = await adrive(steps, turnstile, deadline, what)
-        turnstile.leave(token)
-        return value
-    except BaseException:
-        turnstile.leave(token)
-        raise
+        return await adrive(steps, turnstile, deadline, what)
 
 
 async def aenter(turnstile: Turnstile, token: object, deadline: Deadline, what: str) -> None:
     """`enter`, for the current task."""
-    if turnstile.enter(token):
+    if turnstile.enter(token, running_loop()):
         return
     waiter = TaskWaiter()
-    try:
-        turnstile.queue(waiter)
+    with Finally(turnstile.leave_queue, waiter):
+        turnstile.queue(waiter, get_ident())
         while not turnstile.enter_from_queue(waiter, token):
             await waiter.wait(NOTHING, deadline, what)
-    except BaseException:
-        turnstile.leave_queue(waiter)
-        raise
 
 
 async def adrive(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
@@ -125,9 +121,12 @@ async def ablock(interest: Interest, turnstile: Turnstile, deadline: Deadline, w
         raise timed_out(what, deadline)
     if interest.call is None:
         waiter = TaskWaiter()
-        turnstile.asleep(waiter)
-        await waiter.wait(interest, deadline, what)
-        turnstile.awake()
+        wakeable = turnstile.asleep(waiter)
+        await waiter.wait(interest if wakeable else NOTHING, deadline, what)
+        goes_on = turnstile.awake()
     else:
-        turnstile.asleep(interest.call)
-        turnstile.awake(done=await block_aside(interest.call, deadline.milliseconds()))
+        goes_on = turnstile.asleep(interest.call) and turnstile.awake(
+            done=await block_aside(interest.call, deadline.milliseconds())
+        )
+    if not goes_on:
+        await ablock(NOTHING, turnstile, deadline, what)

@@ -11,87 +11,42 @@ Rules:
 4. Before os.fork() the thread is ended, so that the child has no trace of it. Afterwards it goes on in the parent if
    there is anything to watch; in the child the next watch starts one. Watches do not pass to the child: whoever
    waits by one is a thread of the parent.
+5. A watch belongs to its native object from the system call on, and is left in one step. So a KeyboardInterrupt at any
+   instruction leaves none behind, and holds no lock in which a signal handler could wait for itself.
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import select
-import threading
-from collections.abc import Iterator
 
-from kinfolk._native import Child, Watcher
+from kinfolk._native import Child, Watch, Watcher
 
 _watcher = Watcher()
-# One call at a time; held from before a fork until after it. Re-entrant, for a signal handler may come between
-# two steps, and no call is under way then.
-_lock = threading.RLock()
 
 
-@contextlib.contextmanager
-def watching(
-    *fds: int, events: int = 0, eventfd: int | None = None, waker: object = None
-) -> Iterator[None]:
-    """Watch descriptors as long as the block runs.
+def watching(*fds: int, events: int = 0, eventfd: int | None = None, waker: object = None) -> Watch:
+    """Watch descriptors as long as the block of a ``with`` runs.
 
     ``events`` are those of epoll_ctl(2); 0 waits for a hang-up or an error alone, which always count. Then the
     ``eventfd`` is written to, the call of the ``waker`` (`SysvQueue.waker`) woken, each if given. Thread-safe. Raises OSError: EMFILE,
     EPERM for what can't be polled, EEXIST for a descriptor that is watched already.
     """
-    numbers: list[int] = []
-    try:
-        for fd in fds:
-            with _lock:
-                numbers.append(_watcher.add(fd, events, -1 if eventfd is None else eventfd, waker))
-        yield
-    finally:
-        for number in numbers:
-            with _lock:
-                _watcher.remove(number)
+    return _watcher.watch(fds, events, -1 if eventfd is None else eventfd, waker)
 
 
-def reap(child: Child, pidfd: int) -> int:
-    """Have a child reaped as soon as it has ended; the number that `unwatch` takes. Raises OSError.
+def reap(child: Child, pidfd: int) -> Watch:
+    """Have a child reaped as soon as it has ended; leave the watch before the pidfd is closed. Raises OSError.
 
-    The watch keeps the child's object until then, or until a fork.
+    The watch keeps the child's object. A forked copy of this process reaps nothing by it.
     """
-    with _lock:
-        return _watcher.add(pidfd, select.EPOLLIN, -1, child.waker)
-
-
-def unwatch(number: int) -> None:
-    """End a watch of `reap`; before its descriptor is closed."""
-    with _lock:
-        _watcher.remove(number)
-
-
-def _before_fork() -> None:
-    _lock.acquire()
-    _watcher.stop()
-
-
-def _after_fork_in_parent() -> None:
-    try:
-        _watcher.resume()
-    finally:
-        _lock.release()
-
-
-def _after_fork_in_child() -> None:
-    _watcher.clear()
-    _lock.release()
-
-
-def _at_exit() -> None:
-    with _lock:
-        _watcher.stop()
+    return _watcher.watch((pidfd,), select.EPOLLIN, -1, child.waker)
 
 
 os.register_at_fork(
-    before=_before_fork,
-    after_in_parent=_after_fork_in_parent,
-    after_in_child=_after_fork_in_child,
+    before=_watcher.before_fork,
+    after_in_parent=_watcher.after_fork_in_parent,
+    after_in_child=_watcher.after_fork_in_child,
 )
-atexit.register(_at_exit)
+atexit.register(_watcher.stop)

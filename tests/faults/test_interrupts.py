@@ -75,7 +75,10 @@ def test_interrupts_in_long_messages_never_mix_two(address: str, side: str) -> N
                 assert set(call.result()) <= {long, b"after" * MIB}
     finally:
         signal.signal(signal.SIGVTALRM, before)
-    assert "" in outcomes
+    if (
+        address != "unix:"
+    ):  # where nearly all the time is spent in system calls whose outcome an interrupt takes away
+        assert "" in outcomes
     # or the message in flight is lost, and the stream goes on
     said = ("torn", "ended after", "left in the middle", "do not add up")
     assert all(any(word in outcome for word in said) for outcome in outcomes if outcome), outcomes

@@ -97,7 +97,7 @@ watcher(void)
     CHECK(pthread_create(&thread, NULL, blocks, NULL) == 0);
     for (int i = 0; i < rounds; i++) {
         int ends[2];
-        uint64_t number;
+        uint64_t number = 0;
         CHECK(pipe(ends) == 0);
         pthread_barrier_wait(&barrier);
         struct kin_watch watch = {.fd = ends[0], .event_fd = -1, .wait = &wait_object};
@@ -108,13 +108,12 @@ watcher(void)
         kin_watcher_remove(&watching, number);
         close(ends[0]);
         if (i % 10 == 0) { /* as around a fork */
-            kin_watcher_stop(&watching);
-            CHECK(kin_watcher_resume(&watching) == 0);
+            kin_watcher_before_fork(&watching);
+            CHECK(kin_watcher_after_fork_in_parent(&watching) == 0);
         }
     }
     pthread_join(thread, NULL);
-    kin_watcher_stop(&watching);
-    kin_watcher_clear(&watching);
+    kin_watcher_end(&watching);
 }
 
 /* --------------------------------------------------------------------------------- deadlines */

@@ -35,7 +35,12 @@ def build(tmp_path_factory):
                 [
                     *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread"),
                     *("-Wall", "-Wextra", "-Werror", *flags, f"-I{NATIVE}"),
-                    *(HERE / "sysv_wait_test.c", wait_source, NATIVE / "watcher.c", NATIVE / "child.c"),
+                    *(
+                        HERE / "sysv_wait_test.c",
+                        wait_source,
+                        NATIVE / "watcher.c",
+                        NATIVE / "child.c",
+                    ),
                     *("-o", program),
                 ],
                 check=True,
@@ -61,6 +66,7 @@ def test_the_core(sanitizer, what, build, queue_id):
     )
 
 
+@pytest.mark.soak  # nothing but patience tells that it hangs
 def test_without_sending_the_signal_again_a_wake_is_lost(build, queue_id, tmp_path):
     """The negative control: one signal only, and sooner or later it comes just before the system call."""
     source = (NATIVE / "sysv_wait.c").read_text()

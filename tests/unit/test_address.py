@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +94,11 @@ def test_options_in_the_address_and_in_the_call_are_the_same() -> None:
         ("pipe:?capacity=9223372036854775808", {}, "too large"),
         ("pipe:", {"capacity": float("inf")}, "makes no sense"),
         ("pipe:", {"capacity": object()}, "makes no sense"),
+        ("pipe:", {"capacity": True}, "capacity=True makes no sense: it must be a whole number"),
+        ("pipe:", {"max_message": 1.5}, "max_message=1.5 makes no sense: it must be a whole"),
+        ("pipe:", {"max_message": b"1"}, "it must be a whole number"),
+        ("pipe:", {"mode": True}, "mode=True makes no sense: it must be a whole number"),
+        ("pipe:", {"mode": 384.0}, "it must be a whole number"),
         ("pipe:?depth=1.5", {}, "depth=1.5 makes no sense: it must be a whole number"),
         ("pipe:?type=9223372036854775808", {}, "long"),
         ("pipe:?senders=two", {}, "one, many"),
@@ -130,3 +137,16 @@ def test_a_mechanism_says_what_it_takes() -> None:
     with pytest.raises(kin.AddressError, match=r"takes no option 'mode'.*it takes capacity, codec"):
         restrict(address, frozenset({"codec", "capacity"}))
     restrict(parse("pipe:?codec=raw"), frozenset({"codec", "capacity"}))
+
+
+@pytest.mark.parametrize("half", [0xD800, 0xDBFF, 0xDC00, 0xDC7F, 0xDD00, 0xDFFF])
+@pytest.mark.parametrize("scheme", ["fifo", "unix", "unix-dgram", "mq", "sysv-mq"])
+def test_half_a_surrogate_pair_is_in_no_name(scheme: str, half: int) -> None:
+    with pytest.raises(kin.AddressError, match="half of a surrogate pair") as caught:
+        kin.open_receiver(f"{scheme}:/tmp/{chr(half)}")
+    str(caught.value).encode()  # it can be shown
+
+
+def test_bytes_that_are_no_text_are_a_name(short_directory: Path) -> None:
+    with kin.open_receiver(f"fifo:{short_directory}/\udc80\udcff"):
+        assert os.listdir(os.fsencode(short_directory)) == [b"\x80\xff"]

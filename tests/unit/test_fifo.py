@@ -119,13 +119,15 @@ def test_the_end_is_not_taken_back_by_a_later_sender(address: str) -> None:
         kin.open_sender(address).close()
         with pytest.raises(kin.EndOfChannel):
             receiver.recv()
-        with kin.open_sender(address) as late:
-            late.send("x")
-            with pytest.raises(kin.EndOfChannel):
-                receiver.recv(timeout=0)
+        # Whoever comes now would send to somebody who has said goodbye: he waits for the next receiver.
+        with pytest.raises(kin.Timeout):
+            kin.open_sender(address, timeout=0)
+        with pytest.raises(kin.EndOfChannel):
+            receiver.recv(timeout=0)
+        with kin.open_receiver(address) as following, kin.open_sender(address) as late:
             receiver.close()
-            with pytest.raises(kin.BrokenChannel):
-                late.send("y")
+            late.send("x")
+            assert following.recv(timeout=HANG) == "x"
 
 
 def test_a_fifo_needs_a_path_and_a_directory(tmp_path: Path) -> None:
@@ -220,6 +222,21 @@ def test_a_receiver_takes_over_after_a_kill(address: str, path: Path, peers: Pee
         call.result()
         sender.close()
     assert not path.exists()
+
+
+@pytest.mark.parametrize("left", [0o600, 0o644])
+def test_a_fifo_that_a_killed_receiver_left_gets_the_mode_that_is_asked_for(
+    address: str, path: Path, left: int
+) -> None:
+    """As if it had been killed between making the FIFO and giving it its mode; or had wanted another one."""
+    os.mkfifo(path)
+    path.chmod(left | stat.S_ISVTX)  # kinfolk's, by its mark
+    with kin.open_receiver(address, mode=0o640, codec="msgpack"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640 | stat.S_ISVTX
+        # Somebody is in it: it stays as it is.
+        with pytest.raises(kin.Busy):
+            kin.open_receiver(address, mode=0o600)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o640 | stat.S_ISVTX
 
 
 def test_a_fork_of_the_receiver_may_take_over(address: str, path: Path, peers: Peers) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tracemalloc
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kinfolk as kin
+from kinfolk.channels import framing
 from kinfolk.channels.contract import Message
 from kinfolk.channels.framing import (
     ABORT,
@@ -305,3 +307,36 @@ def test_an_abort_of_nothing_is_nothing() -> None:
     assert feed(assembler, header(ABORT, 0, 0)) is None
     assert feed(assembler, header(ABORT | LAST, 0, 0)) is None
     assert assembler.dropped == 0
+
+
+def test_two_living_ends_of_a_process_differ_when_the_numbers_go_round() -> None:
+    """Two with the same (pid, nonce) on one pipe would put their chunks into each other's messages."""
+    first = Chunker()
+    seen = {Chunker()._nonce for _ in range(1 << 16)}  # each gone at once
+    second = Chunker()
+    assert first._nonce not in seen | {second._nonce}
+    assert len(seen) > 1 << 15  # other ends of this process may live
+    assert {nonce >> 16 for nonce in seen} == {first._nonce >> 16}
+
+
+def test_a_process_with_all_numbers_taken_says_so() -> None:
+    living = []
+    with contextlib.suppress(kin.LimitReached):
+        for _ in range((1 << 16) + 1):
+            living.append(Chunker())  # noqa: PERF401 — those before it fails live on
+    with pytest.raises(kin.LimitReached, match="65536 sending ends"):
+        Chunker()
+    living.pop()
+    Chunker()
+
+
+def test_a_forked_copy_takes_no_number_away_and_keeps_none(peers: Peers) -> None:
+    chunker = Chunker()
+
+    def count(voice: Any) -> tuple[int, int]:
+        before = len(framing._numbers)
+        chunker.single(Message(0, (b"",)))
+        return before, len(framing._numbers)
+
+    before, after = peers.fork(count).result()
+    assert before == after

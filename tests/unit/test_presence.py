@@ -544,3 +544,21 @@ def test_an_end_with_a_kept_name_never_removes_it(path: Path) -> None:
     assert not end.leave()
     assert path.exists()
     path.unlink()
+
+
+def test_a_runtime_directory_that_is_taken_away_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, unique_name: str
+) -> None:
+    """By a cleaner of /dev/shm, who takes no lock: between the opening of the directory and the making of the FIFO."""
+    making, taken = os.mkfifo, []
+
+    def mkfifo(path: str, mode: int) -> None:
+        if not taken:
+            taken.append(path)
+            raise FileNotFoundError(errno.ENOENT, "taken away", path)
+        making(path, mode)
+
+    monkeypatch.setattr(os, "mkfifo", mkfifo)
+    with kin.open_receiver(f"mq:/{unique_name}", lifetime="peers") as receiver:
+        assert taken
+        assert receiver.limits.presence

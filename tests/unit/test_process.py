@@ -387,6 +387,12 @@ def test_one_that_was_waited_for_in_vain_is_reaped(sleeper):
     assert sleeper.wait().signal == signal.SIGKILL
 
 
+def resume_watcher():
+    """What a fork does to it: in the parent it goes on."""
+    watcher._watcher.before_fork()
+    watcher._watcher.after_fork_in_parent()
+
+
 def test_without_the_watcher_it_is_a_zombie():
     """The negative control."""
     watcher._watcher.stop()
@@ -395,7 +401,7 @@ def test_without_the_watcher_it_is_a_zombie():
         watcher._watcher.stop()
         until(lambda: state(process.pid) in "ZX", "it has ended")
     finally:
-        watcher._watcher.resume()
+        resume_watcher()
     assert process.wait().code == 5
 
 
@@ -513,7 +519,7 @@ def no_watcher():
     """Nobody reaps but who is told to."""
     watcher._watcher.stop()
     yield
-    watcher._watcher.resume()
+    resume_watcher()
 
 
 @pytest.fixture

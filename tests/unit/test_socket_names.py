@@ -20,7 +20,6 @@ from kinfolk.channels.address import parse
 from kinfolk.deadlines import Deadline
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import run
-from tests.conformance.fixtures import peers  # noqa: F401
 from tests.conformance.peers import HANG, Peers, state, thread_of, until
 from tests.other_user import User
 
@@ -179,7 +178,7 @@ def test_a_stale_name_is_replaced(socket_path, kind):
         assert os.stat(socket_path).st_ino == bound.name.inode != before
 
 
-def test_the_name_of_a_killed_process_is_replaced(socket_path, peers: Peers):  # noqa: F811
+def test_the_name_of_a_killed_process_is_replaced(socket_path, peers: Peers):
     def serve(voice):
         with Bound(socket_path):
             voice.say()
@@ -273,7 +272,7 @@ def test_another_users_name_is_refused(short_directory, foreign_user: User):
         foreign_user.run(bind_there)
 
 
-def test_of_eight_that_bind_at_once_one_wins(socket_path, peers: Peers):  # noqa: F811
+def test_of_eight_that_bind_at_once_one_wins(socket_path, peers: Peers):
     def contend(voice):
         voice.hear()
         try:
@@ -302,7 +301,7 @@ def test_of_eight_that_bind_at_once_one_wins(socket_path, peers: Peers):  # noqa
         assert not socket_path.exists()
 
 
-def test_looking_and_replacing_are_one_step(socket_path, peers: Peers, monkeypatch):  # noqa: F811
+def test_looking_and_replacing_are_one_step(socket_path, peers: Peers, monkeypatch):
     """Who finds a stale name and is slow to replace it does not replace the live one of somebody quicker."""
     plain = socket_names._has_holder
 
@@ -355,7 +354,7 @@ def test_a_name_that_is_another_sockets_by_now_stays(socket_path):
 
 
 @pytest.mark.parametrize("first", ["child", "parent"])
-def test_the_last_holder_removes_the_name(socket_path, peers: Peers, first):  # noqa: F811
+def test_the_last_holder_removes_the_name(socket_path, peers: Peers, first):
     bound = Bound(socket_path)
 
     def hold(voice):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import struct
@@ -11,13 +12,13 @@ import pytest
 
 import kinfolk as kin
 from kinfolk.channels import tcp
-from tests.conformance.fixtures import peers  # noqa: F401
 from tests.conformance.peers import (
     HANG,
     Peers,
     open_descriptors,
     socket_of,
     thread_of,
+    until,
     until_blocked,
 )
 
@@ -153,6 +154,22 @@ def test_a_listener_is_waited_for(port, opening):
             call.result().close()
 
 
+@pytest.mark.parametrize("opening", [kin.connect, kin.open_sender])
+def test_who_tries_once_may_succeed(port, opening):
+    with kin.listen(f"tcp:127.0.0.1:{port}"):
+        opened = []
+
+        def attempt():
+            with contextlib.suppress(kin.Timeout):  # a busy machine may answer later than at once
+                opened.append(opening(f"tcp:127.0.0.1:{port}", timeout=0))
+            return opened
+
+        until(attempt, "connected without waiting")
+        opened[0].close()
+    with pytest.raises(kin.Timeout):
+        opening(f"tcp:127.0.0.1:{port}", timeout=0)
+
+
 def test_nobody_connects_to_himself(port, monkeypatch):
     """The kernel may pick the very port as the source of an attempt, which then meets itself."""
     made = []
@@ -261,7 +278,7 @@ def test_a_reset_keeps_what_came_and_says_that_something_may_be_missing():
                 connection.recv_bytes(timeout=HANG)
 
 
-def test_a_killed_sender_ends_the_channel(port, peers: Peers):  # noqa: F811
+def test_a_killed_sender_ends_the_channel(port, peers: Peers):
     address = f"tcp:127.0.0.1:{port}"
 
     def send(voice):

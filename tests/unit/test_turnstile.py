@@ -21,10 +21,11 @@ from tests.conformance.peers import Call, Peers, until
 
 
 class Somebody:
-    """A waiter that only notes that it was woken."""
+    """A waiter that only notes that it was woken; of a thread of his own."""
 
     def __init__(self) -> None:
         self.woken = 0
+        self.caller = -id(self)
 
     def wake(self) -> None:
         self.woken += 1

@@ -21,7 +21,7 @@ import kinfolk as kin
 from kinfolk.deadlines import NEVER, Deadline
 from kinfolk.interest import Interest, Steps, ready
 from kinfolk.task_waiter import TaskWaiter
-from kinfolk.thread_waiter import ThreadWaiter, this_threads_waiter
+from kinfolk.thread_waiter import ThreadWaiter, lend, take_back
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
 from tests.conformance.peers import HANG, Call, Peers, open_descriptors, until, until_blocked
@@ -168,10 +168,11 @@ def test_a_woken_thread_takes_no_wake_into_its_next_wait(ends: Ends) -> None:
 def test_a_forked_child_waits_by_an_eventfd_of_its_own(ends: Ends, peers: Peers) -> None:
     with pytest.raises(kin.Timeout):
         ends[0].recv(timeout=0.001)
-    parents = this_threads_waiter()
+    parents = lend()
+    take_back(parents)
 
     def child(voice: Any) -> bool:
-        own = this_threads_waiter()
+        own = lend()
         parents.wake()  # the parent's, if they were the same
         try:
             own.wait(Interest(), Deadline(0), "x")

@@ -199,7 +199,7 @@ def test_forks_in_the_middle_of_it(peers, eventfd):
 def test_a_watcher_that_is_dropped_ends_its_thread(pipe):
     watcher = Watcher()
     before = len(watcher_threads())
-    watcher.add(pipe[0], 0, -1, None)
+    watch = watcher.watch((pipe[0],), 0, -1, None)
     assert len(watcher_threads()) == before + 1
-    del watcher
+    del watcher, watch
     assert len(watcher_threads()) == before

@@ -10,6 +10,7 @@ Rules:
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -78,6 +79,15 @@ def parse(text: str, **given: Any) -> Address:
         raise AddressError(
             "a name can't hold a NUL byte", subject=repr(text), remedy="choose another name"
         )
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise AddressError(
+            "a name can't hold this half of a surrogate pair",
+            subject=repr(text),
+            why="no file name has such bytes; \\udc80 to \\udcff stand for those that are no UTF-8",
+            remedy="choose another name, or write its bytes as %XX",
+        ) from None
     if name.startswith("//") and name[2:3] == "/":
         name = name[2:]  # unix:///run/x, as URLs are often written
     try:
@@ -127,7 +137,7 @@ def _merge(text: str, options: Options, given: Mapping[str, Any]) -> Options:
         try:
             read = _READERS[key](value)
         except (ValueError, TypeError, OverflowError) as error:
-            shown = _shown(key, value) if isinstance(value, int) else value
+            shown = _shown(key, value) if type(value) is int else value
             raise AddressError(
                 f"{key}={shown} makes no sense", subject=text, why=str(error)
             ) from None
@@ -171,9 +181,13 @@ def read_size(value: Any) -> int:
 
 def _whole(value: Any) -> int:
     try:
-        return int(value)
-    except ValueError:
-        raise ValueError("it must be a whole number") from None
+        if isinstance(value, str):
+            return int(value)
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except (ValueError, TypeError):
+        pass
+    raise ValueError("it must be a whole number")
 
 
 def _positive(value: Any) -> int:
@@ -189,7 +203,7 @@ def read_mode(value: Any) -> int:
     """Permission bits: an int, or octal text such as 0640. Raises ValueError."""
     if isinstance(value, str) and not re.fullmatch("(0o)?[0-7]+", value):
         raise ValueError("a mode is octal, such as 0640")
-    mode = int(value, 8) if isinstance(value, str) else int(value)
+    mode = int(value, 8) if isinstance(value, str) else _whole(value)
     if not 0 <= mode <= 0o777:
         raise ValueError("a mode is between 0000 and 0777")
     return mode

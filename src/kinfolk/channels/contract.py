@@ -120,7 +120,10 @@ class _Transport(ABC):
         return None
 
     def depth(self) -> int | None:
-        """Bytes (or messages, where `limits.depth` counts those) that wait in the kernel; None when unknown."""
+        """Bytes (or messages, where `limits.depth` counts those) that wait in the kernel; None when unknown.
+
+        Any thread may ask, also during a close or after the object was removed: then it may raise OSError or Closed.
+        """
         return None
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -133,6 +136,9 @@ class _Transport(ABC):
             subject=self.limits.mechanism,
             remedy="open the address in the other process, or fork",
         )
+
+    def keep(self) -> None:  # noqa: B027 — most give nothing away
+        """What `passable` gave came to nothing: this transport goes on with what it gave away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +205,10 @@ class ReceiveTransport(_Transport):
 
     #: whether messages may be in user space, of which `fileno` knows nothing
     reads_ahead: bool = False
+
+    def hangups(self) -> tuple[int, ...]:
+        """Descriptors whose hang-up may be the end of the channel, of which `fileno` knows nothing."""
+        return ()
 
     def buffered(self) -> bool:
         """Whether a message (or an error) was read ahead."""

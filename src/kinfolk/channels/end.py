@@ -3,7 +3,7 @@
 Rules:
 1. Every operation is written once, as steps, and offered blocking and awaitable (`recv`, `arecv`).
 2. Each direction has a turnstile: one operation at a time, in order of arrival; closing wakes them all.
-3. An OSError of a mechanism leaves as an error of kinfolk: `guarded`.
+3. An OSError of a mechanism leaves as an error of kinfolk: `guarded`, `located`.
 4. An end that is dropped without `close` is closed with a ResourceWarning, as files are: a descriptor alone would not
    take its name or its queue with it.
 """
@@ -19,7 +19,7 @@ from typing import Self, TypeVar
 from kinfolk.channels.address import Codec
 from kinfolk.channels.contract import Limits, ReceiveTransport, SendTransport
 from kinfolk.channels.to_program import descriptor_for_program
-from kinfolk.errors import KinfolkError, Unsupported, from_os_error
+from kinfolk.errors import Closed, KinfolkError, Timeout, Unsupported, from_os_error
 from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
 
@@ -44,6 +44,8 @@ class Statistics:
 
 def located(error: OSError | KinfolkError, what: str, subject: str) -> KinfolkError:
     """The error of kinfolk for what a mechanism raised, naming the end where it happened."""
+    if isinstance(error, Timeout):
+        return error  # its waiting was for an operation of an end, which it names
     if isinstance(error, KinfolkError):
         error.subject = error.subject or subject
         return error
@@ -88,9 +90,14 @@ class End:
         for transport in transports:
             counted.dropped += getattr(transport, "dropped", 0)
         counted.waits = sum(turn.waits for turn in self._turns())
-        if not self.closed:
-            counted.depth = transports[0].depth()
+        depth = _depth(transports[0])
+        # After the look: before a descriptor is closed the end says so, and its number may have been somebody else's.
+        counted.depth = None if self.closed else depth
         return counted
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Closed("this end is closed", subject=self._address)
 
     def _turns(self) -> Iterator[Turnstile]:
         for name in ("_send_turn", "_receive_turn"):
@@ -169,3 +176,11 @@ def unlink(transport: SendTransport | ReceiveTransport, address: str) -> None:
         transport.unlink()
     except OSError as error:
         raise from_os_error(error, "can't remove the name", address) from error
+
+
+def _depth(transport: SendTransport | ReceiveTransport) -> int | None:
+    """What waits; None when it can't be known, as somebody closes or removes it just now."""
+    try:
+        return transport.depth()
+    except (OSError, ValueError):  # Closed is a ValueError; so is a number below zero
+        return None

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 from kinfolk.channels.address import Codec
 from kinfolk.channels.contract import Duplex, ListenTransport, ReceiveTransport, SendTransport
-from kinfolk.channels.end import End, Statistics, guarded, unlink
+from kinfolk.channels.end import End, Statistics, guarded, located, unlink
 from kinfolk.channels.passing import Dismantled, assemble, clone, dismantle, moving
 from kinfolk.channels.receiving import Receives
 from kinfolk.channels.sending import Sends
 from kinfolk.deadlines import Deadline
-from kinfolk.errors import from_os_error
+from kinfolk.errors import KinfolkError, UsageError
 from kinfolk.identity import Peer
 from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
+
+Transport = TypeVar("Transport", SendTransport, ReceiveTransport)
 
 
 class Sender(Sends):
@@ -55,7 +57,7 @@ class Sender(Sends):
 
     def clone(self) -> Sender:
         """A second end of the same channel in this process, to pass on while keeping this one."""
-        return Sender(self._address, self._codec, clone(self._sending))
+        return Sender(self._address, self._codec, _cloned(self, self._sending))
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts = dismantle(self._sending)
@@ -95,7 +97,7 @@ class Receiver(Receives):
 
     def clone(self) -> Receiver:
         """A second end of the same channel in this process, to pass on while keeping this one."""
-        return Receiver(self._address, self._codec, clone(self._receiving))
+        return Receiver(self._address, self._codec, _cloned(self, self._receiving))
 
     def __reduce__(self) -> tuple[Any, ...]:
         parts = dismantle(self._receiving)
@@ -119,10 +121,12 @@ class Connection(Sends, Receives):
 
     def send_eof(self) -> None:
         """End the sending direction: the peer gets EndOfChannel, and may go on sending."""
+        self._check_open()
         try:
             self._sending.send_eof()
-        except OSError as error:
-            raise from_os_error(error, "can't end sending", self._address) from error
+        except (OSError, KinfolkError) as error:
+            self._check_open()  # another thread may have closed it meanwhile
+            raise located(error, "can't end sending", self._address) from error.__cause__
 
     @property
     def closed(self) -> bool:
@@ -137,6 +141,17 @@ class Connection(Sends, Receives):
     def statistics(self) -> Statistics:
         """What went through this end, both ways."""
         return self._count(self._receiving, self._sending)
+
+    def clone(self) -> Connection:
+        """A second end of the same connection in this process, both ways, to pass on while keeping this one."""
+        sending = _cloned(self, self._sending)
+        try:
+            # Last, as it takes along what was read ahead.
+            receiving = _cloned(self, self._receiving)
+        except BaseException:
+            sending.close()
+            raise
+        return Connection(self._address, self._codec, Duplex(receiving, sending))
 
     def __reduce__(self) -> tuple[Any, ...]:
         receiving, sending = dismantle(self._receiving), dismantle(self._sending)
@@ -181,6 +196,7 @@ class Listener(End):
 
     def fileno(self) -> int:
         """Readable when a connection waits."""
+        self._check_open()
         return self._transport.fileno()
 
     def close(self) -> None:
@@ -191,6 +207,25 @@ class Listener(End):
     def closed(self) -> bool:
         """Whether it was closed here."""
         return self._turn.closed
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            "a listener can't be passed on",
+            subject=self._address,
+            why="its name would have two owners, and each would know connections of its own",
+            remedy="pass on the connections that it accepts, listen in the other process, or fork",
+        )
+
+
+def _cloned(end: End, transport: Transport) -> Transport:
+    """A second transport like the one of an end. Raises Closed, Unsupported, LimitReached."""
+    end._check_open()
+    try:
+        second: Transport = clone(transport)
+        return second
+    except (OSError, KinfolkError) as error:
+        end._check_open()  # another thread may have closed it meanwhile
+        raise located(error, "can't be cloned", end.address) from error.__cause__
 
 
 # ── how an end is passed to a child: see `kinfolk.channels.passing` ──────────────────────────

@@ -11,6 +11,7 @@ Rules:
 3. At the end the door is shut first, and only if nobody slipped in before is it the end; then the name is removed, and later
    senders wait for the next receiver.
 4. What is corrupt or lost breaks its own connection: CorruptChannel or BrokenChannel is raised once, and the others go on.
+   So does that connection itself where each packet stands on its own: what was committed behind is delivered.
 5. A forked copy has an epoll of its own, for an epoll is shared by fork, and what one removes is gone for both.
 """
 
@@ -26,10 +27,9 @@ from typing import Any
 from kinfolk.channels.claims import RECEIVING, Claim
 from kinfolk.channels.contract import Message, Passed, ReceiveTransport
 from kinfolk.channels.listening import Door, listening_at
-from kinfolk.channels.message_reader import MessageReader
+from kinfolk.channels.message_reader import MessageReader, check_copy, pass_ahead
 from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.socket_names import SocketName
-from kinfolk.channels.socket_transport import check_copy, pass_ahead
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import BrokenChannel, Busy, Closed, CorruptChannel, EndOfChannel
 from kinfolk.interest import Interest, Steps
@@ -62,8 +62,12 @@ class FanIn(ReceiveTransport):
     @property
     def dropped(self) -> int:  # type: ignore[override]
         """Incomplete messages that were dropped, and connections that were refused."""
-        here = sum(reader.dropped for _, reader in self._senders.values())
+        here = sum(reader.dropped for _, reader in self._present())
         return self._lost + here + self._door.refused
+
+    def _present(self) -> list[tuple[Stream, MessageReader]]:
+        """The senders at one moment, for who looks while another thread takes them in and dismisses them."""
+        return list(self._senders.values())
 
     @property
     def address(self) -> str:
@@ -104,7 +108,11 @@ class FanIn(ReceiveTransport):
         except EndOfChannel:
             self._dismiss(number)
             return None
-        except (CorruptChannel, BrokenChannel):
+        except CorruptChannel:
+            if not reader.goes_on:
+                self._dismiss(number)
+            raise
+        except BrokenChannel:
             self._dismiss(number)
             raise
         finally:
@@ -192,7 +200,8 @@ class FanIn(ReceiveTransport):
 
     def buffered(self) -> bool:
         """Whether a message was read ahead."""
-        return any(self._senders[number][1].buffered() for number in self._ready)
+        here = (self._senders.get(number) for number in list(self._ready))  # another thread may ask
+        return any(sender is not None and sender[1].buffered() for sender in here)
 
     def fileno(self) -> int:
         """Readable when a sender came, sent or left."""
@@ -204,7 +213,8 @@ class FanIn(ReceiveTransport):
 
     def depth(self) -> int | None:
         """Bytes in the sockets of all senders that were taken in, headers included; None while there are none."""
-        return sum(map(bytes_waiting, self._senders)) if self._senders else None
+        here = self._present()
+        return sum(bytes_waiting(stream.fileno()) for stream, _ in here) if here else None
 
     def unlink(self) -> None:
         """Remove the name; who is connected stays so."""

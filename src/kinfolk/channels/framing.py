@@ -15,6 +15,7 @@ stream it is at most PIPE_BUF bytes in all, so that the kernel writes it whole (
 Rules:
 1. (sender, nonce) names a sending end, sequence its messages. Chunks of several ends may alternate. The nonce is a
    counter of the process below 16 bits of its pid namespace: a pid means something only to a receiver in the same one.
+   The counter goes round, past the numbers of ends that live: no two of a process have the same at the same time.
 2. FIRST opens a message, LAST closes it; the lengths of its chunks add up to `total`, or the stream is corrupt.
 3. A message is delivered when its LAST chunk is in; before that nobody sees any of it. ABORT, a new FIRST of the
    same end, the end of the stream, or the death of the sender drop what is incomplete.
@@ -33,7 +34,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kinfolk.channels.contract import Buffer, Message
-from kinfolk.errors import CorruptChannel
+from kinfolk.errors import CorruptChannel, LimitReached
 
 HEADER = struct.Struct("<2sBBIIIIQ")
 MAGIC = b"kC"
@@ -53,6 +54,22 @@ MOST_PARTIALS = 4096
 
 
 _ends = itertools.count()  # of this process that ever sent
+_MOST_ENDS = 1 << 16
+#: who has which number: setdefault is atomic, so no lock is needed that a fork could find taken
+_numbers: dict[int, object] = {}
+
+
+def _new_number(owner: object) -> int:
+    """A number that no other living end of this process has. Raises LimitReached."""
+    for count in itertools.islice(_ends, _MOST_ENDS):
+        number = count % _MOST_ENDS
+        if _numbers.setdefault(number, owner) is owner:
+            return number
+    raise LimitReached(
+        f"this process has {_MOST_ENDS} sending ends",
+        why="a receiver could not tell another one from them",
+        remedy="close those that are not needed, or use several processes",
+    )
 
 
 def pid_namespace() -> int:
@@ -64,12 +81,22 @@ class Chunker:
     """Cuts the messages of one sending end into chunks."""
 
     def __init__(self) -> None:
+        self._owner, self._number = object(), -1
         self._renew()
 
     def _renew(self) -> None:
+        self._leave_number()  # of the process that was forked
+        self._number = _new_number(self._owner)
+        self._nonce = pid_namespace() << 16 | self._number
         self._pid = os.getpid()
-        self._nonce = pid_namespace() << 16 | next(_ends) & 0xFFFF
         self._sequence = 0
+
+    def _leave_number(self, numbers: dict[int, object] = _numbers) -> None:
+        if numbers.get(self._number) is self._owner:
+            del numbers[self._number]
+
+    def __del__(self) -> None:
+        self._leave_number()
 
     def single(self, message: Message) -> list[Buffer]:
         """The only chunk of a message that fits into one."""
@@ -161,9 +188,10 @@ class Partial:
         """A view of the next ``length`` bytes of the body, to be filled; release it before the next call."""
         end = self.received + length
         if end > self.size:
-            self.size = min(self.total, max(end, self.size * 2))
-            self.body.seek(self.size - 1)
+            size = min(self.total, max(end, self.size * 2))
+            self.body.seek(size - 1)
             self.body.write(b"\0")
+            self.size = size  # now: an interrupt before would promise memory that is not there
         return self.body.getbuffer()[self.received : end]
 
 

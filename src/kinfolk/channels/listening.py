@@ -88,6 +88,7 @@ class StreamListener(ListenTransport):
         """Take over ``door``."""
         self._door = door
         self.limits = door.terms.limits(door.sock, senders="one")
+        self._address = listening_at(door.sock, door.terms)  # to be asked for after a close, too
 
     @property
     def refused(self) -> int:  # type: ignore[override]
@@ -111,7 +112,7 @@ class StreamListener(ListenTransport):
     @property
     def address(self) -> str:
         """Where it listens."""
-        return listening_at(self._door.sock, self._door.terms)
+        return self._address
 
 
 def listening_at(sock: socket.socket, terms: Terms) -> str:

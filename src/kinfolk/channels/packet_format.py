@@ -7,7 +7,7 @@
                           the user's       of the        little-endian
                           descriptors      message
 
-    flags   1 LARGE: the message is in a sealed memfd, the first descriptor that rides (`kinfolk.channels.memfd`)
+    flags   1 LARGE: the message is in a sealed memfd, the first descriptor that rides (`kinfolk.memfd`)
 
 Rules:
 1. Nothing that is announced is believed: lengths and numbers are compared with what came, and with the limit.

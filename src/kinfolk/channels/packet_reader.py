@@ -15,7 +15,7 @@ import errno
 import mmap
 import os
 import socket
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from kinfolk import memfd
 from kinfolk.ancillary import CREDENTIALS_ROOM, ROOM, close_all, read
@@ -38,6 +38,8 @@ _BREATH = 64  # messages dropped at a stretch, so that a flood of them holds up 
 
 class PacketReader:
     """Reads one socket, which it does not own. Several processes may each read theirs of the same socket."""
+
+    goes_on: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -73,7 +75,6 @@ class PacketReader:
                 return None
             except ConnectionResetError:
                 continue  # the peer closed without reading all; what it sent before is still here
-            self.spoke = True
             if message is not None:
                 return message
             self.dropped += 1
@@ -101,6 +102,9 @@ class PacketReader:
         """Nothing."""
         return b""
 
+    def keep_ahead(self) -> None:
+        """Nothing was given."""
+
     def discard(self) -> None:
         """Nothing is held."""
 
@@ -117,6 +121,7 @@ class PacketReader:
         length, ancillary, flags, _ = self._socket.recvmsg_into([self._room], ROOM, _TAKE)
         if not length and not ancillary:  # another process took the packet that was looked at
             self.end()
+        self.spoke = True  # also with what is corrupt
         sender, descriptors = read(ancillary)
         try:
             if flags & _DESCRIPTORS_CUT:

@@ -80,10 +80,12 @@ class PacketSender(SendTransport):
         self._raw, self._presence = raw, presence
         self._peer = peer or _connected_peer(sock)
         self._inline = largest_inline(sock)
+        self._eof = False
         sock.setblocking(False)
 
     def send(self, message: Message) -> Steps[None]:
         """Send one message as one packet."""
+        self._check_not_ended()
         descriptors = message.descriptors
         if self._raw:
             yield from self._send_packet(list(message.parts), descriptors)
@@ -102,6 +104,7 @@ class PacketSender(SendTransport):
 
     def try_send(self, message: Message) -> bool:
         """Send a message that is a packet of its own, if there is room."""
+        self._check_not_ended()
         size = message.size
         pieces: Sequence[Buffer] = message.parts
         if not self._raw:
@@ -168,8 +171,13 @@ class PacketSender(SendTransport):
                 code=error.errno,
             ) from error
 
+    def _check_not_ended(self) -> None:
+        if self._eof:
+            raise Closed("sending was ended with send_eof()", subject=self._subject)
+
     def send_eof(self) -> None:
         """End this direction, for every copy of the socket: the peer gets EndOfChannel."""
+        self._eof = True
         if self._presence is not None:
             self._presence.leave()
         self._socket.shutdown(socket.SHUT_WR)
@@ -245,9 +253,17 @@ class PacketReceiver(ReceiveTransport):
         if message is None and self._presence is not None and self._presence.others_gone():
             # What they sent before they left may have come since the socket was found empty.
             message = self._reader.next_message()
-            if message is None and self._reader.dry:
+            if message is None and self._reader.dry and self._presence.end(self._found_somebody):
                 self._reader.end()
         return message
+
+    def _found_somebody(self) -> bool:
+        assert self._presence is not None
+        return not self._presence.others_gone() or bool(_asked(self._socket, termios.FIONREAD))
+
+    def hangups(self) -> tuple[int, ...]:
+        """The presence of the senders."""
+        return self.interest.hangup
 
     def fileno(self) -> int:
         """Readable when a packet is there."""
@@ -296,7 +312,7 @@ def rebuild_sender(
     peer: Peer | None,
 ) -> PacketSender:
     """A sender around descriptors that came from another process."""
-    present = None if presence is None else Presence.around(presence, path)
+    present = None if presence is None else Presence.passed(presence, path)
     sock = socket.socket(fileno=fd)
     return PacketSender(sock, limits, subject, raw=raw, presence=present, peer=peer)
 
@@ -312,7 +328,7 @@ def rebuild_receiver(
     name: SocketName | None,
 ) -> PacketReceiver:
     """A receiver around descriptors that came from another process."""
-    present = None if presence is None else Presence.around(presence, path)
+    present = None if presence is None else Presence.passed(presence, path)
     sock = socket.socket(fileno=fd)
     return PacketReceiver(sock, limits, subject, raw=raw, presence=present, peer=peer, name=name)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from kinfolk.ancillary import close_all
 from kinfolk.channels.contract import Passed, ReceiveTransport, SendTransport
 from kinfolk.errors import Unsupported, UsageError
 from kinfolk.transfer import current_departure
@@ -29,7 +30,7 @@ class Dismantled:
 
 
 def clone(transport: SendTransport | ReceiveTransport) -> Any:
-    """A second transport over duplicates of the same descriptors. Raises Unsupported."""
+    """A second transport over duplicates of the same descriptors. Raises Unsupported, OSError."""
     if not transport.clonable:
         raise Unsupported(
             "this receiver can't be cloned",
@@ -38,7 +39,17 @@ def clone(transport: SendTransport | ReceiveTransport) -> Any:
             remedy="close this one and open the address again, or give it to the process that shall receive",
         )
     make, arguments = transport.passable()
-    return make(*(os.dup(a.number) if isinstance(a, Passed) else a for a in arguments))
+    duplicates: list[int] = []
+    try:
+        for argument in arguments:
+            if isinstance(argument, Passed):
+                duplicates.append(os.dup(argument.number))  # noqa: PERF401 — those before a failure are to be closed
+    except BaseException:
+        close_all(duplicates)
+        transport.keep()
+        raise
+    own = iter(duplicates)
+    return make(*(next(own) if isinstance(a, Passed) else a for a in arguments))
 
 
 def moving(close: Callable[[], object]) -> None:

@@ -1,7 +1,8 @@
 """``pipe:`` — anonymous pipes, between a process and those that inherit or are passed an end.
 
     pipe:       a new pipe (`channel`), or two, one each way (`pair`)
-    pipe:N      the end with descriptor number N, inherited from whoever started this process
+    pipe:N      the end with descriptor number N, inherited from whoever started this process; it becomes non-blocking
+                (O_NONBLOCK), also for others who share it
 
 Options: capacity (F_SETPIPE_SZ), senders (one, many), max_message, codec, framing.
 See `kinfolk.channels.pipe_transport` for what travels.

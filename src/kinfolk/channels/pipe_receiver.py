@@ -29,6 +29,7 @@ from kinfolk.channels.pipe_transport import (
     set_flags,
     unlink,
 )
+from kinfolk.channels.presence import FifoEnd
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel, EndOfChannel, KinfolkError
 from kinfolk.identity import is_dead, open_pidfd
@@ -71,9 +72,11 @@ class PipeReceiver(ReceiveTransport):
 
     def try_receive(self) -> Message | None:
         """Read until a message is whole or the pipe is empty."""
+        fd = self._descriptor.fileno()
+        if self._ended:
+            raise EndOfChannel("every sender has gone", subject=self._subject)
         if self._claim.take():
             self._begin()
-        fd = self._descriptor.fileno()
         doomed: list[int] = []
         message: Message | None
         while True:
@@ -217,6 +220,12 @@ class PipeReceiver(ReceiveTransport):
 
     def _end(self) -> None:
         """Nobody has the write end open any more."""
+        if isinstance(self._descriptor, FifoEnd) and not self._descriptor.keep_name:
+            fd = self._descriptor.fileno()
+            if not self._descriptor.end(lambda: bytes_waiting(fd) > 0 or not _hung_up(fd)):
+                raise _Nothing
+            for claim in (self._claim, self._opened):
+                claim.closed()
         self._ended = True
         self._body = None
         self._assembler.forget_all()

@@ -53,6 +53,8 @@ def pipe_limits(
         presence=presence,
         empty_messages=not raw,
         notes=(
+            "Whoever writes to it without O_DIRECT, as programs do that are not kinfolk's, may spoil a message of somebody"
+            " else: the receiver gets CorruptChannel for it.",
             "A receiver learns of the death of a sending process when the kernel has torn it down: usually within"
             " 1 ms, later for a process of some GiB.",
         ),

@@ -14,12 +14,18 @@ Rules:
    receiver takes it over.
 2. Joining and leaving are done under the lock of the runtime directory: nobody joins a name that is being removed.
 3. A symlink is never followed, and what is no FIFO is refused before it is opened.
+4. *Last* is who finds, once he has closed, neither another member (`claims.Membership`) nor a copy of any end: a child that
+   was forked just now, or gets an end that is on its way, has not said yet that it is a member. Copies show by an flock(2)
+   that all ends share: just what makes it useless as a sign of life, that a copy keeps it, is wanted here.
+5. A channel ends under the lock too: a receiver that finds everybody gone lets go of its end first, so that whoever comes
+   later waits for the next receiver, instead of sending to one that has said goodbye.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import select
@@ -38,12 +44,15 @@ from kinfolk.rendezvous import NotYet, retry, wait_for_path
 _MADE_BY_KINFOLK = stat.S_ISVTX
 _LONGEST_NAME = 200  # of what stands for a name in a file name of at most 255 bytes
 _PATIENCE = 0.1  # seconds that leaving waits for the lock before it leaves the name to the next
+# Seconds until a copy is believed to be an end: between its fork and its exec, every process that is being
+# started has one.
+_STARTING = 0.02
 
 
 class FifoEnd(Descriptor):
     """An open end of a FIFO that has a name; the last one to close removes the name if kinfolk made it."""
 
-    __slots__ = ("_inode", "_membership", "keep_name", "path")
+    __slots__ = ("_ended", "_inode", "_membership", "keep_name", "path")
 
     def __init__(self, number: int, path: str, *, keep_name: bool = False) -> None:
         """Take over a descriptor of the FIFO at ``path``; ``keep_name`` never removes the name."""
@@ -51,7 +60,10 @@ class FifoEnd(Descriptor):
         self._inode = status.st_dev, status.st_ino
         self._membership = Membership(number)
         self.path, self.keep_name = path, keep_name
+        self._ended = False
         super().__init__(number, f"fifo {path}")
+        with contextlib.suppress(OSError):  # a hostile user has it alone: then nobody is ever last
+            fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def close(self) -> None:
         """Close; the last member removes the name."""
@@ -68,16 +80,62 @@ class FifoEnd(Descriptor):
         """
         if self.closed:
             return False
+        if self._ended:
+            super().close()
+            return False
         with _lock_for_leaving() as locked:
+            last = locked and self._seems_last()
+            self.abandon()
+            return last and self._remove(if_last)
+
+    def end(self, found: Callable[[], bool], if_last: Callable[[], None] | None = None) -> bool:
+        """Leave, because everybody else on the other side has left; False if ``found`` under the lock that it is not so.
+
+        The number stays, as it may be in somebody's event loop; what it stands for now is at its end for ever.
+        """
+        with _lock_for_leaving() as locked:
+            if found():
+                return False
+            last = locked and self._seems_last()
+            reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.close(writing)
+            self._membership.closing()
             try:
-                last = locked and not self.keep_name and self.alone() and self._made_here()
-                if last:
-                    if if_last is not None:
-                        if_last()
-                    self.unlink()
-                return last
+                os.dup2(reading, self.fileno(), inheritable=False)
             finally:
-                self.abandon()
+                os.close(reading)
+                self._membership.closed()
+            self._ended = True
+            if last:
+                self._remove(if_last)
+            return True
+
+    def _seems_last(self) -> bool:
+        return not self.keep_name and self.alone() and self._made_here()
+
+    def _remove(self, if_last: Callable[[], None] | None) -> bool:
+        """Remove the name, if there is no copy of any end; whether it was removed. This one is closed already."""
+        if self._has_copies():
+            return False
+        if if_last is not None:
+            if_last()
+        with contextlib.suppress(
+            PermissionError
+        ):  # of the directory: it stays for the owner's next receiver
+            self.unlink()
+        return True
+
+    def _has_copies(self) -> bool:
+        try:
+            probe = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return True  # or nothing to remove, or no way to tell
+        try:
+            status = os.fstat(probe)
+            return (status.st_dev, status.st_ino) != self._inode or not _nobody_shares(probe)
+        finally:
+            os.close(probe)
+            self._membership.closed()
 
     def abandon(self) -> None:
         """Close and leave the name as it is, to be used under the lock."""
@@ -94,6 +152,12 @@ class FifoEnd(Descriptor):
 
     def _made_here(self) -> bool:
         return bool(os.fstat(self.fileno()).st_mode & _MADE_BY_KINFOLK)
+
+    def set_mode(self, mode: int) -> None:
+        """Permission bits, if it is kinfolk's and ours; who has it open keeps it."""
+        status = os.fstat(self.fileno())
+        if status.st_mode & _MADE_BY_KINFOLK and status.st_uid == os.geteuid():
+            os.fchmod(self.fileno(), mode | _MADE_BY_KINFOLK)
 
 
 def open_end(
@@ -129,14 +193,32 @@ def open_end(
         except BaseException:
             os.close(opened)
             raise
-        if if_first is not None and end.alone():
+        if (make is not None or if_first is not None) and end.alone():
             try:
-                if_first()
+                if (
+                    make is not None
+                ):  # who made it was killed before it had its mode, or wanted another one
+                    end.set_mode(make)
+                if if_first is not None:
+                    if_first()
             except BaseException:
                 # not by `leave`, which would wait for the lock that is held here
                 end.abandon()
                 raise
         return end
+
+
+def _nobody_shares(fd: int) -> bool:
+    """Whether no end but this one is open anywhere, or about to be closed by an exec."""
+    deadline = time.monotonic() + _STARTING
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)
 
 
 def _check_is_fifo(status: os.stat_result, path: str) -> None:
@@ -222,11 +304,6 @@ class Presence:
         reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         return cls(Descriptor(reading, "presence")), cls(Descriptor(writing, "presence"))
 
-    @classmethod
-    def around(cls, fd: int, path: str | None) -> Presence:
-        """A member anew around a descriptor that was duplicated, with the `path` that it had."""
-        return cls(Descriptor(fd, "presence") if path is None else FifoEnd(fd, path))
-
     @property
     def path(self) -> str | None:
         """The FIFO's name; None for an anonymous one."""
@@ -245,6 +322,12 @@ class Presence:
         """A receiver asks: has some sender come, and the last gone? A sender: has the last receiver gone?"""
         return bool(self._poll.poll(0))
 
+    def end(self, found: Callable[[], bool], if_last: Callable[[], None] | None = None) -> bool:
+        """A receiver lets go of senders who have all gone: see `FifoEnd.end`."""
+        if isinstance(self._descriptor, FifoEnd):
+            return self._descriptor.end(found, if_last)
+        return not found()
+
     def leave(self, if_last: Callable[[], None] | None = None) -> bool:
         """Close; True for the last member of all, which also removed the FIFO's name: see `FifoEnd.leave`."""
         if isinstance(self._descriptor, FifoEnd):
@@ -259,8 +342,14 @@ def _joined(
     def attempt() -> FifoEnd:
         return open_end(path, flags, make=make, if_first=if_first)
 
+    def attempt_in_the_runtime_directory() -> FifoEnd:
+        try:
+            return attempt()
+        except FileNotFoundError:
+            raise NotYet from None  # a cleaner of /dev/shm took it away, who knows no lock
+
     if os.path.dirname(path) == runtime_directory.path_name():
-        return Presence((yield from retry(attempt)))  # the directory itself comes and goes
+        return Presence((yield from retry(attempt_in_the_runtime_directory)))
     return Presence((yield from wait_for_path(path, attempt)))
 
 

@@ -195,10 +195,12 @@ class QueueReceiver(_End, ReceiveTransport):
 
     def try_receive(self) -> Message | None:
         """Take the next message if there is one."""
-        try:
-            taken = self._take()
-        except OSError as error:
-            raise self._removed(error) from error
+        taken = None
+        if not self._ended:
+            try:
+                taken = self._queue.take() or self._end_if_alone()
+            except OSError as error:
+                raise self._removed(error) from error
         if taken is not None:
             return self._message(*taken)
         if self._ended:
@@ -206,12 +208,25 @@ class QueueReceiver(_End, ReceiveTransport):
         self.interest = self._queue.arrival()
         return None
 
-    def _take(self) -> tuple[bytes, int] | None:
-        taken = self._queue.take()
-        if taken is None and not self._ended and self._others_gone():
-            taken = self._queue.take()  # what was sent between the two looks
-            self._ended = taken is None
-        return taken
+    def hangups(self) -> tuple[int, ...]:
+        """The presence of the senders."""
+        return self._queue.hangup
+
+    def _end_if_alone(self) -> tuple[bytes, int] | None:
+        """End if every sender has gone; or take what the last one sent between two looks."""
+        if self._presence is None or not self._presence.others_gone():
+            return None
+        taken: list[tuple[bytes, int]] = []
+
+        def found() -> bool:
+            if not self._others_gone():
+                return True
+            if (last := self._queue.take()) is not None:
+                taken.append(last)
+            return bool(taken)
+
+        self._ended = self._presence.end(found, self._queue.remove_if_ours)
+        return taken[0] if taken else None
 
     def _message(self, data: bytes, priority: int) -> Message:
         if self._raw:

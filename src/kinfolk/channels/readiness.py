@@ -1,9 +1,11 @@
-"""A descriptor that is readable when a message is here, also one that was read ahead.
+"""A descriptor that is readable when a message is here, also one that was read ahead, or when none will come.
 
     epoll ──┬── the kernel's descriptor: bytes that nobody has read
-            └── an eventfd: a message in user space
+            ├── an eventfd: a message in user space
+            └── the presence of the senders, where the descriptor does not hang up itself
 
-Whoever reads ahead takes bytes from where the kernel looks, and a bare descriptor would be silent about them.
+Whoever reads ahead takes bytes from where the kernel looks, and a bare descriptor would be silent about them. A queue is
+silent about who has gone.
 
 Rules:
 1. Made only for who asks for a descriptor; whoever does not pays nothing.
@@ -20,8 +22,8 @@ import select
 class Readiness:
     """Joins what the kernel knows with what is in user space. Not thread-safe: told by one receive at a time."""
 
-    def __init__(self, kernel: int) -> None:
-        """``kernel`` is readable when the kernel has something."""
+    def __init__(self, kernel: int, hangups: tuple[int, ...] = ()) -> None:
+        """``kernel`` is readable when the kernel has something; ``hangups`` hang up when all senders have gone."""
         self._pid = os.getpid()
         self._epoll = select.epoll()
         try:
@@ -29,9 +31,15 @@ class Readiness:
         except BaseException:
             self._epoll.close()
             raise
-        self._epoll.register(kernel, select.EPOLLIN)
-        self._epoll.register(self._flag, select.EPOLLIN)
         self._told = False
+        try:
+            self._epoll.register(kernel, select.EPOLLIN)
+            self._epoll.register(self._flag, select.EPOLLIN)
+            for fd in hangups:
+                self._epoll.register(fd, 0)
+        except BaseException:  # a limit of the kernel's (epoll_ctl(2), ENOSPC)
+            self.close()
+            raise
 
     @property
     def is_a_copy(self) -> bool:

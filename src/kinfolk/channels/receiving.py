@@ -11,6 +11,7 @@ import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+from kinfolk._native import Finally
 from kinfolk.channels.codec import decode
 from kinfolk.channels.contract import Message, ReceiveTransport
 from kinfolk.channels.end import End, located
@@ -68,29 +69,19 @@ class Receives(End):
 
     def _receive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
         due, turn, token = deadline(timeout), self._receive_turn, object()
-        try:
+        with Finally(self._leave_receiving, token):
             enter(turn, token, due, self._receive_what)
             while (message := self._next_message()) is None:
                 block(self._receiving.interest, turn, due, self._receive_what)
-            message = self._handed_over(message, accept)
-            self._leave_receiving(token)
-            return message
-        except BaseException:  # also a KeyboardInterrupt while leaving
-            self._leave_receiving(token)
-            raise
+            return self._handed_over(message, accept)
 
     async def _areceive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
         due, turn, token = deadline(timeout), self._receive_turn, object()
-        try:
+        with Finally(self._leave_receiving, token):
             await aenter(turn, token, due, self._receive_what)
             while (message := self._next_message()) is None:
                 await ablock(self._receiving.interest, turn, due, self._receive_what)
-            message = self._handed_over(message, accept)
-            self._leave_receiving(token)
-            return message
-        except BaseException:  # also a KeyboardInterrupt while leaving
-            self._leave_receiving(token)
-            raise
+            return self._handed_over(message, accept)
 
     def _leave_receiving(self, token: object) -> None:
         if self._readiness:
@@ -105,15 +96,28 @@ class Receives(End):
         """A descriptor that is readable when `recv` would not block, for select and event loops.
 
         It may be readable for half a message too: receive with ``timeout=0``. After a fork, ask again. Raises
-        Unsupported where the kernel gives none (sysv-mq:).
+        Unsupported where the kernel gives none (sysv-mq:), LimitReached when this process may open no more.
         """
+        try:
+            return self._ready_descriptor()
+        except (OSError, KinfolkError) as error:
+            raise located(error, "can't make a descriptor to wait on", self._address) from (
+                error.__cause__
+            )
+
+    def _ready_descriptor(self) -> int:
         kernel = self._receiving.fileno()
-        if not self._receiving.reads_ahead:
+        hangups = self._receiving.hangups()
+        if not self._receiving.reads_ahead and not hangups:
             return kernel
         if self._readiness and self._readiness[0].is_a_copy:
             self._readiness.pop().close()
         if not self._readiness:
-            self._readiness.append(Readiness(kernel))
+            made = Readiness(kernel, hangups)
+            self._readiness.append(made)
+            if self._readiness[0] is not made:  # another thread was quicker
+                self._readiness.remove(made)
+                made.close()
             # Only ever this way: a thread that receives meanwhile knows better, and says so when it leaves.
             if self._has_something():
                 self._readiness[0].tell(True)
@@ -145,15 +149,9 @@ class Receives(End):
     def _receive_now(self) -> Message | None:
         """The next message if it is here and nobody else is receiving."""
         token = object()
-        try:
+        with Finally(self._leave_receiving, token):
             message = self._next_message() if self._receive_turn.enter(token) else None
-            if message is not None:
-                message = self._handed_over(message, no_descriptors)
-            self._leave_receiving(token)
-            return message
-        except BaseException:
-            self._leave_receiving(token)
-            raise
+            return None if message is None else self._handed_over(message, no_descriptors)
 
     def _decoded(self, message: Message, copy: bool) -> Any:
         try:
@@ -174,9 +172,9 @@ class Receives(End):
         return objects
 
     def _check_most(self, most: int) -> None:
-        if most < 1:
+        if not isinstance(most, int) or most < 1:
             raise InvalidValue(
-                f"recv_many({most}) can't receive anything",
+                f"recv_many({most!r}) can't receive anything",
                 subject=self._address,
                 remedy="ask for 1 or more",
             )

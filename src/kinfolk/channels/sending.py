@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import array
+from collections.abc import Iterable, Iterator, Sequence
 
+from kinfolk._native import Finally
 from kinfolk.channels.codec import RAW, as_bytes_view, encode
 from kinfolk.channels.contract import Message, SendTransport
 from kinfolk.channels.end import End, guarded, located
 from kinfolk.deadlines import deadline
-from kinfolk.errors import CodecError, KinfolkError, MessageTooBig, Unsupported
+from kinfolk.errors import CodecError, InvalidValue, KinfolkError, MessageTooBig, Unsupported
 from kinfolk.interest import Steps
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import adrive, aenter, arun, drive, enter, run
@@ -37,6 +39,12 @@ class Sends(End):
                 remedy="use framing=framed",
             )
         if priority is not None:
+            if not isinstance(priority, int) or isinstance(priority, bool):
+                raise InvalidValue(
+                    f"priority={priority!r} makes no sense",
+                    subject=self._address,
+                    remedy="give a whole number",
+                )
             if not self._limits.priorities:
                 raise Unsupported(
                     "there are no priorities here",
@@ -66,44 +74,60 @@ class Sends(End):
                 remedy="use unix: or unix-seqpacket:",
             )
         message = self._bytes_of(data, None)
-        message.descriptors = tuple(fds)
+        message.descriptors = self._numbers(fds)
         return message
+
+    def _numbers(self, fds: Sequence[int]) -> tuple[int, ...]:
+        try:
+            numbers = tuple(fds)
+            for number in array.array("i", numbers):
+                if number < 0:
+                    raise OverflowError
+        except (TypeError, OverflowError):
+            raise InvalidValue(
+                f"{fds!r} is no list of descriptors",
+                subject=self._address,
+                remedy="give a list of the numbers of open files, such as [file.fileno()]",
+            ) from None
+        return numbers
+
+    def _iterator(self, objects: Iterable[object]) -> Iterator[object]:
+        try:
+            return iter(objects)
+        except TypeError:
+            raise InvalidValue(
+                f"send_many takes several objects, and a {type(objects).__qualname__} is one",
+                subject=self._address,
+                remedy="give a list, or send it with send()",
+            ) from None
 
     def _send(self, message: Message, timeout: float | None) -> None:
         due, turn, token = deadline(timeout), self._send_turn, object()
         try:
-            enter(turn, token, due, self._send_what)
-            if not self._sending.try_send(message):
-                drive(self._sending.send(message), turn, due, self._send_what)
-            self._count_sent(message)
-            turn.leave(token)
+            with Finally(turn.leave, token):
+                enter(turn, token, due, self._send_what)
+                if not self._sending.try_send(message):
+                    drive(self._sending.send(message), turn, due, self._send_what)
+                self._count_sent(message)
         except (OSError, KinfolkError) as error:
-            turn.leave(token)
             raise located(error, "can't send", self._address) from error.__cause__
-        except BaseException:  # also a KeyboardInterrupt while leaving
-            turn.leave(token)
-            raise
 
     async def _asend(self, message: Message, timeout: float | None) -> None:
         due, turn, token = deadline(timeout), self._send_turn, object()
         try:
-            await aenter(turn, token, due, self._send_what)
-            if not self._sending.try_send(message):
-                await adrive(self._sending.send(message), turn, due, self._send_what)
-            self._count_sent(message)
-            turn.leave(token)
+            with Finally(turn.leave, token):
+                await aenter(turn, token, due, self._send_what)
+                if not self._sending.try_send(message):
+                    await adrive(self._sending.send(message), turn, due, self._send_what)
+                self._count_sent(message)
         except (OSError, KinfolkError) as error:
-            turn.leave(token)
             raise located(error, "can't send", self._address) from error.__cause__
-        except BaseException:  # also a KeyboardInterrupt while leaving
-            turn.leave(token)
-            raise
 
     def _count_sent(self, message: Message) -> None:
         self._statistics.messages_sent += 1
         self._statistics.bytes_sent += message.size
 
-    def _send_many_steps(self, objects: Iterable[object], priority: int | None) -> Steps[int]:
+    def _send_many_steps(self, objects: Iterator[object], priority: int | None) -> Steps[int]:
         count = 0
         for obj in objects:  # encoded one by one, as they go out
             message = self._encoded(obj, priority)
@@ -153,8 +177,9 @@ class Sends(End):
 
         When it raises, ``statistics().messages_sent`` says how many went out.
         """
+        steps = self._send_many_steps(self._iterator(objects), priority)
         return run(
-            guarded(self._send_many_steps(objects, priority), "can't send", self._address),
+            guarded(steps, "can't send", self._address),
             self._send_turn,
             deadline(timeout),
             self._send_what,
@@ -168,8 +193,9 @@ class Sends(End):
         priority: int | None = None,
     ) -> int:
         """`send_many`, on asyncio."""
+        steps = self._send_many_steps(self._iterator(objects), priority)
         return await arun(
-            guarded(self._send_many_steps(objects, priority), "can't send", self._address),
+            guarded(steps, "can't send", self._address),
             self._send_turn,
             deadline(timeout),
             self._send_what,

@@ -7,8 +7,8 @@
 
 Rules:
 1. Sockets are non-blocking and never raise SIGPIPE; waiting is the driver's (`kinfolk.waiting`).
-2. A chunk that is given up half sent is finished, and its message aborted, before the next one begins; raw bytes
-   are finished.
+2. A chunk that is given up half sent, or that the kernel refuses in the middle, is finished, and its message aborted, before
+   the next one begins; raw bytes are finished. What was refused at its first byte leaves no trace.
 3. One process writes and one reads a stream at a time: a forked copy that tries meets the other's `Claim`, and two ends
    of one process meet there too.
 4. A process that ends in the middle of a larger message leaves the stream *torn* for its forked copies, which must not write
@@ -41,14 +41,14 @@ from kinfolk.channels.contract import (
     SendTransport,
 )
 from kinfolk.channels.framing import HEADER, MAX_CHUNK, Chunker
-from kinfolk.channels.message_reader import MessageReader
+from kinfolk.channels.message_reader import pass_ahead
 from kinfolk.channels.pipe_size import bytes_waiting
+from kinfolk.channels.stream_reader import LOST
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import (
     BrokenChannel,
     Busy,
     Closed,
-    ForkedCopy,
     KinfolkError,
     LimitReached,
 )
@@ -123,7 +123,7 @@ class StreamSender(SendTransport):
         if self._pid != os.getpid():
             self._begin_in_this_process()
         if self._in_doubt:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._break_off()
             raise BrokenChannel(
                 "the stream was left in the middle of a message",
                 subject=self._terms.subject,
@@ -144,6 +144,10 @@ class StreamSender(SendTransport):
             )
         self._pid = os.getpid()
 
+    def _break_off(self) -> None:
+        with contextlib.suppress(OSError):  # the peer may have gone already
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def _torn(self, torn: bool) -> None:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, torn)
 
@@ -156,7 +160,7 @@ class StreamSender(SendTransport):
                     self._abort_owed, riding = True, ()
                 else:
                     yield from self._write_when_room(pieces)
-        except GeneratorExit:
+        except (GeneratorExit, KinfolkError, OSError):
             self._abort_owed = self._abort_owed or bool(self._rest)
             self._torn(self._abort_owed)
             raise
@@ -189,7 +193,7 @@ class StreamSender(SendTransport):
             raise _explained(error, self._terms.subject) from None
         if self._poll is not None and sent < sum(map(len, pieces)):
             # TCP, against all expectation: nobody may go on behind half a chunk.
-            self._sock.shutdown(socket.SHUT_RDWR)
+            self._break_off()
             raise BrokenChannel(
                 "the kernel took half of a chunk",
                 subject=self._terms.subject,
@@ -210,7 +214,7 @@ class StreamSender(SendTransport):
     ) -> Steps[None]:
         """Write what the kernel may take a part at a time; what rides goes with the first byte.
 
-        Given up, it keeps the rest if it is ``owed``: if some of it went out, now or earlier.
+        Given up or refused, it keeps the rest if it is ``owed``: if some of it went out, now or earlier.
         """
         rest = [memoryview(piece) for piece in pieces]
         self._in_doubt = True
@@ -225,12 +229,9 @@ class StreamSender(SendTransport):
                     raise _explained(error, self._terms.subject) from None
                 owed, riding = True, ()
                 _skip(rest, sent)
-        except GeneratorExit:
+        except (GeneratorExit, KinfolkError, OSError):
             if owed:  # a copy, for the caller may change his buffers from now on
                 self._rest = b"".join(rest)
-            self._in_doubt = False
-            raise
-        except KinfolkError:
             self._in_doubt = False
             raise
         self._in_doubt = False  # not after a KeyboardInterrupt
@@ -335,6 +336,11 @@ class StreamReceiver(ReceiveTransport):
         self._passed_on = bool(ahead)
         return rebuild_receiver, (Passed(self._stream.fileno()), self._terms, ahead)
 
+    def keep(self) -> None:
+        """Go on with what was read ahead."""
+        self._passed_on = False
+        self._reader.keep_ahead()
+
 
 def duplex(stream: Stream, terms: Terms) -> Duplex:
     """Both directions of a connection."""
@@ -350,28 +356,6 @@ def rebuild_sender(fd: int, terms: Terms, one_way: bool, senders: str) -> Stream
 def rebuild_receiver(fd: int, terms: Terms, ahead: bytes) -> StreamReceiver:
     """A receiver around a descriptor that came from another process."""
     return StreamReceiver(Stream(socket.socket(fileno=fd), terms), terms, ahead=ahead)
-
-
-def check_copy(reader: MessageReader, subject: str) -> None:
-    """Raise ForkedCopy in a forked process whose parent holds a part of the stream."""
-    if reader.in_the_middle():
-        raise ForkedCopy(
-            "this copy can't receive",
-            subject=subject,
-            why="the process that was forked had read ahead here",
-            remedy="fork before the first receive, or pass the end to the process instead",
-        )
-
-
-def pass_ahead(reader: MessageReader, subject: str) -> bytes:
-    """What a reader has read ahead, to go on elsewhere. Raises Busy in the middle of a message."""
-    if reader.has_part():
-        raise Busy(
-            "an end can't be passed on in the middle of a message",
-            subject=subject,
-            remedy="receive it first",
-        )
-    return reader.give_ahead()
 
 
 def _skip(pieces: list[memoryview], count: int) -> None:
@@ -392,5 +376,12 @@ def _explained(error: OSError, subject: str) -> OSError:
             subject=subject,
             why="this user has as many in sockets, unreceived, as a process may open",
             remedy="let the peers receive them first, or raise the limit: ulimit -n",
+        )
+    if error.errno in LOST:
+        return BrokenChannel(
+            "the connection was lost",
+            subject=subject,
+            why=os.strerror(error.errno),
+            remedy="connect again",
         )
     return error

@@ -25,6 +25,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Sequence
+from typing import ClassVar
 
 from kinfolk.ancillary import ROOM, close_all, read
 from kinfolk.channels.codec import RAW
@@ -37,11 +38,13 @@ _READ_AHEAD = 1 << 16
 _CLOSE_ON_EXEC, _CUT_OFF = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)
 
 #: The network, not the peer, has ended a TCP connection.
-_LOST = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
+LOST = (errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 
 
 class StreamReader:
     """Reads one socket; it does not own it. Not thread-safe."""
+
+    goes_on: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -143,6 +146,10 @@ class StreamReader:
             self._pid = 0
         return self._ahead[self._at :]
 
+    def keep_ahead(self) -> None:
+        """Nobody goes on with what was given: this reader does."""
+        self._begin()
+
     def discard(self) -> None:
         """Forget what is incomplete, and close the descriptors that nobody will get."""
         if self._pid == os.getpid() and not self.in_the_middle():
@@ -177,8 +184,9 @@ class StreamReader:
                 return self._with_descriptors(message)
 
     def _take_chunk(self, data: bytes, at: int, here: int) -> Message | None:
+        # Also what is refused is somebody's of kinfolk: a message larger than this end takes.
+        self.spoke = self.spoke or data.startswith(MAGIC, at)
         chunk = self._assembler.parse(data, at)
-        self.spoke = True
         self._board(chunk, self._taken - (len(data) - at))
         start = at + HEADER.size
         if chunk.length <= here:
@@ -333,7 +341,7 @@ class StreamReader:
             self._reset = True
             return
         self._in_doubt = False
-        if error.errno in _LOST:
+        if error.errno in LOST:
             raise BrokenChannel(
                 "the connection was lost",
                 subject=self._subject,

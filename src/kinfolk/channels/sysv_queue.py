@@ -9,7 +9,8 @@ Rules:
 2. Waiting for a message takes none, so a receive that is given up loses none. (One without any bytes, which only others
    than kinfolk send, can't be waited for like that: it is kept for the next receive.)
 3. A blocked send carries its message; when it is woken, it is known whether that was sent.
-4. While a call is blocked, the watcher wakes it when the other side has gone.
+4. While a call is blocked, the watcher wakes it when the other side has gone. (Around the call is no context manager in
+   Python: an interrupt in one would leave the watch behind.)
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import contextlib
 import errno
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import sysv_ipc
@@ -130,27 +131,30 @@ class Hold(Queue):
 
     def block(self, milliseconds: int | None) -> bool:
         """Block until a message may be there: the call of `arrival`."""
-        with self.blocking() as native:
-            native.wait_for_message(self._kind or 0, _patience(milliseconds))
+        try:
+            with watching(*self.hangup, waker=self._native.waker):
+                self._native.wait_for_message(self._kind or 0, _patience(milliseconds))
+        except OSError as error:
+            self._refused(error)
         return False  # nothing is lost by not looking again: what it may have taken is kept
+
+    def block_to_put(self, message: bytes, milliseconds: int | None) -> bool:
+        """Block until a message is sent; whether it is."""
+        try:
+            with watching(*self.hangup, waker=self._native.waker):
+                return self._native.wait_to_send(message, _patience(milliseconds))
+        except OSError as error:
+            self._refused(error)
+        return False
 
     def wake(self) -> None:
         """End a blocked call, in whatever thread."""
         self._native.wake()
 
-    @contextlib.contextmanager
-    def blocking(self) -> Iterator[SysvQueue]:
-        """What to block in, with the watcher looking after the hang-up meanwhile."""
-        try:
-            if self.hangup:
-                with watching(*self.hangup, waker=self._native.waker):
-                    yield self._native
-            else:
-                yield self._native
-        except OSError as error:
-            # A queue that was removed says so again at the next try, which knows what it means.
-            if error.errno not in {errno.EIDRM, errno.EINVAL}:
-                raise from_os_error(error, "can't wait", self._subject) from error
+    def _refused(self, error: OSError) -> None:
+        # A queue that was removed says so again at the next try, which knows what it means.
+        if error.errno not in {errno.EIDRM, errno.EINVAL}:
+            raise from_os_error(error, "can't wait", self._subject) from error
 
     def try_put(self, message: bytes) -> bool:
         """Send, if there is room; a type comes first in ``message``."""
@@ -168,8 +172,7 @@ class _Put(Put):
         return Interest(call=self)
 
     def block(self, milliseconds: int | None) -> bool:
-        with self._hold.blocking() as native:
-            self.done = native.wait_to_send(self._message, _patience(milliseconds))
+        self.done = self._hold.block_to_put(self._message, milliseconds)
         return self.done
 
     def wake(self) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import socket
 import threading
 from dataclasses import replace
@@ -177,7 +178,11 @@ def _attempt(place: _Place, address: Address, terms: Terms) -> Steps[socket.sock
         terms.set_capacity(sock)
         code = sock.connect_ex(place[1])
         if code == errno.EINPROGRESS:
-            yield Interest(writable=(sock.fileno(),))
+            poll = select.poll()
+            poll.register(sock.fileno(), select.POLLOUT)
+            # On one machine it is there already: who may not wait (timeout=0) gets it too.
+            if not poll.poll(0):
+                yield Interest(writable=(sock.fileno(),))
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code == 0 and sock.getsockname() != sock.getpeername():
             return sock

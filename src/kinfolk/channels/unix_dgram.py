@@ -309,7 +309,7 @@ class _Half(NamedTuple):
             close_all(descriptors)
             raise CorruptChannel("what came is no connection of kinfolk's", subject=subject)
         sock = socket.socket(fileno=descriptors[0])
-        half = cls(sock, *(Presence.around(fd, None) for fd in descriptors[1:]))
+        half = cls(sock, *(Presence.passed(fd, None) for fd in descriptors[1:]))
         if (sock.family, sock.type) != (socket.AF_UNIX, socket.SOCK_DGRAM):
             half.close()
             raise CorruptChannel("what came is no datagram socket", subject=subject)

@@ -17,6 +17,7 @@ so none is sent.
 
 from __future__ import annotations
 
+import os
 import socket
 from dataclasses import dataclass
 
@@ -67,14 +68,16 @@ class PacketTerms(Terms):
         """The sending direction of a connection."""
         return PacketSender(sock, self.connection_limits(sock), self.subject, raw=self.raw)
 
-    def duplex(self, sock: socket.socket) -> Duplex:
-        """Both directions of a connection, each with a descriptor of its own."""
+    def duplex(self, sock: socket.socket, second: socket.socket | None = None) -> Duplex:
+        """Both directions of a connection, each with a descriptor of its own; takes over both, whatever happens."""
         try:
-            second = sock.dup()
+            second = second or sock.dup()
+            return Duplex(self.receiver(sock), self.sender(second))
         except BaseException:
             sock.close()
+            if second is not None:
+                second.close()
             raise
-        return Duplex(self.receiver(sock), self.sender(second))
 
 
 class UnixSeqpacketMechanism(Mechanism):
@@ -150,9 +153,24 @@ class SeqpacketListener(ListenTransport):
 
     def accept(self) -> Steps[Duplex]:
         """The next connection."""
-        while (stream := self._door.admit()) is None:
+        while (sockets := self._admitted()) is None:
             yield Interest(readable=(self._door.fileno(),))
-        return self._terms.duplex(stream.sock)
+        return self._terms.duplex(*sockets)
+
+    def _admitted(self) -> tuple[socket.socket, socket.socket] | None:
+        """The next connection, twice. Raises OSError, and then it still waits."""
+        # What was accepted can't go back into the backlog: so the second descriptor is got before, and replaced.
+        second = self._door.sock.dup()
+        try:
+            stream = self._door.admit()
+            if stream is not None:
+                os.dup2(stream.sock.fileno(), second.fileno(), inheritable=False)
+                return stream.sock, second
+        except BaseException:
+            second.close()
+            raise
+        second.close()
+        return None
 
     def fileno(self) -> int:
         """Readable when a connection waits."""

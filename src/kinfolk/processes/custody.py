@@ -26,7 +26,7 @@ from kinfolk.identity import Identity
 from kinfolk.interest import Interest, Steps
 from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.task_waiter import TaskWaiter
-from kinfolk.thread_waiter import this_threads_waiter
+from kinfolk.thread_waiter import lend, take_back
 
 T = TypeVar("T")
 
@@ -258,10 +258,13 @@ def blocking(steps: Steps[T], timeout: float | None, what: str, subject: object 
             interest = next(steps)
             if due.at is not None and due.passed():
                 raise _too_early(subject, what, due)
+            waiter = lend()
             try:
-                this_threads_waiter().wait(interest, due, what)
+                waiter.wait(interest, due, what)
             except Timeout:
                 raise _too_early(subject, what, due) from None
+            finally:
+                take_back(waiter)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     finally:

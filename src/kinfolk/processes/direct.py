@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable
 
 from kinfolk import watcher
-from kinfolk._native import Child
+from kinfolk._native import Child, Watch
 from kinfolk.deadlines import Deadline
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import KinfolkError, from_os_error
@@ -47,7 +47,7 @@ class Direct(Custody):
         _sweep()
         started: list[int] = []
         pidfd: Descriptor | None = None
-        self._watch: int | None = None
+        self._watch: Watch | None = None
         try:
             pid = start(launch, started)
             self._child = Child(pid)
@@ -108,7 +108,7 @@ class Direct(Custody):
     def _somebody_waits(self) -> None:
         """Whoever waits reaps it: to have the watcher do the same at the same moment is slower."""
         if self._watch is not None:
-            watcher.unwatch(self._watch)
+            self._watch.leave()
             self._watch = None
 
     def _nobody_waits(self) -> None:

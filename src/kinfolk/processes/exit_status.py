@@ -49,7 +49,9 @@ class ExitStatus:
             return cls("exited", code=os.WEXITSTATUS(word), usage=usage)
         if os.WIFSIGNALED(word):
             dumped = os.WCOREDUMP(word)
-            return cls("signaled", signal=_named(os.WTERMSIG(word)), core_dumped=dumped, usage=usage)
+            return cls(
+                "signaled", signal=_named(os.WTERMSIG(word)), core_dumped=dumped, usage=usage
+            )
         if os.WIFSTOPPED(word):
             return cls("stopped", signal=_named(os.WSTOPSIG(word)), usage=usage)
         return cls("continued", usage=usage)

@@ -1,0 +1,130 @@
+/* Finally: a `finally` that no signal handler gets in between.
+ *
+ *     with Finally(function, argument):      function(argument) is called when the block ends
+ *
+ * A handler, so also Ctrl-C, runs between two instructions of Python, and the first of them is the
+ * start of a Python function. So in `finally: leave(token)` a KeyboardInterrupt may come before
+ * `leave` has done anything, and what was to be left stays occupied for ever. Here nothing lies
+ * between the end of the block and the call; and when the call itself is ended by an exception, it
+ * is made again, and the exception raised afterwards. So the function has to be one that may be
+ * repeated.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+int kin_add_finally(PyObject *module);
+
+enum { TRIES = 8 }; /* each but the first needs one more interrupt, within microseconds */
+
+struct finally {
+    PyObject_HEAD
+    PyObject *function, *argument;
+};
+
+static PyObject *
+finally_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"", "", NULL};
+    PyObject *function, *argument;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO:Finally", names, &function, &argument))
+        return NULL;
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    struct finally *self = (struct finally *)allocate(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->function = Py_NewRef(function);
+    self->argument = Py_NewRef(argument);
+    return (PyObject *)self;
+}
+
+static int
+finally_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    struct finally *self = (struct finally *)object;
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(self->function);
+    Py_VISIT(self->argument);
+    return 0;
+}
+
+static int
+finally_clear(PyObject *object)
+{
+    struct finally *self = (struct finally *)object;
+    Py_CLEAR(self->function);
+    Py_CLEAR(self->argument);
+    return 0;
+}
+
+static void
+finally_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject_GC_UnTrack(object);
+    finally_clear(object);
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+static PyObject *
+finally_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return Py_NewRef(object);
+}
+
+static PyObject *
+finally_exit(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    struct finally *self = (struct finally *)object;
+    PyObject *kind = NULL, *value = NULL, *trace = NULL; /* of what ended the last try */
+    for (int tries = 0; tries < TRIES; tries++) {
+        PyObject *result = PyObject_CallFunctionObjArgs(self->function, self->argument, NULL);
+        if (result != NULL) {
+            Py_DECREF(result);
+            break;
+        }
+        Py_XDECREF(kind);
+        Py_XDECREF(value);
+        Py_XDECREF(trace);
+        PyErr_Fetch(&kind, &value, &trace);
+    }
+    if (kind == NULL)
+        Py_RETURN_NONE;
+    PyErr_Restore(kind, value, trace);
+    return NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"__enter__", finally_enter, METH_NOARGS, PyDoc_STR("Itself.")},
+    {"__exit__", finally_exit, METH_VARARGS, PyDoc_STR("Call the function.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("Calls a function when a block ends, however it does.")},
+    {Py_tp_new, finally_new},
+    {Py_tp_traverse, finally_traverse},
+    {Py_tp_clear, finally_clear},
+    {Py_tp_dealloc, finally_dealloc},
+    {Py_tp_methods, methods},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "kinfolk._native.Finally",
+    .basicsize = sizeof(struct finally),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC,
+    .slots = slots,
+};
+
+int
+kin_add_finally(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&spec);
+    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Finally", type);
+    Py_XDECREF(type);
+    return result;
+}

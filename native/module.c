@@ -21,10 +21,13 @@ int kin_add_finally(PyObject *module);
 int kin_add_posix_mq(PyObject *module);
 int kin_add_signal(PyObject *module);
 int kin_add_sysv_wait(PyObject *module);
+int kin_add_allocate(PyObject *module);
+int kin_add_sysv_shm(PyObject *module);
 int kin_add_watcher(PyObject *module);
 int kin_add_child(PyObject *module);
 int kin_add_spawn(PyObject *module);
 int kin_add_containment(PyObject *module);
+int kin_add_mutex(PyObject *module);
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
@@ -33,10 +36,13 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_posix_mq},
     {Py_mod_exec, kin_add_signal},
     {Py_mod_exec, kin_add_sysv_wait},
+    {Py_mod_exec, kin_add_allocate},
+    {Py_mod_exec, kin_add_sysv_shm},
     {Py_mod_exec, kin_add_watcher},
     {Py_mod_exec, kin_add_child},
     {Py_mod_exec, kin_add_spawn},
     {Py_mod_exec, kin_add_containment},
+    {Py_mod_exec, kin_add_mutex},
     {0, NULL},
 };
 

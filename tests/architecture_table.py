@@ -41,8 +41,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "ground",
             (
-                "deadlines descriptors",
-                "identity helper_threads interpreter_exit memfd transfer",
+                "addresses deadlines descriptors sysctl",
+                "identity helper_threads interpreter_exit memfd nameless_file sysv_keys transfer",
                 "turnstile ancillary",
                 "interest",
                 "thread_waiter task_waiter",
@@ -65,7 +65,23 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             ),
             is_package=True,
         ),
-        House("memory", is_package=True),
+        House(
+            "memory",
+            (
+                "address guard_program records space trust",
+                "contract",
+                "arrays guard",
+                "membership",
+                "file_segment sysv_segment",
+                "named sysv_limits",
+                # The kinds: siblings, which never import each other.
+                "posix sysv memfd mapped_file",
+                "kinds",
+                "opening",
+                "shared_memory",
+            ),
+            is_package=True,
+        ),
         House("sync", is_package=True),
     ),
     # 3: several processes

@@ -8,7 +8,7 @@ The rooms, by floor; imports run downward only, and tests/test_architecture.py h
 
     0  errors
     1  descriptors, deadlines, identity, waiting
-    2  processes, signals
+    2  processes, signals, memory
     3  channels, inspection
     4  tour, cli
 """
@@ -32,12 +32,15 @@ from kinfolk.channels.opening import (
 from kinfolk.errors import (
     AccessDenied,
     AddressError,
+    AlreadyExists,
     BrokenChannel,
     BufferTooSmall,
     Busy,
     Closed,
     CodecError,
     CorruptChannel,
+    CorruptObject,
+    Deadlock,
     DecodeError,
     EndOfChannel,
     ForkedCopy,
@@ -49,7 +52,10 @@ from kinfolk.errors import (
     MessageTooBig,
     NoSpace,
     NotFound,
+    NotOwner,
+    OwnerDied,
     PeerError,
+    StillInUse,
     SystemProblem,
     Timeout,
     Unsupported,
@@ -61,6 +67,8 @@ from kinfolk.inspection.cures import Cure
 from kinfolk.inspection.diagnosis import ZombieCause, ZombieDiagnosis, diagnose_zombies
 from kinfolk.inspection.process_info import Adoption, ProcessInfo, ThreadInfo
 from kinfolk.inspection.tree import ProcessTree, process_tree
+from kinfolk.memory.records import Record, Records
+from kinfolk.memory.shared_memory import SharedMemory
 from kinfolk.processes.daemon import Daemon, daemonize
 from kinfolk.processes.daemon_program import start_daemon
 from kinfolk.processes.daemon_stop import stop_daemon
@@ -82,6 +90,7 @@ from kinfolk.processes.shell import CommandReader, CommandText, CommandWriter, p
 from kinfolk.processes.spawn import aspawn, preload, spawn
 from kinfolk.processes.streams import Redirect
 from kinfolk.processes.wait import await_all, await_any, wait_all, wait_any
+from kinfolk.sync.mutex import Mutex
 
 __version__ = "0.1.0"
 
@@ -90,6 +99,7 @@ __all__ = [
     "Address",
     "AddressError",
     "Adoption",
+    "AlreadyExists",
     "BrokenChannel",
     "BufferTooSmall",
     "Busy",
@@ -100,8 +110,10 @@ __all__ = [
     "CommandWriter",
     "Connection",
     "CorruptChannel",
+    "CorruptObject",
     "Cure",
     "Daemon",
+    "Deadlock",
     "DecodeError",
     "EndOfChannel",
     "ExitStatus",
@@ -118,9 +130,12 @@ __all__ = [
     "Limits",
     "Listener",
     "MessageTooBig",
+    "Mutex",
     "NoSpace",
     "NotFound",
+    "NotOwner",
     "Options",
+    "OwnerDied",
     "Peer",
     "PeerError",
     "PidFile",
@@ -128,9 +143,13 @@ __all__ = [
     "ProcessInfo",
     "ProcessTree",
     "Receiver",
+    "Record",
+    "Records",
     "Redirect",
     "Sender",
+    "SharedMemory",
     "Statistics",
+    "StillInUse",
     "SystemProblem",
     "ThreadInfo",
     "Timeout",

@@ -31,7 +31,7 @@ import os
 import select
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from urllib.parse import quote
 
 from kinfolk import runtime_directory
@@ -43,7 +43,6 @@ from kinfolk.rendezvous import NotYet, retry, wait_for_path
 
 _MADE_BY_KINFOLK = stat.S_ISVTX
 _LONGEST_NAME = 200  # of what stands for a name in a file name of at most 255 bytes
-_PATIENCE = 0.1  # seconds that leaving waits for the lock before it leaves the name to the next
 # Seconds until a copy is believed to be an end: between its fork and its exec, every process that is being
 # started has one.
 _STARTING = 0.02
@@ -83,7 +82,7 @@ class FifoEnd(Descriptor):
         if self._ended:
             super().close()
             return False
-        with _lock_for_leaving() as locked:
+        with runtime_directory.lock_for_leaving() as locked:
             last = locked and self._seems_last()
             self.abandon()
             return last and self._remove(if_last)
@@ -93,7 +92,7 @@ class FifoEnd(Descriptor):
 
         The number stays, as it may be in somebody's event loop; what it stands for now is at its end for ever.
         """
-        with _lock_for_leaving() as locked:
+        with runtime_directory.lock_for_leaving() as locked:
             if found():
                 return False
             last = locked and self._seems_last()
@@ -249,29 +248,6 @@ def _set_mode(path: str, mode: int) -> None:
             os.chmod(f"/proc/self/fd/{fd}", mode)
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def _lock_for_leaving() -> Iterator[bool]:
-    lock = _wait_for_lock()
-    if lock is None:
-        yield False
-        return
-    with lock:
-        yield True
-
-
-def _wait_for_lock() -> runtime_directory.Lock | None:
-    deadline = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            return runtime_directory.try_lock()
-        except NotYet as not_yet:
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(not_yet.again_in or 0)
-        except OSError:
-            return None  # no descriptor left, for one: to close is more important
 
 
 class Presence:

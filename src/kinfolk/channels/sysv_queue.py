@@ -27,11 +27,12 @@ import sysv_ipc
 from kinfolk import runtime_directory
 from kinfolk._native import SysvQueue
 from kinfolk.channels.presence import open_end, presence_path
-from kinfolk.channels.queue_limits import capacity_refused, kernel_number, sysv_refused
+from kinfolk.channels.queue_limits import capacity_refused, sysv_refused
 from kinfolk.channels.queue_transport import Put, Queue
 from kinfolk.errors import InvalidValue, KinfolkError, NotFound, Unsupported, from_os_error
 from kinfolk.interest import Interest
 from kinfolk.rendezvous import NotYet
+from kinfolk.sysctl import kernel_number
 from kinfolk.watcher import watching
 
 _FOR_PEERS = 0o100

@@ -30,11 +30,13 @@ from kinfolk.tour.fifo import STOP as FIFO
 from kinfolk.tour.file import STOP as FILE
 from kinfolk.tour.file import file_to_move
 from kinfolk.tour.fork import STOP as FORK
+from kinfolk.tour.mapped_file import STOP as MMAP
 from kinfolk.tour.mq import STOP as MQ
 from kinfolk.tour.narrator import Account, Narrator
 from kinfolk.tour.orphan import STOP as ORPHAN
 from kinfolk.tour.pipe import STOP as PIPE
 from kinfolk.tour.popen import STOP as POPEN
+from kinfolk.tour.shm import STOP as SHM
 from kinfolk.tour.signals import STOP as SIGNALS
 from kinfolk.tour.stop import Stop, Walk
 from kinfolk.tour.system import STOP as SYSTEM
@@ -62,6 +64,8 @@ STOPS: tuple[Stop, ...] = (
     SIGNALS,
     PIPE,
     FIFO,
+    SHM,
+    MMAP,
     UNIX,
     UNIX_DGRAM,
     UNIX_SEQPACKET,

@@ -1,0 +1,399 @@
+/* Mutex: what kinfolk.sync.mutex is made of.
+ *
+ *     Mutex()                               closed; to be subclassed, see `_refused`
+ *       ._open(buffer, offset, strict)      -> a kin_finding; 0: it is open, and keeps the buffer
+ *       ._repair(buffer, offset)            after KIN_OTHER_BOOT, under a lock; then open again
+ *       ._close()                           refused while this process holds it or waits for it
+ *       .acquire(timeout=None), .release(), .give_up()
+ *       .__enter__(), .__exit__()           acquire, itself; release, unless it was given up
+ *       .locked, .owner_died
+ *       ._holder, ._held_before_fork        a thread id, or 0; whether it is a copy of a held one
+ *       ._refused(errno, timeout)           of the subclass: raises what an errno of the core means
+ *
+ * Rules:
+ * 1. Nothing stands between a call and the core: with nobody in the way, an acquire is a few instructions, and
+ *    keeps the GIL. It is released to sleep.
+ * 2. A mutex that is held or waited for keeps its memory: `_close` refuses, and who drops the object leaves the
+ *    handle and the buffer where they are, for they stand in the thread's robust list.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "mutex.h"
+#include "own_methods_binding.h"
+#include "placed_binding.h"
+#include "sync_object.h"
+
+int kin_add_mutex(PyObject *module);
+
+#define LONGEST 1e10 /* seconds, some centuries; as in deadlines.py */
+
+/* What a robust list may point to: it outlives the object if need be. */
+struct opened {
+    struct kin_mutex mutex;
+    struct kin_placed placed;
+};
+
+struct mutex {
+    PyObject_HEAD
+    struct opened *opened; /* NULL: closed */
+    unsigned flags;
+    int waiting;     /* threads that sleep in `acquire` … */
+    uint32_t forks;  /* … of the process that has this count */
+    bool given_up;   /* within the block of a `with` */
+};
+
+static PyObject *
+refuse(struct mutex *self, int error, PyObject *timeout)
+{
+    PyObject *result =
+        PyObject_CallMethod((PyObject *)self, "_refused", "iO", error, timeout ? timeout : Py_None);
+    if (result != NULL) {
+        Py_DECREF(result);
+        PyErr_SetString(PyExc_SystemError, "_refused has to raise");
+    }
+    return NULL;
+}
+
+/* ------------------------------------------------------------------------ opening and closing */
+
+static PyObject *
+mutex_open(PyObject *object, PyObject *args)
+{
+    struct mutex *self = (struct mutex *)object;
+    PyObject *buffer;
+    Py_ssize_t offset;
+    int strict;
+    if (!PyArg_ParseTuple(args, "Onp:_open", &buffer, &offset, &strict))
+        return NULL;
+    if (self->opened != NULL)
+        return refuse(self, EEXIST, NULL);
+    struct opened *opened = calloc(1, sizeof *opened);
+    if (opened == NULL)
+        return PyErr_NoMemory();
+    if (kin_place(&opened->placed, buffer, offset) < 0) {
+        free(opened);
+        return NULL;
+    }
+    enum kin_finding found;
+    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+    found = kin_mutex_open(&opened->mutex, opened->placed.memory, opened->placed.room);
+    Py_END_ALLOW_THREADS
+    if (found == KIN_SOUND) {
+        self->opened = opened;
+        self->flags = strict ? KIN_MUTEX_STRICT : 0;
+    } else {
+        kin_unplace(&opened->placed);
+        free(opened);
+    }
+    return PyLong_FromLong(found);
+}
+
+static PyObject *
+mutex_repair(PyObject *object, PyObject *args)
+{
+    struct kin_placed placed;
+    PyObject *buffer;
+    Py_ssize_t offset;
+    (void)object;
+    if (!PyArg_ParseTuple(args, "On:_repair", &buffer, &offset) ||
+        kin_place(&placed, buffer, offset) < 0)
+        return NULL;
+    if (kin_object_look(placed.memory, placed.room, KIN_MUTEX, sizeof(struct kin_object)) ==
+        KIN_OTHER_BOOT)
+        kin_mutex_repair(placed.memory);
+    kin_unplace(&placed);
+    Py_RETURN_NONE;
+}
+
+/* 0, or EBUSY. */
+static int
+close_it(struct mutex *self)
+{
+    struct opened *opened = self->opened;
+    if (opened == NULL)
+        return 0;
+    int error = kin_mutex_close(&opened->mutex);
+    if (error != 0)
+        return error;
+    self->opened = NULL;
+    kin_unplace(&opened->placed);
+    free(opened);
+    return 0;
+}
+
+static PyObject *
+mutex_close(PyObject *object, PyObject *unused)
+{
+    struct mutex *self = (struct mutex *)object;
+    (void)unused;
+    bool waited_for = self->waiting > 0 && self->forks == kin_robust_forks();
+    int error = waited_for ? EBUSY : close_it(self);
+    if (error != 0)
+        return refuse(self, error, NULL);
+    Py_RETURN_NONE;
+}
+
+static void
+mutex_dealloc(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    close_it((struct mutex *)object); /* held: its memory stays, see rule 2 */
+    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
+    Py_DECREF(type);
+}
+
+/* --------------------------------------------------------------------------------- acquiring */
+
+static bool
+read_timeout(PyObject *timeout, struct timespec *deadline)
+{
+    double seconds = PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError))
+        return false;
+    PyErr_Clear();
+    if (!(seconds >= 0 && seconds <= HUGE_VAL) || isinf(seconds))
+        return false;
+    if (seconds > LONGEST)
+        seconds = LONGEST;
+    clock_gettime(CLOCK_MONOTONIC, deadline);
+    double whole = floor(seconds);
+    deadline->tv_sec += (time_t)whole;
+    deadline->tv_nsec += (long)((seconds - whole) * 1e9);
+    if (deadline->tv_nsec >= 1000000000) {
+        deadline->tv_nsec -= 1000000000;
+        deadline->tv_sec++;
+    }
+    return true;
+}
+
+/* Sleeps: 0 or EOWNERDEAD; an errno; -1 with an exception set, by a signal handler. */
+static int
+sleep_for(struct mutex *self, const struct timespec *deadline)
+{
+    struct kin_mutex *mutex = &self->opened->mutex;
+    int error;
+    if (self->forks != kin_robust_forks()) {
+        self->forks = kin_robust_forks();
+        self->waiting = 0;
+    }
+    self->waiting++;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        error = kin_mutex_take(mutex, deadline, self->flags);
+        Py_END_ALLOW_THREADS
+    } while (error == EINTR && PyErr_CheckSignals() == 0);
+    self->waiting--;
+    return error == EINTR ? -1 : error;
+}
+
+static bool
+was_taken(const struct mutex *self, int error)
+{
+    return error == 0 || (error == EOWNERDEAD && !(self->flags & KIN_MUTEX_STRICT));
+}
+
+static bool
+acquire(struct mutex *self, PyObject *timeout)
+{
+    struct timespec deadline;
+    if (self->opened == NULL)
+        return refuse(self, EBADF, NULL) != NULL;
+    if (timeout == Py_None)
+        timeout = NULL;
+    if (timeout != NULL && !read_timeout(timeout, &deadline))
+        return refuse(self, EINVAL, timeout) != NULL;
+    int error = kin_mutex_take(&self->opened->mutex, NULL, self->flags | KIN_MUTEX_AWAKE);
+    if (error == EBUSY)
+        error = sleep_for(self, timeout == NULL ? NULL : &deadline);
+    if (was_taken(self, error)) {
+        if (self->given_up)
+            self->given_up = false;
+        return true;
+    }
+    return error > 0 && refuse(self, error, timeout) != NULL;
+}
+
+/* The one argument that there may be, `timeout`: NULL and an exception for any other. */
+static PyObject *
+timeout_among(PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
+    if (count + named == 0)
+        return Py_None;
+    if (count + named > 1) {
+        PyErr_SetString(PyExc_TypeError, "acquire() takes one argument, timeout");
+        return NULL;
+    }
+    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0) {
+        PyErr_Format(PyExc_TypeError, "acquire() got an unexpected keyword argument '%U'",
+                     PyTuple_GetItem(names, 0));
+        return NULL;
+    }
+    return arguments[0];
+}
+
+static PyObject *
+mutex_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    PyObject *timeout = timeout_among(arguments, count, names);
+    if (timeout == NULL || !acquire((struct mutex *)object, timeout))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+mutex_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return acquire((struct mutex *)object, Py_None) ? Py_NewRef(object) : NULL;
+}
+
+/* --------------------------------------------------------------------------------- releasing */
+
+static PyObject *
+release(struct mutex *self, int (*how)(struct kin_mutex *))
+{
+    int error = self->opened == NULL ? EBADF : how(&self->opened->mutex);
+    if (error != 0)
+        return refuse(self, error, NULL);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+mutex_release(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    (void)arguments;
+    if (count != 0 || names != NULL) {
+        PyErr_SetString(PyExc_TypeError, "release() takes no arguments");
+        return NULL;
+    }
+    return release((struct mutex *)object, kin_mutex_unlock);
+}
+
+static PyObject *
+mutex_give_up(PyObject *object, PyObject *unused)
+{
+    struct mutex *self = (struct mutex *)object;
+    (void)unused;
+    PyObject *result = release(self, kin_mutex_give_up);
+    if (result != NULL)
+        self->given_up = true;
+    return result;
+}
+
+static PyObject *
+mutex_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
+{
+    struct mutex *self = (struct mutex *)object;
+    (void)arguments;
+    (void)count;
+    if (self->given_up)
+        Py_RETURN_NONE;
+    return release(self, kin_mutex_unlock);
+}
+
+/* --------------------------------------------------------------------------------- looking */
+
+static PyObject *
+mutex_holder(PyObject *object, void *unused)
+{
+    const struct mutex *self = (const struct mutex *)object;
+    (void)unused;
+    return PyLong_FromUnsignedLong(self->opened ? kin_mutex_holder(&self->opened->mutex) : 0);
+}
+
+static PyObject *
+mutex_held_before_fork(PyObject *object, void *unused)
+{
+    const struct mutex *self = (const struct mutex *)object;
+    (void)unused;
+    const struct kin_mutex *mutex = self->opened == NULL ? NULL : &self->opened->mutex;
+    return PyBool_FromLong(mutex != NULL && mutex->holder != 0 &&
+                           kin_robust_holder_here(mutex) == 0);
+}
+
+static PyObject *
+mutex_locked(PyObject *object, void *unused)
+{
+    const struct mutex *self = (const struct mutex *)object;
+    (void)unused;
+    if (self->opened == NULL)
+        return refuse((struct mutex *)object, EBADF, NULL);
+    return PyBool_FromLong(kin_mutex_holder(&self->opened->mutex) != 0);
+}
+
+static PyObject *
+mutex_owner_died(PyObject *object, void *unused)
+{
+    const struct mutex *self = (const struct mutex *)object;
+    (void)unused;
+    return PyBool_FromLong(self->opened != NULL && kin_mutex_owner_died(&self->opened->mutex));
+}
+
+static PyObject *mutex_init_subclass(PyObject *type, PyObject *unused);
+
+static PyMethodDef methods[] = {
+    {"__init_subclass__", mutex_init_subclass, METH_CLASS | METH_NOARGS,
+     PyDoc_STR("Give a subclass methods of its own.")},
+    {"_open", mutex_open, METH_VARARGS, PyDoc_STR("Open what lies there, or make it.")},
+    {"_repair", mutex_repair, METH_VARARGS, PyDoc_STR("Make what was of another boot usable.")},
+    {"_close", mutex_close, METH_NOARGS, PyDoc_STR("Let go of the memory.")},
+    {"acquire", (PyCFunction)(void (*)(void))mutex_acquire, METH_FASTCALL | METH_KEYWORDS,
+     PyDoc_STR("Take it.")},
+    {"release", (PyCFunction)(void (*)(void))mutex_release, METH_FASTCALL | METH_KEYWORDS,
+     PyDoc_STR("Let the next one have it.")},
+    {"give_up", mutex_give_up, METH_NOARGS, PyDoc_STR("Let nobody ever have it again.")},
+    {"__enter__", mutex_enter, METH_NOARGS, PyDoc_STR("Acquire; itself.")},
+    {"__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL,
+     PyDoc_STR("Release, unless it was given up.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+mutex_init_subclass(PyObject *type, PyObject *unused)
+{
+    static const char *const often[] = {"acquire", "release", NULL};
+    (void)unused;
+    return kin_own_methods(type, methods, often);
+}
+
+static PyGetSetDef attributes[] = {
+    {"locked", mutex_locked, NULL, PyDoc_STR("Whether somebody holds it just now."), NULL},
+    {"owner_died", mutex_owner_died, NULL,
+     PyDoc_STR("Whether this thread holds it, after one that died holding it."), NULL},
+    {"_holder", mutex_holder, NULL, PyDoc_STR("The thread id of the holder, or 0."), NULL},
+    {"_held_before_fork", mutex_held_before_fork, NULL,
+     PyDoc_STR("Whether this is a copy of what another process held when it forked."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("A robust mutex in shared memory.")},
+    {Py_tp_dealloc, mutex_dealloc},
+    {Py_tp_methods, methods},
+    {Py_tp_getset, attributes},
+    {0, NULL},
+};
+
+static PyType_Spec spec = {
+    .name = "kinfolk._native.Mutex",
+    .basicsize = sizeof(struct mutex),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = slots,
+};
+
+int
+kin_add_mutex(PyObject *module)
+{
+    PyObject *type = PyType_FromSpec(&spec);
+    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Mutex", type);
+    Py_XDECREF(type);
+    return result;
+}

@@ -1,0 +1,9 @@
+"""The kernel's limits (sysctl(8), proc_sys(5)). Read when they are needed, never remembered: an administrator may change them."""
+
+from __future__ import annotations
+
+
+def kernel_number(name: str) -> int:
+    """The value of a sysctl such as ``kernel.msgmax``."""
+    with open("/proc/sys/" + name.replace(".", "/"), "rb") as file:
+        return int(file.read())

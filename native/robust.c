@@ -56,6 +56,8 @@ static void
 begin_child(void)
 {
     atomic_fetch_add_explicit(&forks, 1, memory_order_relaxed);
+    if (kin_this_thread.head != NULL)
+        kin_this_thread.head->list_op_pending = NULL; /* the one thing that glibc leaves */
     kin_this_thread = (struct kin_thread){0};
 }
 
@@ -133,7 +135,8 @@ kin_robust_unlink_slowly(struct kin_thread *thread, struct kin_mutex *mutex)
         place = &newer->older;
     }
     void **prev = node->prev, *next = node->next;
-    if (!stands_between(prev, node, next)) {
+    bool as_known = prev == known && next == mutex->below; /* then where they point to is mapped */
+    if (!as_known && !stands_between(prev, node, next)) {
         prev = known;
         next = mutex->below;
         if (!stands_between(prev, node, next))

@@ -99,7 +99,7 @@ def test_kills_at_random_with_a_plain_mutex(plain):
     [
         # Each is something that keeps a wake-up, or the mutex, from dying with somebody.
         ("lock", "mutex.c", "    kin_robust_begin(thread, &state->node);\n    /* A guess", "    /* A guess"),
-        ("unlock", "mutex.c", "    kin_robust_begin(thread, &state->node);\n    int error", "    int error"),
+        ("several", "mutex.c", "    kin_robust_begin(thread, &state->node);\n    int error", "    int error"),
         ("strict", "mutex_wait.c", "    kin_futex_wake(&state->word, 1);\n    return error;", "    (void)state;\n    return error;"),
         ("wait", "mutex_wait.c", "kin_mutex_releases(word) | (word & KIN_WAITERS) | wait", "kin_mutex_releases(word) | wait"),
         ("give-up", "mutex.c", "for_good ? KIN_OWNER_DIED : 0", "for_good ? FUTEX_TID_MASK : 0"),

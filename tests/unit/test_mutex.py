@@ -425,6 +425,7 @@ def test_what_a_dead_thread_held_can_be_closed():
     mutex = kin.Mutex()
     with thread_of(mutex.acquire) as call:
         call.result()
+    until(lambda: not mutex.locked, "the thread ended for the kernel, too")
     mutex.close()
 
 

@@ -178,7 +178,8 @@ def hammer(lock: Subject) -> float:
     for pid in pids:
         os.waitpid(pid, 0)
     spans = [times.unpack_from(shared, 64 * (1 + which)) for which in (0, 1)]
-    return 2e-6 * TOGETHER / (max(end for _, end in spans) - min(begun for begun, _ in spans))
+    span: float = max(end for _, end in spans) - min(begun for begun, _ in spans)
+    return 2e-6 * TOGETHER / span
 
 
 # ── the holder is killed ─────────────────────────────────────────────────────────────────────

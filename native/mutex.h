@@ -36,7 +36,7 @@ _Static_assert(offsetof(struct kin_mutex_state, node) == KIN_ROBUST_NODE_OFFSET,
 enum kin_finding kin_mutex_bind(struct kin_mutex *mutex, struct kin_mutex_state *state);
 
 enum kin_mutex_flags {
-    KIN_MUTEX_STRICT = 1, /* EOWNERDEAD does not take it: everybody gets that until one who is not strict */
+    KIN_MUTEX_STRICT = 1, /* EOWNERDEAD does not take it: so the next one gets that, too */
     KIN_MUTEX_AWAKE = 2,  /* spins, and does not sleep: EBUSY */
     KIN_MUTEX_NOW = 4,    /* does not even spin, or give way: EBUSY */
 };

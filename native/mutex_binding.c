@@ -21,18 +21,15 @@
 #include <Python.h>
 
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "mutex.h"
 #include "own_methods_binding.h"
 #include "placed_binding.h"
 #include "sync_object.h"
+#include "timeout_binding.h"
 
 int kin_add_mutex(PyObject *module);
-
-#define LONGEST 1e10 /* seconds, some centuries; as in deadlines.py */
 
 /* What a robust list may point to: it outlives the object if need be. */
 struct opened {
@@ -151,28 +148,6 @@ mutex_dealloc(PyObject *object)
 
 /* --------------------------------------------------------------------------------- acquiring */
 
-static bool
-read_timeout(PyObject *timeout, struct timespec *deadline)
-{
-    double seconds = PyFloat_AsDouble(timeout);
-    if (seconds == -1.0 && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_TypeError))
-        return false;
-    PyErr_Clear();
-    if (!(seconds >= 0 && seconds <= HUGE_VAL) || isinf(seconds))
-        return false;
-    if (seconds > LONGEST)
-        seconds = LONGEST;
-    clock_gettime(CLOCK_MONOTONIC, deadline);
-    double whole = floor(seconds);
-    deadline->tv_sec += (time_t)whole;
-    deadline->tv_nsec += (long)((seconds - whole) * 1e9);
-    if (deadline->tv_nsec >= 1000000000) {
-        deadline->tv_nsec -= 1000000000;
-        deadline->tv_sec++;
-    }
-    return true;
-}
-
 /* Sleeps: 0 or EOWNERDEAD; an errno; -1 with an exception set, by a signal handler. */
 static int
 sleep_for(struct mutex *self, const struct timespec *deadline)
@@ -207,7 +182,7 @@ acquire(struct mutex *self, PyObject *timeout)
         return refuse(self, EBADF, NULL) != NULL;
     if (timeout == Py_None)
         timeout = NULL;
-    if (timeout != NULL && !read_timeout(timeout, &deadline))
+    if (timeout != NULL && !kin_read_timeout(timeout, &deadline))
         return refuse(self, EINVAL, timeout) != NULL;
     int error = kin_mutex_take(&self->opened->mutex, NULL, self->flags | KIN_MUTEX_AWAKE);
     if (error == EBUSY)
@@ -220,29 +195,10 @@ acquire(struct mutex *self, PyObject *timeout)
     return error > 0 && refuse(self, error, timeout) != NULL;
 }
 
-/* The one argument that there may be, `timeout`: NULL and an exception for any other. */
-static PyObject *
-timeout_among(PyObject *const *arguments, Py_ssize_t count, PyObject *names)
-{
-    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
-    if (count + named == 0)
-        return Py_None;
-    if (count + named > 1) {
-        PyErr_SetString(PyExc_TypeError, "acquire() takes one argument, timeout");
-        return NULL;
-    }
-    if (named == 1 && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0) {
-        PyErr_Format(PyExc_TypeError, "acquire() got an unexpected keyword argument '%U'",
-                     PyTuple_GetItem(names, 0));
-        return NULL;
-    }
-    return arguments[0];
-}
-
 static PyObject *
 mutex_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
-    PyObject *timeout = timeout_among(arguments, count, names);
+    PyObject *timeout = kin_timeout_among("acquire", arguments, count, names);
     if (timeout == NULL || !acquire((struct mutex *)object, timeout))
         return NULL;
     Py_RETURN_NONE;
@@ -346,13 +302,22 @@ static PyMethodDef methods[] = {
     {"_repair", mutex_repair, METH_VARARGS, PyDoc_STR("Make what was of another boot usable.")},
     {"_close", mutex_close, METH_NOARGS, PyDoc_STR("Let go of the memory.")},
     {"acquire", (PyCFunction)(void (*)(void))mutex_acquire, METH_FASTCALL | METH_KEYWORDS,
-     PyDoc_STR("Take it.")},
+     PyDoc_STR("acquire($self, timeout=None)\n--\n\n"
+               "Take it, waiting up to `timeout` seconds; None waits for ever, 0 tries.\n\n"
+               "Raises Timeout, Deadlock when this thread has it already, OwnerDied when it was given\n"
+               "up (a strict one: when its owner died), LimitReached when this thread holds 1,024,\n"
+               "Closed. A wait lets Python's signal handlers run, and ends by what they raise. futex(2)")},
     {"release", (PyCFunction)(void (*)(void))mutex_release, METH_FASTCALL | METH_KEYWORDS,
-     PyDoc_STR("Let the next one have it.")},
-    {"give_up", mutex_give_up, METH_NOARGS, PyDoc_STR("Let nobody ever have it again.")},
-    {"__enter__", mutex_enter, METH_NOARGS, PyDoc_STR("Acquire; itself.")},
+     PyDoc_STR("release($self)\n--\n\n"
+               "Let the next one have it.\n\n"
+               "Raises NotOwner when this thread does not hold it, ForkedCopy when it was acquired\n"
+               "before the fork, by the parent, CorruptObject when its memory was overwritten, Closed.")},
+    {"give_up", mutex_give_up, METH_NOARGS,
+     PyDoc_STR("give_up($self)\n--\n\n"
+               "Let nobody ever have it again: who waits or comes gets OwnerDied. Raises as `release`.")},
+    {"__enter__", mutex_enter, METH_NOARGS, PyDoc_STR("__enter__($self)\n--\n\nAcquire; itself.")},
     {"__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL,
-     PyDoc_STR("Release, unless it was given up.")},
+     PyDoc_STR("__exit__($self, *exception)\n--\n\nRelease, unless it was given up.")},
     {NULL, NULL, 0, NULL},
 };
 

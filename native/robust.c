@@ -41,7 +41,7 @@
 #error "kinfolk shares the robust list with glibc, and with no other C library"
 #endif
 
-_Static_assert(sizeof(void *) == 8, "the layout of a robust mutex is known for 64-bit systems only");
+_Static_assert(sizeof(void *) == 8, "the layout of a robust mutex is known for 64 bits only");
 
 #define NEXT_OFFSET (KIN_ROBUST_NODE_OFFSET + (long)offsetof(struct kin_robust_node, next))
 

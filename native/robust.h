@@ -14,7 +14,7 @@
 /* The part of a robust mutex that is linked into its owner's list. It lies 24 bytes behind the
  * futex word, as in a pthread_mutex_t. Nobody but the owner looks at it. */
 struct kin_robust_node {
-    void **prev; /* where the pointer to this one is: the `next` of the previous node, or the head */
+    void **prev; /* where the pointer to this one is: the `next` before it, or the head */
     void *next;  /* the `next` of the next node, or the head; the lowest bit is glibc's */
 };
 

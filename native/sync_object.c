@@ -44,7 +44,8 @@ read_boot_id(uint8_t id[16])
 static uint64_t
 magic_of(const struct kin_object *object)
 {
-    return atomic_load_explicit(&object->header.magic, memory_order_acquire); /* SYNC POINT: write_header */
+    /* SYNC POINT: write_header */
+    return atomic_load_explicit(&object->header.magic, memory_order_acquire);
 }
 
 /* How a header is that is made here and now. */
@@ -144,7 +145,9 @@ enum kin_finding
 kin_object_look(const void *memory, size_t room, enum kin_kind kind, size_t size)
 {
     struct kin_thread *thread = kin_thread();
-    return thread == NULL ? KIN_UNSUPPORTED : check(memory, room, kind, size, thread->pid_namespace);
+    if (thread == NULL)
+        return KIN_UNSUPPORTED;
+    return check(memory, room, kind, size, thread->pid_namespace);
 }
 
 static enum kin_finding

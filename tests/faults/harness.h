@@ -27,7 +27,7 @@ enum { MOST_BYSTANDERS = 4 };
 struct bystander {
     enum when when;
     void (*before)(void *shared); /* may be NULL; is over before anything else goes on */
-    void (*act)(void *shared);    /* EARLY, NEXT, MEANWHILE: sleeps or has ended before it goes on */
+    void (*act)(void *shared); /* EARLY, NEXT, MEANWHILE: it sleeps or has ended before it goes on */
 };
 
 struct fault_case {

@@ -293,7 +293,7 @@ waits_briefly(void *memory)
     struct timespec deadline;
     (void)memory;
     clock_gettime(CLOCK_MONOTONIC, &deadline);
-    deadline.tv_nsec += 2000000;
+    deadline.tv_nsec += 10000000;
     if (deadline.tv_nsec >= 1000000000) {
         deadline.tv_nsec -= 1000000000;
         deadline.tv_sec++;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import mmap
@@ -264,6 +265,28 @@ def test_memory_that_is_none_or_may_not_be_written():
             kin.Mutex.inside(nothing)
     del nothing
     memory.close()
+
+
+@pytest.mark.parametrize("how", ["bytearray", "array", "mmap", "segment"])
+def test_memory_that_is_not_shared(how, tmp_path):
+    """It would lock nothing: after a fork each process has its own."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(PAGE))
+    memory: object
+    match how:
+        case "bytearray":
+            memory = bytearray(PAGE)
+        case "array":
+            memory = array.array("Q", bytes(PAGE))
+        case "mmap":
+            with path.open("r+b") as file:
+                memory = mmap.mmap(file.fileno(), PAGE, flags=mmap.MAP_PRIVATE)
+        case _:
+            memory = kin.SharedMemory.attach(f"file:{path}", private=True)
+    with pytest.raises(kin.InvalidValue, match="private"):
+        kin.Mutex.inside(memory)
+    if isinstance(memory, kin.SharedMemory):
+        memory.close()
 
 
 def test_alien_memory_is_refused_and_not_written_to():

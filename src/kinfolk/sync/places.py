@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -178,7 +179,29 @@ def inside(kind: str, memory: Memory | Any, offset: int) -> Place:
     """At an offset of memory: an object with `buf`, or a writable buffer such as an mmap."""
     buffer = getattr(memory, "buf", memory)
     subject = f"{kind} at {offset} of {getattr(memory, 'address', None) or type(memory).__name__}"
+    if _is_private(buffer):
+        raise InvalidValue(
+            f"no {kind} can lie there",
+            subject=subject,
+            why="this memory is private: after a fork each process has its own copy, and would lock that",
+            remedy="use a SharedMemory, or an mmap with MAP_SHARED",
+        )
     return Place(kind, subject, buffer, offset, passed=(memory, offset))
+
+
+def _is_private(buffer: Any) -> bool:
+    """Whether memory is known not to be shared (proc_pid_maps(5)); what can't be told is for others to refuse."""
+    try:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
+        with open("/proc/self/maps", "rb") as file:
+            for line in file:
+                span, permissions, _ = line.split(b" ", 2)
+                start, end = span.split(b"-")
+                if int(start, 16) <= address < int(end, 16):
+                    return permissions.endswith(b"p")
+    except (TypeError, ValueError, BufferError, OSError):
+        return False
+    return False
 
 
 def anonymous(kind: str, size: int) -> Place:

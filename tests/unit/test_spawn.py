@@ -278,6 +278,27 @@ def test_descriptors_keep_their_numbers() -> None:
     os.close(reader)
 
 
+def test_numbers_that_the_child_has_things_of_its_own_at(containment: Any) -> None:
+    """Every low number is asked for; the gate, the status pipe and what moves here lie there, too."""
+    reader, writer = os.pipe()
+    numbers = range(3, 30)
+    free = [number for number in numbers if not os.path.exists(f"/proc/self/fd/{number}")]
+    low = [os.dup2(writer, number, inheritable=False) for number in free]
+    receiver, sender = kin.channel("pipe:")
+
+    def runs(end: Any) -> None:
+        end.send([number for number in low if os.write(number, b"x")])
+
+    try:
+        with receiver, kin.spawn(runs, sender, pass_fds=low, containment=containment) as process:
+            assert receiver.recv(timeout=HANG) == low
+            assert process.wait(HANG).success
+        assert os.read(reader, 100) == b"x" * len(low)
+    finally:
+        for fd in (reader, *writer, *low):
+            os.close(fd)
+
+
 def test_nothing_else_of_the_owner_or_the_keeper_is_open() -> None:
     def tells() -> None:
         print([os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")[3:-1]])

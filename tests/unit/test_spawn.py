@@ -278,25 +278,30 @@ def test_descriptors_keep_their_numbers() -> None:
     os.close(reader)
 
 
+ASKS_FOR_LOW_NUMBERS = """
+import os, sys
+import kinfolk as kin
+
+reader, writer = os.pipe()
+free = [number for number in range(3, 30) if not os.path.exists(f"/proc/self/fd/{number}")]
+low = [os.dup2(writer, number, inheritable=False) for number in free]
+receiver, sender = kin.channel("pipe:")
+
+def runs(end):
+    end.send([number for number in low if os.write(number, b"x")])
+
+process = kin.spawn(runs, sender, pass_fds=low, containment=sys.argv[1])
+assert receiver.recv(timeout=40) == low and len(low) > 20
+print(process.wait(40), os.read(reader, 100) == b"x" * len(low))
+receiver.close()
+"""
+
+
 def test_numbers_that_the_child_has_things_of_its_own_at(containment: Any) -> None:
     """Every low number is asked for; the gate, the status pipe and what moves here lie there, too."""
-    reader, writer = os.pipe()
-    numbers = range(3, 30)
-    free = [number for number in numbers if not os.path.exists(f"/proc/self/fd/{number}")]
-    low = [os.dup2(writer, number, inheritable=False) for number in free]
-    receiver, sender = kin.channel("pipe:")
-
-    def runs(end: Any) -> None:
-        end.send([number for number in low if os.write(number, b"x")])
-
-    try:
-        with receiver, kin.spawn(runs, sender, pass_fds=low, containment=containment) as process:
-            assert receiver.recv(timeout=HANG) == low
-            assert process.wait(HANG).success
-        assert os.read(reader, 100) == b"x" * len(low)
-    finally:
-        for fd in (reader, *writer, *low):
-            os.close(fd)
+    command = [sys.executable, "-c", ASKS_FOR_LOW_NUMBERS, containment]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG)
+    assert (done.stdout, done.stderr) == ("exited 0 True\n", "")
 
 
 def test_nothing_else_of_the_owner_or_the_keeper_is_open() -> None:

@@ -283,25 +283,32 @@ import os, sys
 import kinfolk as kin
 
 reader, writer = os.pipe()
-free = [number for number in range(3, 30) if not os.path.exists(f"/proc/self/fd/{number}")]
-low = [os.dup2(writer, number, inheritable=False) for number in free]
-receiver, sender = kin.channel("pipe:")
+os.dup2(reader, 100), os.dup2(writer, 101), os.close(reader), os.close(writer)
 
-def runs(end):
-    end.send([number for number in low if os.write(number, b"x")])
+def runs(end, number):
+    end.send(os.write(number, b"x"))
 
-process = kin.spawn(runs, sender, pass_fds=low, containment=sys.argv[1])
-assert receiver.recv(timeout=40) == low and len(low) > 20
-print(process.wait(40), os.read(reader, 100) == b"x" * len(low))
-receiver.close()
+tried = 0
+for number in range(3, 24):
+    receiver, sender = kin.channel("pipe:")
+    if not os.path.exists(f"/proc/self/fd/{number}"):
+        os.dup2(101, number, inheritable=False)
+        tried += 1
+        process = kin.spawn(runs, sender, number, pass_fds=[number], containment=sys.argv[1])
+        assert receiver.recv(timeout=40) == 1
+        assert process.wait(40).success
+        assert os.read(100, 9) == b"x"
+        os.close(number)
+    receiver.close(), sender.close()
+print(tried > 10)
 """
 
 
-def test_numbers_that_the_child_has_things_of_its_own_at(containment: Any) -> None:
-    """Every low number is asked for; the gate, the status pipe and what moves here lie there, too."""
+def test_a_number_that_the_child_has_something_of_its_own_at(containment: Any) -> None:
+    """Each low number is asked for once; the gate, the status pipe or what moves here lies there, too."""
     command = [sys.executable, "-c", ASKS_FOR_LOW_NUMBERS, containment]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG)
-    assert (done.stdout, done.stderr) == ("exited 0 True\n", "")
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 def test_nothing_else_of_the_owner_or_the_keeper_is_open() -> None:

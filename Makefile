@@ -41,7 +41,7 @@ run: $(INSTALLED) ## Set up, then run the guided tour: real data over every mech
 	@$(BIN)/kin tour $(ARGS)
 
 test: $(INSTALLED) ## Set up, then run the tests (ARGS='tests/unit -k pipe' runs a part)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m $(if $(ARGS),pytest $(ARGS),tests.shares)
 
 check: $(INSTALLED) ## Lint, format, types, C warnings, floors; changes nothing
 	@failed=; step() { echo "== $$1"; shift; "$$@" || failed=yes; }; \

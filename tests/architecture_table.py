@@ -41,8 +41,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "ground",
             (
-                "deadlines descriptors",
-                "identity helper_threads interpreter_exit memfd transfer",
+                "deadlines descriptors exit_hooks",
+                "identity helper_threads interpreter_exit memfd process_limit transfer",
                 "turnstile ancillary",
                 "interest",
                 "thread_waiter task_waiter",
@@ -52,6 +52,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "watcher",
             ),
         ),
+        House("signal_table"),  # what a signal is called: for all who take one, or tell of one
     ),
     # 2: one process
     (
@@ -59,7 +60,6 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "signals",
             (
-                "table",
                 "arrived mask",
                 "handling receiving sending",
             ),

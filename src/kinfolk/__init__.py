@@ -18,7 +18,11 @@ Python's own start, ten times. Who gives up the right to read Python's files (ch
 
 from importlib import import_module as _import_module
 
-TYPE_CHECKING = False  # for type checkers, who take it for true; typing takes longer to load than this
+from kinfolk import exit_hooks as _exit_hooks  # noqa: F401 - its place among the hooks of atexit is here
+
+TYPE_CHECKING = (
+    False  # for type checkers, who take it for true; typing takes longer to load than this
+)
 if TYPE_CHECKING:
     from kinfolk import signals
     from kinfolk.channels.address import Address

@@ -659,3 +659,30 @@ def test_a_detached_one_lives_on(unique_name: str) -> None:
         os.kill(int(pid), signal.SIGKILL)
         until(functools.partial(has_ended, int(pid)), "the end of what nobody ended")
     assert len(output.splitlines()) == 2
+
+
+def test_a_handler_that_interrupts_a_start_starts_something_else(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the keeper, whose line is in use; as the docstring says."""
+    exchange = keeper_line.KeeperLine.exchange
+
+    def interrupted(line: Any, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return exchange(line, *arguments)
+
+    def starts(voice: Any) -> None:
+        def handler(*_: object) -> None:
+            with pytest.raises(kin.UsageError, match="the keeper: this call would wait for itself"):
+                kin.spawn(["true"])
+            voice.say(str(kin.spawn(["sh", "-c", "exit 4"], containment="direct").wait(HANG)))
+
+        signal.signal(signal.SIGUSR1, handler)
+        monkeypatch.setattr(keeper_line.KeeperLine, "exchange", interrupted)
+        voice.say(str(kin.spawn(["sh", "-c", "exit 3"]).wait(HANG)))
+        keeping.keeping().end(0)
+
+    owner = peers.fork(starts)
+    assert owner.hear() == "exited 4"
+    assert owner.hear() == "exited 3"
+    owner.result()

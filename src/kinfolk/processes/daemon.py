@@ -25,7 +25,7 @@ from kinfolk.deadlines import deadline
 from kinfolk.errors import BrokenChannel, KinfolkError
 from kinfolk.processes import daemon_shape, exit_handlers
 from kinfolk.processes.daemon_birth import Newborn, Outcome, refuse_threads, start
-from kinfolk.processes.daemon_guard import Sign
+from kinfolk.processes.daemon_guard import NO_LOG, Sign
 from kinfolk.processes.daemon_line import Failed, Ready
 from kinfolk.processes.daemon_shape import HasFileno
 from kinfolk.processes.pid_file import PidFile
@@ -126,8 +126,11 @@ def daemonize(
         pid_file.refuse_if_held()
     program = sys.argv[0] if sys.argv else ""
     shape = daemon_shape.checked(chdir, umask, close, log, name or program)
+    sign = _OwnWord()
+    if log is None:
+        sign.look = NO_LOG if close else "see what it has printed"
     try:
-        side = start(_OwnWord(), limit)
+        side = start(sign, limit)
     except BaseException:
         shape.close_log()
         raise

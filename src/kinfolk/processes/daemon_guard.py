@@ -24,6 +24,9 @@ GRACE = 5.0
 #: What the original exits with when the daemon was not ready in time, like timeout(1).
 TOO_LATE = 124
 
+#: `Sign.look` of a daemon that has no log.
+NO_LOG = "give it a log by log= or --log to see why"
+
 
 class Sign:
     """What says that a daemon is ready, besides its own word on the line: here nothing does."""
@@ -34,6 +37,8 @@ class Sign:
     settle: float | None = None
     #: what to do when it is late
     remedy: str = ""
+    #: where to look for the reason
+    look: str = "see its log"
 
     def seen(self) -> bool:
         """Whether the sign was given; reads what there is."""
@@ -63,7 +68,7 @@ class Guard:
     def outcome(self) -> Ready | Failed:
         """Wait for it. A daemon that failed has ended by then and is reaped. Raises CalledOff."""
         while True:
-            limit = self._settling or self._deadline
+            limit = self._next()
             ready = self._wait(limit)
             for fd in [fd for fd in ready if fd in self._looks]:
                 self._looks[fd]()
@@ -75,11 +80,18 @@ class Guard:
                 self._end()
                 raise CalledOff
             if self._said is None and limit.passed():
-                self._said = Ready() if self._settling else self._too_late()
+                self._said = Ready() if limit is self._settling else self._too_late()
             if self._said is not None:
                 if isinstance(self._said, Failed):
                     self._end()
                 return self._said
+
+    def _next(self) -> Deadline:
+        """What comes first: that it has lived for long enough, or that it is too late."""
+        settling, last = self._settling, self._deadline
+        if settling is None or settling.at is None:
+            return last
+        return settling if last.at is None or settling.at <= last.at else last
 
     def _wait(self, limit: Deadline) -> list[int]:
         poll = select.poll()
@@ -106,7 +118,7 @@ class Guard:
         if isinstance(self._said, Failed):
             return self._said
         when = "before it was ready" if self._said is None else "as soon as it was ready"
-        remedy = "see its log"
+        remedy = self._sign.look
         if status.success:
             remedy = "it has to stay in the foreground: it need not become a daemon itself"
         return Failed(
@@ -119,7 +131,9 @@ class Guard:
 
     def _too_late(self) -> Failed:
         why = f"it was not ready within {self._deadline.timeout:g} s, and was ended"
-        error = Timeout("the daemon did not start", why=why, remedy=self._sign.remedy)
+        error = Timeout(
+            "the daemon did not start", why=why, remedy=f"{self._sign.remedy}; {self._sign.look}"
+        )
         return Failed.by(error, TOO_LATE)
 
     def _end(self) -> None:

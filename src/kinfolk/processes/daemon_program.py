@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Literal, NoReturn
 
-from kinfolk.deadlines import deadline
+from kinfolk.deadlines import Deadline, deadline
 from kinfolk.errors import InvalidValue, from_os_error
 from kinfolk.identity import Identity
 from kinfolk.processes import daemon_shape
 from kinfolk.processes.daemon_birth import Newborn, refuse_threads, reset_signals, start
+from kinfolk.processes.daemon_guard import NO_LOG
 from kinfolk.processes.daemon_shape import Shape
 from kinfolk.processes.daemon_signs import (
     Alive,
@@ -65,6 +66,8 @@ def start_daemon(
     if pid_file is not None:
         pid_file.refuse_if_held()
     sign = _sign(ready, settle)
+    if log is None:
+        sign.look = NO_LOG
     with contextlib.closing(sign):
         directory = False if chdir is None else chdir
         shape = daemon_shape.checked(directory, umask, True, log, name or os.fsdecode(argv[0]))
@@ -115,7 +118,7 @@ def _become(
 def _sign(ready: int | str, settle: float) -> ProgramsSign:
     try:
         if ready == "alive":
-            return Alive(deadline(settle).timeout or 0.0)
+            return Alive(Deadline(settle, "settle").timeout or 0.0)
         if ready == "notify":
             return Notification()
         if isinstance(ready, int):

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Sequence
 
 from kinfolk.errors import KinfolkError, LimitReached, from_os_error
+from kinfolk.process_limit import refused
 
 #: What the kernel reads of a file to find out how to execute it (BINPRM_BUF_SIZE).
 _HEAD = 256
@@ -62,8 +63,8 @@ def explain(
             what, remedy = _no_program(os.path.join(directory, file))
         case errno.ETXTBSY:
             what, remedy = "somebody writes to this program", "try again once it is written"
-        case errno.EAGAIN:
-            what, remedy = "its user has too many processes", "end some, or raise: ulimit -u"
+        case errno.EAGAIN:  # setuid(2) does not fail of it; execve(2) does
+            return refused(code, "its user can't have this program", subject)
         case errno.ENOMEM:
             what, remedy = "there is no memory for it", "free memory"
         case _:

@@ -23,6 +23,7 @@ import json
 import multiprocessing
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -260,6 +261,23 @@ def machine() -> dict[str, Any]:
     }
 
 
+def used_by_others(since: tuple[float, float, float]) -> float:
+    """The share of all CPUs that others have used since then, of what was there."""
+    own, busy, elapsed = (now - then for now, then in zip(clocks(), since, strict=True))
+    return round(max(0.0, busy - own) / (elapsed * (os.cpu_count() or 1)), 3)
+
+
+def clocks() -> tuple[float, float, float]:
+    """Seconds: of CPU, of this process and its children that have ended; of all; on the wall."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(
+        int, Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[1:9]
+    )
+    ticks = user + nice + system + irq + softirq + steal
+    return own, ticks / os.sysconf("SC_CLK_TCK"), time.monotonic()
+
+
 def show(table: dict[str, dict[str, Row]], targets: list[dict[str, Any]]) -> None:
     """Print it."""
     for parent, found in table.items():
@@ -298,20 +316,21 @@ def main() -> int:
         with being(PARENTS[given.parent]):
             print(json.dumps(rows(measured(given.rounds))))
         return 0
-    load = [round(os.getloadavg()[0], 2)]
+    begun = clocks()
     runs: dict[str, list[dict[str, Row]]] = {name: [] for name in PARENTS}
     for _ in range(given.repeat):
         for name, repetitions in runs.items():
             repetitions.append(in_fresh_process(name, given.rounds))
-    load.append(round(os.getloadavg()[0], 2))
+    others = used_by_others(begun)
     table = {name: combined(repetitions) for name, repetitions in runs.items()}
     targets = verdicts(table)
     show(table, targets)
+    print(f"\n  others used {100 * others:.0f} % of the CPUs meanwhile")
     if given.write:
         result = {
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "machine": machine(),
-            "load_before_and_after": load,
+            "used_by_others": others,
             "rounds": given.rounds,
             "repetitions": given.repeat,
             "targets": targets,

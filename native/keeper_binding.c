@@ -45,6 +45,7 @@ keeper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     self->core.ended = ended;
     self->core.death_signal = death_signal;
     self->core.vouches = vouches != 0;
+    kin_keeper_init(&self->core);
     return (PyObject *)self;
 }
 

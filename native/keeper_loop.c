@@ -43,6 +43,12 @@ struct kin_keeper_child {
     struct kin_keeper_child *next;
 };
 
+void
+kin_keeper_init(struct kin_keeper *keeper)
+{
+    kin_one_cpu_init(&keeper->cpus);
+}
+
 /* ------------------------------------------------------------------------------ the children */
 
 static struct kin_keeper_child **
@@ -190,7 +196,14 @@ kin_keeper_start_program(struct kin_keeper *keeper, uint64_t number, const unsig
         refuse(keeper, number, error);
     } else {
         read.plan.death_signal = keeper->death_signal;
+        bool bound = kin_one_cpu_stay(&keeper->cpus);
+        if (bound) {
+            read.plan.cpus = KIN_EVERY_CPU;
+            read.plan.cpus_size = sizeof KIN_EVERY_CPU;
+        }
         pid_t pid = kin_spawn(&read.plan, &failure);
+        if (bound)
+            kin_one_cpu_leave();
         if (pid < 0) {
             struct kin_wire_reply failed;
             const char *step = kin_spawn_step_name(failure.step);

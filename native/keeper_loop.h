@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "one_cpu.h"
+
 enum {
     KIN_KEEPER_PACKET = 32 * 1024, /* the largest */
     KIN_KEEPER_DESCRIPTORS = 253,  /* SCM_MAX_FD */
@@ -16,6 +18,7 @@ enum {
 
 struct kin_keeper_child;
 
+/* Filled in by who makes it, down to `vouches`; the rest is zero, until `kin_keeper_init`. */
 struct kin_keeper {
     int line;         /* to the owner: a socket of whole packets, blocking */
     int owner;        /* his pidfd */
@@ -23,8 +26,12 @@ struct kin_keeper {
     int death_signal; /* what programs get when this thread ends; 0: nothing */
     bool vouches;     /* the owner is outside of this pid namespace: the kernel tells him pids */
     bool alone;       /* the line has ended */
+    struct kin_one_cpu cpus;
     struct kin_keeper_child *children[KIN_KEEPER_ROWS]; /* by pid */
 };
+
+/* Before its first use. */
+void kin_keeper_init(struct kin_keeper *keeper);
 
 enum kin_keeper_event {
     KIN_KEEPER_REQUEST,     /* one that is not for this loop */

@@ -192,7 +192,8 @@ get_signals(struct kin_launch *launch, PyObject *object, const char *name, unsig
 static bool
 get_ignored(struct kin_launch *launch, PyObject *object)
 {
-    static const int told[] = {SIGPIPE, SIGXFSZ, SIGCHLD, SIGINT, SIGQUIT}; /* ignored_signals.py */
+    /* See ignored_signals.py; 32 and 33 are the C library's. */
+    static const int told[] = {SIGPIPE, SIGXFSZ, SIGCHLD, SIGINT, SIGQUIT, 32, 33};
     long long as_here;
     if (!get_signals(launch, object, "ignored", &launch->plan.ignored) ||
         !get_number(launch, object, "ignored_as_here", 0, 0, 1, &as_here))

@@ -173,6 +173,8 @@ _Noreturn static void
 kin_child_main(const struct kin_spawn *plan, struct kin_spawn_failure *failure, pid_t parent)
 {
     set_actions(plan->ignored, plan->ignored_as_here);
+    if (plan->cpus != NULL)
+        syscall(SYS_sched_setaffinity, 0, plan->cpus_size, plan->cpus);
     if (plan->new_session && setsid() < 0)
         fail(failure, KIN_SPAWN_NEW_SESSION, 0);
     if (plan->process_group >= 0 && setpgid(0, plan->process_group) < 0)

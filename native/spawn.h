@@ -58,6 +58,8 @@ struct kin_spawn {
     bool set_uid, set_gid;
     uid_t uid;
     gid_t gid;
+    const unsigned long *cpus; /* of sched_setaffinity(2); NULL: those of the starter */
+    size_t cpus_size;
     unsigned long long blocked; /* bit n-1: signal n is blocked in the child */
     /* Likewise: it is ignored in the child; it is, if the starter ignores it. All others are at their
      * default. */

@@ -14,7 +14,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk.processes import ignored_signals, keeping
-from tests.conformance.peers import Peers, Voice, thread_of
+from tests.conformance.peers import HANG, Peers, Voice, thread_of
 from tests.unit.keepers import output_of
 
 WAYS = [{"containment": "keeper"}, {"containment": "direct"}, {"detach": True}]
@@ -27,6 +27,38 @@ way = pytest.mark.parametrize("way", WAYS, ids=["keeper", "direct", "detached"])
 def ignored_in(status: str) -> set[int]:
     mask = int(status.split("SigIgn:")[1].split(maxsplit=1)[0], 16)
     return {number for number in range(1, 65) if mask >> number - 1 & 1}
+
+
+UNDER_MAKE = f"""
+import sys
+from pathlib import Path
+import kinfolk as kin
+
+status = Path("/proc/self/status")
+def tell():
+    print(status.read_text().count("SigIgn"), flush=True)
+
+assert int(status.read_text().split("SigIgn:")[1].split()[0], 16) >> 31 & 3 == 3
+for way in {WAYS}:
+    kin.spawn(["grep", "SigIgn", status], **way).wait({HANG})
+    assert kin.spawn(tell, **way).wait({HANG}).success
+"""
+
+
+def test_the_c_librarys_own_are_at_their_defaults() -> None:
+    """posix_spawn(3), by which make(1) starts things, leaves 32 and 33 ignored, and nobody can set them."""
+    reading, writing = os.pipe()
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-c", UNDER_MAKE],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, writing, 1)],
+        setsigdef=BY_PYTHON,
+    )
+    os.close(writing)
+    with open(reading) as file:
+        assert file.read().split() == ["SigIgn:", "0" * 16, "1"] * len(WAYS)
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def tell() -> None:
@@ -72,8 +104,18 @@ def test_a_function_does_too(peers, way):
 @way
 def test_but_for_sigchld(peers, way):
     """A shell could not wait for what it starts."""
-    ignored = [signal.SIGCHLD, signal.SIGHUP]
-    status = in_starter(peers, ignored, lambda: output_of(STATUS, **way))
+
+    def body() -> str:
+        process = kin.spawn(STATUS, stdout=kin.Redirect.PIPE, text=True, **way)
+        assert process.stdout is not None
+        with process.stdout as file:
+            text: str = file.read()
+        process.wait(
+            HANG
+        )  # where this process is the parent, the kernel has thrown the status away
+        return text
+
+    status = in_starter(peers, [signal.SIGCHLD, signal.SIGHUP], body)
     assert ignored_in(status) == {signal.SIGHUP}
 
 

@@ -287,6 +287,35 @@ def test_a_user_who_may_not_run_python_gets_an_error_and_no_privileges(
     assert peers.fork(becomes_somebody).hear()
 
 
+def test_the_cpus_that_children_may_run_on(peers: Peers) -> None:
+    """The keeper stays on one while it makes them, and nobody is to notice."""
+    everywhere = os.sched_getaffinity(0)
+    one = {min(everywhere)}
+
+    def of_a_child() -> set[int]:
+        return set(numbers_in(output_of(["grep", "Cpus_allowed_list", "/proc/self/status"])))
+
+    def is_restricted(voice) -> None:
+        os.sched_setaffinity(0, one)
+        voice.say((of_a_child(), os.sched_getaffinity(the_keeper())))
+        keeping.keeping().end(0)
+
+    assert peers.fork(is_restricted).hear() == (one, one)
+    assert (of_a_child(), os.sched_getaffinity(the_keeper())) == (everywhere, everywhere)
+    os.sched_setaffinity(the_keeper(), one)
+    try:
+        assert (of_a_child(), os.sched_getaffinity(the_keeper())) == (one, one)
+    finally:
+        os.sched_setaffinity(the_keeper(), everywhere)
+
+
+def numbers_in(line: str) -> Iterator[int]:
+    """The numbers in ``0-2,5``."""
+    for part in line.split()[1].split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
 def test_signals_are_at_their_defaults_in_children() -> None:
     told = output_of(["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"])
     assert [int(line.split()[1], 16) for line in told.splitlines()] == [0, 0]

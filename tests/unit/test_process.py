@@ -15,9 +15,6 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
 import pytest
 
@@ -33,6 +30,7 @@ from kinfolk.processes.process import Process
 from kinfolk.processes.streams import Redirect
 from tests.conformance.peers import HANG, Call, open_descriptors, readable, state, until
 from tests.unit.starting import SLEEP, launch_of, ready, shell, start
+from tests.unit.striking import striking_at
 
 
 @pytest.fixture
@@ -609,24 +607,6 @@ class OfTheHandler(OSError):
     """What a handler raises, and nobody else."""
 
 
-def striking_at(number: int) -> Callable[..., Any]:
-    """A trace function that sends a signal at the n-th instruction of kinfolk's, which Python handles there."""
-    left = number
-
-    def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
-        nonlocal left
-        if not frame.f_globals.get("__name__", "").startswith("kinfolk."):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            left -= 1
-            if left < 0:
-                signal.raise_signal(signal.SIGUSR1)
-        return trace
-
-    return trace
-
-
 def test_an_error_of_a_handler_comes_out_as_it_is():
     """At whatever instruction of a start it strikes; and of the start, with all that it has started, nothing is left."""
 
@@ -653,7 +633,7 @@ def test_an_error_of_a_handler_comes_out_as_it_is():
     before = signal.signal(signal.SIGUSR1, handler)
     try:
         for number in itertools.count():
-            trace = striking_at(number)
+            trace = striking_at(number, signal.SIGUSR1)
             sys.settrace(trace)
             try:
                 direct.Direct(launch_of(SLEEP), start_family)

@@ -79,10 +79,10 @@ class Daemon:
     ) -> None:
         if self._pid != os.getpid():
             return  # a forked copy of the block
-        if not self._newborn.told:
-            self._newborn.tell(_failure(error))
         if self._pid_file is not None:
             self._pid_file.release()
+        if not self._newborn.told:
+            self._newborn.tell(_failure(error))
 
 
 def daemonize(
@@ -112,7 +112,8 @@ def daemonize(
             daemon.ready()
 
     Else it says why in one line, and exits with 124 after ``timeout`` seconds (the daemon is ended), with the status of a
-    daemon that has ended before (128 + signal), with 1 after an exception. It runs no exit handlers: they are the
+    daemon that has ended before (128 + signal), with 1 after an exception. A daemon that fails has 5 seconds for its clean-up, then
+    SIGTERM, and 5 seconds later SIGKILL. The original runs no exit handlers: they are the
     daemon's, like all that is in memory. Processes that it has spawned end with it, unless they are detached.
 
     Raises, with no daemon there: Busy when the pid file's daemon is running, UsageError with other threads or
@@ -135,6 +136,8 @@ def daemonize(
         shape.close_log()
         raise
     if isinstance(side, Outcome):
+        if pid_file is not None:
+            side.remove_left(pid_file)
         _end_original(side, shape.name)
     try:
         shape.settle()
@@ -146,8 +149,12 @@ def daemonize(
             exit_handlers.at_exit(pid_file.release)  # in a forked child this does nothing
         daemon_shape.free_signals()
         if not until_ready and not side.tell(Ready()):
+            if pid_file is not None:
+                pid_file.release()
             os._exit(1)  # the start was called off
     except BaseException as error:
+        if pid_file is not None:
+            pid_file.release()
         side.die(error)
     return Daemon(side, pid_file)
 

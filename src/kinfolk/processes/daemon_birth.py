@@ -41,6 +41,7 @@ from kinfolk.processes import daemon_line, standard_streams
 from kinfolk.processes.bare_fork import fork
 from kinfolk.processes.daemon_guard import CalledOff, Guard, Sign, reap
 from kinfolk.processes.daemon_line import Begun, Failed, Ready
+from kinfolk.processes.pid_file import PidFile
 
 _NO_FORK = "no daemon can be forked"
 
@@ -51,6 +52,13 @@ class Outcome:
 
     daemon: Identity | None
     failure: Failed | None
+
+    def remove_left(self, pid_file: PidFile) -> None:
+        """Remove the pid file of a daemon that failed, if that was killed before it could."""
+        if self.failure is not None and self.daemon is not None:
+            with contextlib.suppress(OSError, KinfolkError):  # another one has just started there
+                if pid_file.read() == self.daemon.pid:
+                    pid_file.remove_stale()
 
 
 @dataclass(slots=True)

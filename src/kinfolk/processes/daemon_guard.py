@@ -18,7 +18,7 @@ from kinfolk.errors import Timeout
 from kinfolk.processes.daemon_line import Failed, Ready, hear
 from kinfolk.processes.exit_status import ExitStatus
 
-#: Seconds that a daemon has for its end on SIGTERM when its start is called off; then SIGKILL.
+#: Seconds that a daemon has for its end once it has said that it failed, then on SIGTERM; then SIGKILL.
 GRACE = 5.0
 
 #: What the original exits with when the daemon was not ready in time, like timeout(1).
@@ -60,6 +60,7 @@ class Guard:
         self._above, self._below = above, below
         self._sign, self._deadline = sign, deadline
         self._said: Ready | Failed | None = None
+        self._own_word = False
         self._settling: Deadline | None = None
         self._looks: dict[int, Callable[[], None]] = {below.fileno(): self._hear}
         if sign.fd is not None:
@@ -83,7 +84,7 @@ class Guard:
                 self._said = Ready() if limit is self._settling else self._too_late()
             if self._said is not None:
                 if isinstance(self._said, Failed):
-                    self._end()
+                    self._end(by_itself=self._own_word)
                 return self._said
 
     def _next(self) -> Deadline:
@@ -103,7 +104,7 @@ class Guard:
     def _hear(self) -> None:
         message = hear(self._below)
         if isinstance(message, Ready | Failed):
-            self._said = self._said or message
+            self._said, self._own_word = self._said or message, True
             return
         # The end of the line is an execve, or the end of the process, of which the pidfd tells.
         del self._looks[self._below.fileno()]
@@ -136,12 +137,16 @@ class Guard:
         )
         return Failed.by(error, TOO_LATE)
 
-    def _end(self) -> None:
-        """End the daemon and its group, and reap it."""
-        self._signal(signal.SIGTERM)
-        self._signal(signal.SIGCONT)
+    def _end(self, *, by_itself: bool = False) -> None:
+        """End the daemon and its group, and reap it. One that ends ``by_itself`` is left to its clean-up before."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
+        if by_itself:
+            poll.register(self._above.fileno(), 0)  # nobody waits for it any more
+            poll.poll(GRACE * 1000)
+            poll.unregister(self._above.fileno())
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
         if not poll.poll(GRACE * 1000):
             self._signal(signal.SIGKILL)
         reap(self._pid)

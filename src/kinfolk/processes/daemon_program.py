@@ -51,7 +51,7 @@ def start_daemon(
     seconds (``ready="alive"``), when it has written a newline to descriptor ``ready``, or when it has sent
     READY=1 to $NOTIFY_SOCKET (``ready="notify"``, sd_notify(3)). The other options are those of `daemonize`; ``env`` None is
     our environment. The lock of the pid file stays with the program as long as that does not close the descriptor. Nothing
-    removes the file when it ends; the next start replaces it.
+    removes the file when it ends, unless it failed to start; the next start replaces it.
 
     Raises NotFound or AccessDenied for a program that can't be executed, SystemProblem when it ended before it was
     ready (and says how), Timeout when it was not ready in time (it is ended), and what `daemonize` raises. Forks, so
@@ -79,6 +79,8 @@ def start_daemon(
         finally:
             shape.close_log()
     if side.failure is not None:
+        if pid_file is not None:
+            side.remove_left(pid_file)
         error = side.failure.error()
         error.subject = error.subject or shape.name
         raise error

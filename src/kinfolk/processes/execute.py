@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from kinfolk.errors import InvalidValue
 from kinfolk.processes import ignored_signals, kernel_actions, standard_streams
-from kinfolk.processes.not_executed import explain
+from kinfolk.processes.not_executed import PASSED_OVER, explain
 from kinfolk.processes.program import (
     USUAL_PATH,
     Word,
@@ -34,9 +34,6 @@ from kinfolk.processes.program import (
     encode_words,
 )
 from kinfolk.processes.streams import HasDescriptor
-
-#: After these, and EACCES, execvp(3) looks further.
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)
 
 
 def execute(
@@ -81,7 +78,7 @@ def _execute(files: Sequence[bytes], argv: list[bytes], env: dict[bytes, bytes])
             code = error.errno or 0
             if code == errno.EACCES:
                 denied = denied or (item, code)
-            elif code not in _NOT_THERE:
+            elif code not in PASSED_OVER:
                 return item, code
     return denied or (item, code)
 

@@ -5,6 +5,7 @@
       by this program itself
     SIGPIPE, SIGXFSZ: by Python, for its own errors     default
     SIGCHLD                                             default: with it ignored, no program can wait for its children
+    32, 33: by posix_spawn(3), for the C library     default
     SIGINT, SIGQUIT: as long as `kinfolk.system` waits  as before that
 
 Rules:
@@ -27,7 +28,12 @@ BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 INTERRUPTS = (int(signal.SIGINT), int(signal.SIGQUIT))
 
 
-_NOT_PASSED_ON = sum(1 << number - 1 for number in (*BY_PYTHON, *INTERRUPTS, signal.SIGCHLD))
+#: The C library's own, which nobody else may set (nptl(7)); its posix_spawn, by which make(1) starts things, leaves them ignored.
+_INTERNAL = (32, 33)
+
+_NOT_PASSED_ON = sum(
+    1 << number - 1 for number in (*BY_PYTHON, *INTERRUPTS, *_INTERNAL, signal.SIGCHLD)
+)
 
 
 def passed_on(ignored: int) -> list[int]:

@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from kinfolk.errors import KinfolkError, LimitReached, from_os_error
 from kinfolk.process_limit import refused
 
+#: After these, and after EACCES, execvp(3) looks further.
+PASSED_OVER = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)
+
 #: What the kernel reads of a file to find out how to execute it (BINPRM_BUF_SIZE).
 _HEAD = 256
 
@@ -37,8 +40,8 @@ def explain(
     ``env`` None is the environment of this process. ``directory`` is where relative names begin, if that is not the
     working directory.
     """
-    if len(files) > 1 and code in (errno.ENOENT, errno.EACCES):
-        # EACCES also comes of a directory of PATH that this user may not search.
+    if len(files) > 1 and code in (errno.EACCES, *PASSED_OVER):
+        # EACCES also comes of a directory of PATH that this user may not search, ENOTDIR of a file among them.
         there = [
             n for n, file in enumerate(files) if os.path.lexists(os.path.join(directory, file))
         ]
@@ -46,7 +49,10 @@ def explain(
             name = os.fsdecode(os.path.basename(files[item]))
             remedy = "install it, add its directory to PATH, or give its path"
             return _error(errno.ENOENT, "no directory of PATH has this program", name, remedy)
-        item = item if item in there else there[0]
+        if item not in there:
+            item = there[0]
+            found = os.path.join(directory, files[item])
+            code = errno.ENOENT if os.access(found, os.X_OK) else errno.EACCES
     file = files[item]
     subject = os.fsdecode(file)
     match code:

@@ -69,7 +69,7 @@ def spawn(
 
     A function is pickled by cloudpickle. It may be a lambda or a closure. In the child it runs as a script does: what it returns is
     dropped, SystemExit gives the exit code, another exception a traceback and 1. Ends of channels among its
-    arguments move there. The first function imports cloudpickle, here and in the keeper; the first child starts the keeper.
+    arguments move there, sockets are duplicated, files are refused (`kinfolk.processes.function_pickle`). The first function imports cloudpickle, here and in the keeper; the first child starts the keeper.
 
     Thread-safe; blocks until the child runs (`aspawn` does not). A forked child has a keeper of its own.
     Raises NotFound, AccessDenied, LimitReached, … when it can't be started, KeeperDied when the keeper was killed meanwhile,

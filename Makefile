@@ -23,7 +23,7 @@ unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
 PIP := $(BIN)/python -I -m pip --quiet --disable-pip-version-check --no-input
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help setup run test check format soak clean
+.PHONY: help setup run test check format soak bench clean
 
 help: ## Explain every target (this list)
 	@echo 'kinfolk: make TARGET'
@@ -32,7 +32,7 @@ help: ## Explain every target (this list)
 	    | while IFS='|' read -r target text; do printf '%-10s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo '  PYTHON=…   the interpreter for .venv (default: python3, if it is 3.11 or newer)'
-	@echo '  ARGS=…     more arguments for pytest (test, soak) or the tour (run)'
+	@echo '  ARGS=…     more arguments for pytest (test, soak), the tour (run) or the benchmark (bench)'
 
 setup: $(INSTALLED) ## Create .venv, build kinfolk and install it there; quick when nothing changed
 	@echo 'kinfolk is installed: $(BIN)/kin'
@@ -41,7 +41,7 @@ run: $(INSTALLED) ## Set up, then run the guided tour: real data over every mech
 	@$(BIN)/kin tour $(ARGS)
 
 test: $(INSTALLED) ## Set up, then run the tests (ARGS='tests/unit -k pipe' runs a part)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m $(if $(ARGS),pytest $(ARGS),tests.shares)
 
 check: $(INSTALLED) ## Lint, format, types, C warnings, floors; changes nothing
 	@failed=; step() { echo "== $$1"; shift; "$$@" || failed=yes; }; \
@@ -60,6 +60,9 @@ format: $(TOOLS) ## Put the Python files in order: ruff's safe fixes, then its f
 
 soak: $(INSTALLED) ## Set up, then run the tests that take minutes (marked soak)
 	@$(BIN)/python -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
+
+bench: $(INSTALLED) ## Set up, then measure against the peers; best on a quiet machine
+	@$(BIN)/python benchmarks/processes.py $(ARGS)
 
 clean: ## Remove .venv and everything else that was built
 	@rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -1,8 +1,8 @@
 /* Child: a child of this process, reaped once, for kinfolk.processes.direct.
  *
  *     Child(pid)                    opens its pidfd; raises OSError (EMFILE, …)
- *       .pidfd       the caller's to close, after it was collected; -1: somebody else has reaped it
- *                    already, and its number may be another's
+ *       .pidfd       once it was asked for, the caller's to close, after it was collected; -1: somebody
+ *                    else has reaped it already, and its number may be another's
  *       .collect()   -> (errno, status word, usage as in struct_rusage), or None while it lives;
  *                       with an errno the rest means nothing: somebody else has collected it
  *       .abandon()      the pidfd is this object's, which closes it once the child was reaped
@@ -15,6 +15,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <stdbool.h>
 #include <unistd.h>
 
 #include "child.h"
@@ -25,6 +26,7 @@ int kin_add_child(PyObject *module);
 struct child {
     PyObject_HEAD
     struct kin_child core;
+    bool handed_out; /* the pidfd is the caller's */
 };
 
 static PyObject *
@@ -51,7 +53,9 @@ static PyObject *
 child_pidfd(PyObject *object, void *unused)
 {
     (void)unused;
-    return PyLong_FromLong(((struct child *)object)->core.pidfd);
+    struct child *self = (struct child *)object;
+    self->handed_out = true;
+    return PyLong_FromLong(self->core.pidfd);
 }
 
 static void
@@ -59,7 +63,9 @@ child_dealloc(PyObject *object)
 {
     struct child *self = (struct child *)object;
     PyTypeObject *type = Py_TYPE(object);
-    if (self->core.abandoned && self->core.pidfd >= 0) /* the copy of a forked child */
+    /* Whoever made this was interrupted; or it is the copy of a forked child. */
+    bool ours = !self->handed_out || self->core.abandoned;
+    if (ours && self->core.pidfd >= 0)
         close(self->core.pidfd);
     ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
     Py_DECREF(type);

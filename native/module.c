@@ -26,6 +26,8 @@ int kin_add_sysv_shm(PyObject *module);
 int kin_add_watcher(PyObject *module);
 int kin_add_child(PyObject *module);
 int kin_add_spawn(PyObject *module);
+int kin_add_keeper(PyObject *module);
+int kin_add_surroundings(PyObject *module);
 int kin_add_containment(PyObject *module);
 int kin_add_mutex(PyObject *module);
 
@@ -41,6 +43,8 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_watcher},
     {Py_mod_exec, kin_add_child},
     {Py_mod_exec, kin_add_spawn},
+    {Py_mod_exec, kin_add_keeper},
+    {Py_mod_exec, kin_add_surroundings},
     {Py_mod_exec, kin_add_containment},
     {Py_mod_exec, kin_add_mutex},
     {0, NULL},

@@ -3,7 +3,7 @@
  *     the starter's thread             the child, in the starter's memory
  *     ────────────────────             ───────────────────────────────────
  *     block every signal
- *     vfork ─────────────────────────> actions to default, session, group, terminal, cgroup,
+ *     vfork ─────────────────────────> actions of signals, session, group, terminal, cgroup,
  *       (this thread sleeps,           descriptors, limits, user, directory, death signal, mask
  *        the others run)               execve ── it has memory of its own from here
  *     ready again <─────────────────── or: *failure = step, errno; _exit
@@ -17,7 +17,7 @@
  *    system calls alone; where glibc's function does more than the call (set*id tells all threads,
  *    sigaction may lock, open may be cancelled), it is made bare.
  * 3. No handler of the starter ever runs in the child: all signals are blocked from before vfork
- *    until every handler was replaced by the default action.
+ *    until every handler was replaced by the default action, or by none.
  * 4. What needs privileges comes before they are given up; the death signal after, because
  *    changing credentials clears it (prctl(2)).
  * 5. Descriptors are put in place before limits (a low RLIMIT_NOFILE forbids the numbers), and the
@@ -70,6 +70,29 @@ set_mask(const mask_t *mask, mask_t *before)
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, before, sizeof *mask);
 }
 
+static const char *const STEPS[] = {
+    [KIN_SPAWN_VFORK] = "vfork",
+    [KIN_SPAWN_NEW_SESSION] = "new_session",
+    [KIN_SPAWN_PROCESS_GROUP] = "process_group",
+    [KIN_SPAWN_TERMINAL] = "terminal",
+    [KIN_SPAWN_CGROUP] = "cgroup",
+    [KIN_SPAWN_DESCRIPTORS] = "descriptors",
+    [KIN_SPAWN_RLIMITS] = "rlimits",
+    [KIN_SPAWN_NICE] = "nice",
+    [KIN_SPAWN_GROUPS] = "groups",
+    [KIN_SPAWN_GID] = "gid",
+    [KIN_SPAWN_UID] = "uid",
+    [KIN_SPAWN_CWD] = "cwd",
+    [KIN_SPAWN_DEATH_SIGNAL] = "death_signal",
+    [KIN_SPAWN_EXECUTABLES] = "executables",
+};
+
+const char *
+kin_spawn_step_name(enum kin_spawn_step step)
+{
+    return STEPS[step];
+}
+
 /* ---------------------------------------------------------------------------- in the child */
 
 _Noreturn static void
@@ -93,16 +116,21 @@ bare_close(int fd)
     syscall(SYS_close, fd);
 }
 
-/* Ignored ones too, which execve would leave ignored, but for those that are to stay so. Nothing
- * but zeros is the default action, whatever the order of the members of the kernel's struct
- * sigaction. */
+/* Each to its default, or ignored. The handler comes first in the kernel's struct sigaction (not on
+ * MIPS). */
 static void
-actions_to_default(mask_t but)
+set_actions(mask_t ignored, mask_t as_here)
 {
-    const uint64_t zeros[8] = {0};
-    for (int number = 1; number <= SIGNALS; number++)
-        if (!(but >> (number - 1) & 1))
-            syscall(SYS_rt_sigaction, number, zeros, NULL, sizeof(mask_t));
+    const unsigned long by_default[16] = {(unsigned long)SIG_DFL};
+    const unsigned long nothing[16] = {(unsigned long)SIG_IGN};
+    for (int number = 1; number <= SIGNALS; number++) {
+        mask_t bit = (mask_t)1 << (number - 1);
+        unsigned long before[16] = {(unsigned long)SIG_DFL};
+        syscall(SYS_rt_sigaction, number, ignored & bit ? nothing : by_default, before,
+                sizeof(mask_t));
+        if ((as_here & bit) && before[0] == (unsigned long)SIG_IGN)
+            syscall(SYS_rt_sigaction, number, nothing, NULL, sizeof(mask_t));
+    }
 }
 
 static int
@@ -144,7 +172,9 @@ execute(const struct kin_spawn *plan, struct kin_spawn_failure *failure)
 _Noreturn static void
 kin_child_main(const struct kin_spawn *plan, struct kin_spawn_failure *failure, pid_t parent)
 {
-    actions_to_default(plan->ignored);
+    set_actions(plan->ignored, plan->ignored_as_here);
+    if (plan->cpus != NULL)
+        syscall(SYS_sched_setaffinity, 0, plan->cpus_size, plan->cpus);
     if (plan->new_session && setsid() < 0)
         fail(failure, KIN_SPAWN_NEW_SESSION, 0);
     if (plan->process_group >= 0 && setpgid(0, plan->process_group) < 0)
@@ -156,7 +186,7 @@ kin_child_main(const struct kin_spawn *plan, struct kin_spawn_failure *failure, 
         fail(failure, KIN_SPAWN_CGROUP, 0);
     int misplaced = kin_spawn_arrange(plan);
     if (misplaced >= 0)
-        fail(failure, KIN_SPAWN_DESCRIPTORS, misplaced);
+        fail(failure, KIN_SPAWN_DESCRIPTORS, plan->descriptors[misplaced].there);
     kin_spawn_close_others(plan);
     for (size_t i = 0; i < plan->limit_count; i++)
         if (setrlimit(plan->limits[i].resource, &plan->limits[i].limit) < 0)

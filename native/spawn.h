@@ -58,15 +58,22 @@ struct kin_spawn {
     bool set_uid, set_gid;
     uid_t uid;
     gid_t gid;
+    const unsigned long *cpus; /* of sched_setaffinity(2); NULL: those of the starter */
+    size_t cpus_size;
     unsigned long long blocked; /* bit n-1: signal n is blocked in the child */
-    unsigned long long ignored; /* likewise: the starter ignores it, and so does the child */
+    /* Likewise: it is ignored in the child; it is, if the starter ignores it. All others are at their
+     * default. */
+    unsigned long long ignored, ignored_as_here;
 };
+
+/* The field of a kinfolk.processes.launch.Launch that it is about, or "vfork". */
+const char *kin_spawn_step_name(enum kin_spawn_step step);
 
 /* Written by the child into the memory of its starter. */
 struct kin_spawn_failure {
     volatile int error; /* an errno; 0: none */
     volatile enum kin_spawn_step step;
-    volatile int item; /* which descriptor, limit or executable; else 0 */
+    volatile int item; /* which limit or executable, or which number in the child; else 0 */
 };
 
 /* Returns once the program has begun or failed to. The pid, or -1 with *failure written; then no

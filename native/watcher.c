@@ -15,6 +15,11 @@
  *    again in the parent. So no child has a watcher that it did not start, and what a thread of the
  *    parent holds is never taken for something of the child's. Both mutexes are held meanwhile, so
  *    the child finds the list whole.
+ *    When it can't be started again (RLIMIT_NPROC: the child has its place), nobody is left
+ *    waiting for it: every watch acts at once, as if it were ready, so whoever waits looks,
+ *    watches anew and is told what is wrong. Children are the exception: they stay, and the
+ *    thread is started by the next owner who comes by, with a watch to add or to remove, or with
+ *    a fork.
  * 3. It handles no signals, knows no Python, allocates nothing, and sleeps unless something is
  *    ready.
  * 4. An action runs with the mutex held: when `remove` has returned, it is over. Actions wait for
@@ -103,6 +108,7 @@ start(struct kin_watcher *watcher)
     error = pthread_create(&watcher->thread, &attributes, watch_for_ever, watcher);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
+    watcher->lost = error != 0;
     if (error == 0) {
         watcher->running = true;
         pthread_setname_np(watcher->thread, "kinfolk-watcher");
@@ -193,6 +199,7 @@ kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint
 void
 kin_watcher_remove(struct kin_watcher *watcher, uint64_t number)
 {
+    pthread_mutex_lock(&watcher->owners);
     pthread_mutex_lock(&watcher->mutex);
     struct kin_watch_entry **place = &watcher->all;
     while (*place != NULL) {
@@ -208,6 +215,9 @@ kin_watcher_remove(struct kin_watcher *watcher, uint64_t number)
             place = &entry->next;
     }
     pthread_mutex_unlock(&watcher->mutex);
+    if (watcher->lost && watcher->all != NULL)
+        start(watcher);
+    pthread_mutex_unlock(&watcher->owners);
 }
 
 static void
@@ -232,19 +242,36 @@ kin_watcher_before_fork(struct kin_watcher *watcher)
     pthread_mutex_lock(&watcher->mutex);
 }
 
-int
+/* There is no thread to do it: see rule 2. */
+static void
+act_on_all(struct kin_watcher *watcher)
+{
+    for (struct kin_watch_entry *entry = watcher->all; entry != NULL; entry = entry->next)
+        if (entry->watch.child != NULL)
+            kin_child_collect(entry->watch.child);
+        else if (entry->watch.fd >= 0) {
+            act(watcher, &entry->watch);
+            epoll_ctl(watcher->epoll, EPOLL_CTL_DEL, entry->watch.fd, NULL);
+            entry->watch.fd = -1; /* it has acted */
+        }
+}
+
+void
 kin_watcher_after_fork_in_parent(struct kin_watcher *watcher)
 {
+    int forks = errno; /* of a fork that failed: Python 3.11 looks at it after this */
+    if (watcher->all != NULL && start(watcher) != 0)
+        act_on_all(watcher);
     pthread_mutex_unlock(&watcher->mutex);
-    int error = watcher->all != NULL ? start(watcher) : 0;
     pthread_mutex_unlock(&watcher->owners);
-    return error;
+    errno = forks;
 }
 
 void
 kin_watcher_after_fork_in_child(struct kin_watcher *watcher)
 {
     forget(watcher);
+    watcher->lost = false;
     pthread_mutex_unlock(&watcher->mutex);
     pthread_mutex_unlock(&watcher->owners);
 }
@@ -254,6 +281,7 @@ kin_watcher_stop(struct kin_watcher *watcher)
 {
     pthread_mutex_lock(&watcher->owners);
     end_thread(watcher);
+    watcher->lost = false;
     pthread_mutex_unlock(&watcher->owners);
 }
 

@@ -26,6 +26,7 @@ struct kin_watcher {
     uint64_t last_number;
     pthread_t thread;
     bool running;
+    bool lost; /* it could not be started, and there may be watches that want it */
     int epoll, stop_fd; /* -1 while there are none */
 };
 
@@ -38,14 +39,15 @@ int kin_watcher_init(struct kin_watcher *watcher);
 int kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint64_t *number);
 
 /* When this returns, the actions of the watches with this number neither run nor will. Unknown
- * numbers are no error. */
+ * numbers are no error. A thread that was lost is started again, if there is more to watch. */
 void kin_watcher_remove(struct kin_watcher *watcher, uint64_t number);
 
 /* Ends the thread, and lets nobody add or remove until after the fork. The watches stay. */
 void kin_watcher_before_fork(struct kin_watcher *watcher);
 
-/* Starts the thread again if there is anything to watch. */
-int kin_watcher_after_fork_in_parent(struct kin_watcher *watcher);
+/* Starts the thread again if there is anything to watch; if that can't be, watches act now. The
+ * errno of the fork stays. */
+void kin_watcher_after_fork_in_parent(struct kin_watcher *watcher);
 
 /* Forgets every watch, for they are of threads that do not exist here, and closes the watcher's
  * descriptors. */

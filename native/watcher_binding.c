@@ -215,9 +215,7 @@ static PyObject *
 watcher_after_fork_in_parent(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    int error = kin_watcher_after_fork_in_parent(&((struct watcher *)object)->core);
-    if (error != 0)
-        return fail(error);
+    kin_watcher_after_fork_in_parent(&((struct watcher *)object)->core);
     Py_RETURN_NONE;
 }
 

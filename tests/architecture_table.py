@@ -41,8 +41,9 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "ground",
             (
-                "addresses deadlines descriptors sysctl",
-                "identity helper_threads interpreter_exit memfd nameless_file sysv_keys transfer",
+                "addresses deadlines descriptors exit_hooks sysctl",
+                "identity helper_threads interpreter_exit memfd nameless_file process_limit sysv_keys",
+                "transfer",
                 "turnstile ancillary",
                 "interest",
                 "thread_waiter task_waiter",
@@ -52,6 +53,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "watcher",
             ),
         ),
+        House("signal_table"),  # what a signal is called: for all who take one, or tell of one
     ),
     # 2: one process
     (
@@ -59,7 +61,6 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "signals",
             (
-                "table",
                 "arrived mask",
                 "handling receiving sending",
             ),
@@ -92,7 +93,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "address",
                 "contract",  # what a mechanism promises: limits, messages, transports
                 "codec framing claims credentials trust message_reader packet_format to_program",
-                "pipe_size presence queue_limits packet_limits",
+                "pipe_size kernel_buffers presence queue_limits packet_limits",
                 "pipe_transport queue_transport",
                 "posix_queue sysv_queue",
                 "pipe_sender pipe_receiver stream_reader packet_reader socket_names",  # what several mechanisms move their bytes with

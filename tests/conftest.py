@@ -8,6 +8,7 @@ import importlib
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,26 @@ import hypothesis
 import pytest
 
 import kinfolk as kin
-from tests import leak_check
+from tests import leak_check, shares
 from tests.other_user import User, nobody, why_no_other_user
 
 hypothesis.settings.register_profile("kinfolk", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("kinfolk")
 
+
+def _import_with_signals_blocked(name: str) -> None:
+    """Threads that a library starts when it is imported inherit the mask: signals are for the tests."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        importlib.import_module(name)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# NumPy, once imported, keeps threads for linear algebra. Here, for some test modules import it when they are collected.
+_import_with_signals_blocked("numpy")
+
+_share = shares.take_directory()
 _numbers = itertools.count()
 _checks: list[leak_check.LeakCheck] = []
 
@@ -30,9 +45,8 @@ def start_what_stays() -> None:
     """Start what the library keeps for the life of a process, so that it is no leak.
 
     The first blocking call of a thread makes the descriptor by which it is woken; the first one without
-    a descriptor to wait on makes those of the watcher. NumPy, once imported, keeps threads for linear algebra.
+    a descriptor to wait on makes those of the watcher.
     """
-    importlib.import_module("numpy")
     for mechanism in ("pipe:", "sysv-mq:"):
         receiver, sender = kin.channel(mechanism)
         with receiver, sender, contextlib.suppress(kin.Timeout):
@@ -62,6 +76,18 @@ def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 def pytest_runtest_logfinish(nodeid: str) -> None:
     for check in _checks:
         check.note(nodeid)
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    if _share is None or session.config.option.collectonly or session.testsfailed:
+        return None
+    shares.run_share(session, _share)
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _share is not None:
+        shares.leave_sums(terminalreporter.stats, _share)
 
 
 def pytest_collection_finish() -> None:

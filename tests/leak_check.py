@@ -60,13 +60,9 @@ class LeakCheck:
 
     def leftovers(self) -> list[str]:
         """A line for each thing left, or nothing; waits a moment for what is just going away."""
-        end = time.monotonic() + GRACE
-        while True:
-            gc.collect()
-            excess = (take_snapshot() - self._before) + Counter(self._found_at_the_end())
-            if not excess or time.monotonic() > end:
-                break
-            time.sleep(0.05)
+        excess = settled(
+            lambda: (take_snapshot() - self._before) + Counter(self._found_at_the_end())
+        )
         return [
             f"{kind}: {what}"
             + (f" ({count} more than before)" if count > 1 else "")
@@ -93,10 +89,21 @@ class LeakCheck:
                 yield from _if_socket(path)
 
 
-def take_snapshot() -> Snapshot:
+def settled(excess: Callable[[], Snapshot]) -> Snapshot:
+    """What is there too much; waits a moment for what is just going away."""
+    end = time.monotonic() + GRACE
+    while True:
+        gc.collect()
+        found = excess()
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
+
+
+def take_snapshot(sources: Iterable[Callable[[], Iterable[Key]]] | None = None) -> Snapshot:
     """Count everything that can leak and is quick to count."""
     found: Snapshot = Counter()
-    for source in SOURCES:
+    for source in SOURCES if sources is None else sources:
         found.update(source())
     return found
 

@@ -8,9 +8,11 @@ CHANGELOG.md. After a wanted change, write the list anew with
 
 from __future__ import annotations
 
+import ast
 import difflib
 import enum
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,9 +54,30 @@ def test_all_is_sorted_and_complete():
         if not name.startswith("_")
         and name not in kinfolk.__all__
         and not inspect.ismodule(value)
-        and name != "annotations"
+        and name not in ("annotations", "TYPE_CHECKING")
     ]
     assert not extra, f"public by accident; add to __all__ or begin with an underscore: {extra}"
+
+
+def test_each_name_is_loaded_from_where_type_checkers_see_it():
+    code = ast.parse(Path(kinfolk.__file__).read_text(encoding="utf-8"))
+    seen = {
+        name.name: f"{node.module}.{name.name}" if node.module == "kinfolk" else node.module
+        for node in ast.walk(code)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("kinfolk")
+        for name in node.names
+        if not (name.asname or name.name).startswith("_")
+    }
+    assert seen == kinfolk._HOME
+    assert sorted(seen) == sorted(kinfolk.__all__)
+
+
+def test_importing_the_package_loads_none_of_its_rooms():
+    code = "import sys, kinfolk; print([m for m in sys.modules if m.startswith('kinfolk.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "['kinfolk.exit_hooks']"
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        kinfolk.no_such_name  # noqa: B018
 
 
 def test_everything_public_is_documented():

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
+from kinfolk.descriptors import above_standard
 from kinfolk.errors import MessageTooBig
 from kinfolk.identity import Peer
 
@@ -43,24 +44,28 @@ def rights(descriptors: Sequence[int], subject: str) -> Rights:
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
 
 
-def credentials(pid: int) -> Rights:
-    """What sendmsg(2) takes to name a process, whose pid the receiver gets as it is in his pid namespace.
-
-    Another one than the sender's needs CAP_SYS_ADMIN in the user namespace of the sender's pid namespace (unix(7)).
-    """
-    packed = array.array("i", _UCRED.pack(pid, os.geteuid(), os.getegid()))
-    return [(socket.SOL_SOCKET, socket.SCM_CREDENTIALS, packed)]
-
-
 def read(ancillary: Iterable[tuple[int, int, bytes]]) -> tuple[Peer | None, list[int]]:
-    """The sender, where the kernel says so, and the descriptors, which are the caller's from now on."""
+    """The sender, where the kernel says so, and the descriptors, which are the caller's from now on; none takes the number of a
+    standard stream that is closed here. Raises OSError when none above is left: then they are lost.
+    """
     sender, descriptors = None, array.array("i")
     for level, kind, data in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
         elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
             sender = Peer(*_UCRED.unpack(data))
-    return sender, descriptors.tolist()
+    return sender, _above_standard(descriptors.tolist())
+
+
+def _above_standard(descriptors: list[int]) -> list[int]:
+    for place, number in enumerate(descriptors):
+        if number <= 2:
+            try:
+                descriptors[place] = above_standard(number)
+            except OSError:
+                close_all(descriptors[:place] + descriptors[place + 1 :])
+                raise
+    return descriptors
 
 
 def close_all(descriptors: Iterable[int]) -> None:

@@ -24,16 +24,17 @@ class Deadline:
 
     __slots__ = ("at", "timeout")
 
-    def __init__(self, timeout: float | None) -> None:
-        """Start counting now. Raises InvalidValue for what is no number, negative or not finite."""
+    def __init__(self, timeout: float | None, name: str = "timeout") -> None:
+        """Start counting now. Raises InvalidValue, by the ``name`` of the argument, for what is no number, negative or not finite."""
         try:
             sensible = timeout is None or 0 <= timeout < math.inf
         except TypeError:
             sensible = False
         if not sensible:
+            otherwise = "0 to try once, None to wait for ever" if name == "timeout" else "0 or more"
             raise InvalidValue(
-                f"timeout={timeout!r} makes no sense",
-                remedy="give seconds as a number, 0 to try once, None to wait for ever",
+                f"{name}={timeout!r} makes no sense",
+                remedy=f"give seconds as a number, {otherwise}",
             )
         self.timeout = timeout
         self.at = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)

@@ -10,10 +10,25 @@ Rules:
 
 from __future__ import annotations
 
+import fcntl
 import os
 import warnings
 
 from kinfolk.errors import Closed
+
+
+def above_standard(number: int) -> int:
+    """The same file by a number above 2, close-on-exec. Raises OSError; in any case ``number`` is the caller's no more.
+
+    Where a standard stream is closed its number is free, and goes to what is opened next: then what others mean for that
+    stream would be written there, and a child would inherit it as its own.
+    """
+    if number > 2:
+        return number
+    try:
+        return fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(number)
 
 
 class Descriptor:
@@ -54,6 +69,10 @@ class Descriptor:
         number = self.fileno()
         self._number = -1
         return number
+
+    def adopt(self, number: int) -> None:
+        """Take over ``number`` after the fact, in place of none: an exception between the two finds somebody who closes it."""
+        self._number = number
 
     def duplicate(self) -> Descriptor:
         """A second descriptor of the same open file description."""

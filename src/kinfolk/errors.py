@@ -36,6 +36,7 @@ Rules:
 1. Each error says what happened, on which object, why, and what to do, on one line.
 2. Each is also what Python people catch already (EOFError, TimeoutError, …).
 3. An OSError never leaves the public interface bare: `from_os_error` translates, in one place.
+4. The line shows the beginning and the end of what is too long to read; the attributes have it whole.
 """
 
 from __future__ import annotations
@@ -81,9 +82,11 @@ class KinfolkError(Exception):
     def explain(self) -> str:
         """The whole error as one line: what, on which object, why, what to do."""
         subject = self.subject.removesuffix(":")  # the address of an anonymous channel ends in one
-        line = f"{subject}: {self.what}" if subject else self.what
+        line = _with_short_words(self.what)
+        if subject:
+            line = f"{_shortened(subject)}: {line}"
         if self.why:
-            line += f": {self.why}"
+            line += f": {_with_short_words(self.why)}"
         if self.remedy:
             line += f" ({self.remedy})"
         return " ".join(line.splitlines())
@@ -100,6 +103,20 @@ class KinfolkError(Exception):
             self.remedy,
             getattr(self, "errno", None),
         )
+
+
+#: Characters of an object's name, or of a word, that the line of an error shows.
+_LONGEST = 500
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST // 2]}…{text[-_LONGEST // 2 :]}"
+
+
+def _with_short_words(text: str) -> str:
+    return text if len(text) <= _LONGEST else " ".join(map(_shortened, text.split(" ")))
 
 
 def _rebuild(
@@ -310,3 +327,17 @@ def from_os_error(error: OSError, what: str, subject: str = "", remedy: str = ""
     if error.filename is not None and str(error.filename) not in subject:
         why += f" [{error.filename}]"
     return kind(what, subject=subject, why=why, remedy=remedy or usual_remedy, code=code)
+
+
+def is_bare(error: OSError) -> bool:
+    """Whether it is what a system call of kinfolk's own raised, so that it has to be put into words.
+
+    Not what a signal handler raised that Python ran meanwhile: that has passed through a frame of the handler's.
+    """
+    if isinstance(error, KinfolkError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    name = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return str(name).startswith(f"{__package__}.")

@@ -14,7 +14,6 @@ Rules:
 
 from __future__ import annotations
 
-import atexit
 import errno
 import os
 import queue
@@ -23,6 +22,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from kinfolk import exit_hooks
 from kinfolk.errors import LimitReached
 
 
@@ -143,4 +143,4 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+exit_hooks.register(_at_exit)

@@ -7,7 +7,7 @@ Taking the modules apart drops most ends, and dropping one closes it. But what a
 dropped: its name, queue or presence would stay. It is the usual thread that reads.
 
 Rules:
-1. The hook is registered on import and so runs after those of whoever imported kinfolk: they may still send. Children that
+1. The hook runs after those of whoever imported kinfolk (`kinfolk.exit_hooks`): they may still send. Children that
    multiprocessing joins in a hook of its own are joined before, for they may too.
 2. An end expires: it falls silent. Nobody goes on in it, and who calls waits as where nothing comes any more, until his
    deadline, a cancellation, or a close. So no thread shows an error at the exit, and one that some later hook ends and joins can be
@@ -23,14 +23,16 @@ Rules:
 
 from __future__ import annotations
 
-import atexit
 import contextlib
+import functools
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
 from threading import get_ident
 from typing import Protocol
+
+from kinfolk import exit_hooks
 
 PATIENCE = 0.2  # seconds for all together: who uses no code of the user's needs microseconds
 
@@ -63,7 +65,7 @@ class _Exit:
 
 def close_at_exit(everything: Callable[[], Iterable[Expiring]]) -> None:
     """Close at exit what the function then gives."""
-    atexit.register(_at_exit, everything)
+    exit_hooks.register(functools.partial(_at_exit, everything))
 
 
 def is_here() -> bool:

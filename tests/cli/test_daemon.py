@@ -107,6 +107,18 @@ def test_status_without_a_file(kin: Kin, pidfile: Path) -> None:
     )
 
 
+def test_status_of_a_file_without_a_number(kin: Kin, pidfile: Path) -> None:
+    pidfile.write_text("notes\n")
+    ended = kin.run("daemon", "--status", "--pidfile", pidfile)
+    assert ended.code == ExitCode.GONE
+    assert one_line(ended).endswith("its daemon does not run: its pid file names nobody")
+    ended = kin.run("daemon", "--pidfile", pidfile, "--", "sleep", "1000")
+    assert ended.code == ExitCode.DENIED
+    assert "holds something other than a pid" in one_line(ended)
+    assert kin.run("daemon", "--stop", "--pidfile", pidfile).code == ExitCode.OK
+    assert pidfile.read_text() == "notes\n"
+
+
 def test_a_second_one_is_busy(kin: Kin, daemons: Daemons, pidfile: Path) -> None:
     kin.succeed("daemon", "--pidfile", pidfile, "sleep", "100")
     pid = int(pidfile.read_text())
@@ -134,7 +146,9 @@ def test_stop_kills_after_the_grace(kin: Kin, daemons: Daemons, pidfile: Path) -
 def test_a_pid_that_another_process_has_now_is_left_alone(kin: Kin, pidfile: Path) -> None:
     with subprocess.Popen(["sleep", "100"]) as innocent:
         pidfile.write_text(f"{innocent.pid}\n")
-        assert kin.run("daemon", "--status", "--pidfile", pidfile).code == ExitCode.GONE
+        ended = kin.run("daemon", "--status", "--pidfile", pidfile)
+        assert ended.code == ExitCode.GONE
+        assert f"process {innocent.pid}, which it names, has not locked it" in one_line(ended)
         kin.succeed("daemon", "--stop", "--pidfile", pidfile)
         assert innocent.poll() is None
         innocent.kill()
@@ -145,6 +159,10 @@ FAILURES: dict[str, tuple[list[str], int, str]] = {
     "ended at once": (["--settle", "60", "sh", "-c", "exit 3"], ExitCode.FAILED, "exited 3"),
     "ended well at once": (["--settle", "60", "true"], ExitCode.FAILED, "stay in the foreground"),
     "crashed": (["--settle", "60", "sh", "-c", "kill -SEGV $$"], ExitCode.FAILED, "SIGSEGV"),
+    "a wrong time to settle": (["--settle", "nan", "true"], ExitCode.USAGE, "--settle nan"),
+    "a wrong grace": (["--stop", "--pidfile", "/x", "--grace", "-1"], ExitCode.USAGE, "--grace -1"),
+    "without a log": (["--settle", "60", "false"], ExitCode.FAILED, "(give it a log by log= or --log to see why)"),
+    "with a log": (["--settle", "60", "--log", "/dev/null", "false"], ExitCode.FAILED, "(see its log)"),
     "never ready": (
         ["--timeout", "0.05", "--ready-fd", "3", "sleep", "100"], ExitCode.TIMEOUT, "0.05 s",
     ),

@@ -58,6 +58,9 @@ WRONG: list[tuple[str, int, str]] = [
     ("recv --codec raw mq:/kinfolk-never {dir}/copy", 2, "the file would never be whole"),
     ("tour --list pipe", 2, "--list takes neither a STOP nor --file"),
     ("tour nonsense", 2, "the tour has no stop 'nonsense'"),
+    ("tree abc", 2, "'abc' is not a valid pid"),
+    ("recv --framed --messages x fifo:{dir}/f", 2, "'x' is not a valid whole number"),
+    ("run --grace nan true", 125, "--grace nan makes no sense (give seconds"),
     # addresses
     ("recv nonsense", 2, "'nonsense': this is no address"),
     ("recv Fifo:/tmp/f", 2, "this is no address"),
@@ -319,9 +322,9 @@ SCRIPT = str(Path(sys.executable).with_name("kin"))
 
 @pytest.mark.parametrize("program", [(SCRIPT,), ("-m", "kinfolk")], ids=["kin", "control"])
 def test_ctrl_c_while_it_starts(program, kin: Kin):
-    """It ends by the signal without a word; the control, which imports the package first, shows a traceback."""
+    """It ends by the signal without a word; the control, which has Python's own handler, shows a traceback."""
     starting = kin.start("--help", command=(sys.executable, "-X", "importtime", *program))
-    while "kinfolk.errors" not in (line := starting.line()):
+    while "click." not in (line := starting.line()):
         assert line, "it ended"
     starting.signal(
         signal.SIGSTOP

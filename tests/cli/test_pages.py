@@ -37,6 +37,21 @@ def test_every_command_has_a_page_and_every_page_a_command():
     assert re.findall(r"\[kin (\w+)\]", overview) == list(COMMANDS)
 
 
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_readme_shows_every_command_and_no_other(readme):
+    text = (REFERENCE.parents[1] / readme).read_text()
+    assert set(re.findall(r"^ {4}kin (\w+)", text, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_help_and_page_speak_of_the_same():
+    """Of processes and of data."""
+    said = (group.help or "").rstrip(".")
+    name = re.findall(r"^kin - (.*)$", (REFERENCE / "kin.md").read_text(), re.MULTILINE)[0]
+    assert said.startswith(name[0].upper() + name[1:])
+    assert "processes" in said
+    assert "data" in said
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_page_names_every_option_and_no_other(name):
     command = command_of(name)

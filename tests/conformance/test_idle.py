@@ -110,9 +110,11 @@ def test_a_receiver_with_half_a_message_is_idle(link: Link):
     writer.signal(signal.SIGSTOP)
     until(lambda: state(writer.pid) in "TZ", "stopped")
     reader.signal(signal.SIGCONT)
-    until(lambda: state(reader.pid) in "SZ", "waiting for the rest")
-    if state(reader.pid) == "S":
-        assert_idle(reader)
+    # A queue takes all of its largest message at once, and nobody waits for a rest.
+    if large == 3_000_000:
+        until(lambda: state(reader.pid) in "SZ", "waiting for the rest")
+        if state(reader.pid) == "S":
+            assert_idle(reader)
     writer.signal(signal.SIGCONT)
     assert reader.result() == large
     writer.result()

@@ -188,9 +188,9 @@ def test_statistics(link: Link):
     assert (received.messages_received, received.bytes_received) == (2, 11)
     receiver.recv_bytes(timeout=HANG)
     assert receiver.statistics().depth in (None, 0)
-    with pytest.raises(kin.Timeout):
-        receiver.recv(timeout=0.001)
-    assert receiver.statistics().waits >= 1
+    while receiver.statistics().waits == 0:  # a slow machine takes longer than this to begin one
+        with pytest.raises(kin.Timeout):
+            receiver.recv(timeout=0.001)
     receiver.close()
     sender.close()
     assert receiver.statistics().messages_received == 3

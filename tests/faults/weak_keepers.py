@@ -6,13 +6,23 @@ Each is what a keeper process runs, in place of `kinfolk.processes.keeper:main`.
 from __future__ import annotations
 
 import os
-import select
 import signal
 
 import msgspec
 
+from kinfolk import _native
 from kinfolk.processes import felling, keeper, namespace
-from kinfolk.processes.keeper_messages import OWNER
+
+
+def _loop_with(**changes: int) -> None:
+    """Make the native loop with other arguments than the keeper's."""
+    real = _native.KeeperLoop
+    names = ("line", "owner", "ended", "death_signal", "vouches")
+
+    def altered(*arguments: int) -> object:
+        return real(**{**dict(zip(names, arguments, strict=True)), **changes})  # type: ignore[arg-type]
+
+    _native.KeeperLoop = altered  # type: ignore[misc,assignment]
 
 
 def without_subreaper() -> None:
@@ -22,21 +32,9 @@ def without_subreaper() -> None:
 
 
 def without_owner_watch() -> None:
-    """The owner's death is not seen, nor the end of its line."""
-    real = select.poll
-
-    class Blind:
-        def __init__(self) -> None:
-            self._poll = real()
-
-        def register(self, fd: int, mask: int) -> None:
-            if fd != OWNER:
-                self._poll.register(fd, mask)
-
-        def __getattr__(self, name: str):
-            return getattr(self._poll, name)
-
-    select.poll = Blind  # type: ignore[assignment,misc]
+    """The owner's death is not seen, though the end of its line is."""
+    never, _held = os.pipe()
+    _loop_with(owner=never)
     keeper.main()
 
 
@@ -48,6 +46,7 @@ def without_death_signal() -> None:
         return msgspec.structs.replace(here(launch, descriptors), death_signal=None)
 
     keeper._here = deaf
+    _loop_with(death_signal=0)
     keeper.main()
 
 
@@ -64,7 +63,12 @@ def with_one_round() -> None:
 
 def that_dies_of_requests() -> None:
     """Reads a request, and is killed before it can answer."""
-    keeper.Keeper._serve = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+
+    def run(self: keeper.Keeper) -> None:
+        self._line.recv(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    keeper.Keeper.run = run  # type: ignore[method-assign]
     keeper.main()
 
 

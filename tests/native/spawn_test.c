@@ -215,7 +215,7 @@ failures(void)
         wrong = plan;
         wrong.descriptors = closed;
         wrong.descriptor_count = 2;
-        fails(&wrong, KIN_SPAWN_DESCRIPTORS, EBADF, 1);
+        fails(&wrong, KIN_SPAWN_DESCRIPTORS, EBADF, 3);
 
         char *nowhere[] = {"/nonexistent/a", "/nonexistent/b", NULL};
         wrong = plan;
@@ -304,7 +304,7 @@ reaping(void)
         int pidfd = one.pidfd;
         CHECK(pidfd >= 0);
         struct kin_watch watch = {.fd = pidfd, .events = 1, .event_fd = -1, .child = &one};
-        uint64_t number;
+        uint64_t number = 0;
         CHECK(kin_watcher_add(&watching, &watch, &number) == 0);
         pthread_t thread;
         CHECK(pthread_create(&thread, NULL, collect, &one) == 0);
@@ -325,8 +325,7 @@ reaping(void)
             close(pidfd);
         CHECK(waitpid(-1, NULL, WNOHANG) < 0 && errno == ECHILD);
     }
-    kin_watcher_stop(&watching);
-    kin_watcher_clear(&watching);
+    kin_watcher_end(&watching);
 }
 
 /* ------------------------------------------------------------------------------------ lasting */

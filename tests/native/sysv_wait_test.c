@@ -109,7 +109,7 @@ watcher(void)
         close(ends[0]);
         if (i % 10 == 0) { /* as around a fork */
             kin_watcher_before_fork(&watching);
-            CHECK(kin_watcher_after_fork_in_parent(&watching) == 0);
+            kin_watcher_after_fork_in_parent(&watching);
         }
     }
     pthread_join(thread, NULL);

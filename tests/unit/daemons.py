@@ -42,7 +42,10 @@ class Seen:
 
     def signals(self, key: str) -> set[int]:
         mask = int(self.status(key), 16)
-        return {number for number in range(1, 65) if mask >> (number - 1) & 1}
+        # 32 and 33 are the C library's own (nptl(7)): nobody may set them, and their state is inherited.
+        return {
+            number for number in range(1, 65) if mask >> (number - 1) & 1 and number not in (32, 33)
+        }
 
     def descriptors(self) -> dict[int, str]:
         """What is open; tombstones as such."""

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
-from kinfolk.processes import daemon_guard, daemon_shape, exit_handlers
-from tests.conformance.peers import HANG, Voice, readable, until
-from tests.unit.daemons import Daemons, adopter, keeping, live_as_daemon
+from kinfolk.processes import daemon_guard, daemon_shape, exit_handlers, felling
+from tests.conformance.peers import HANG, Voice, readable, state, until
+from tests.unit.daemons import Daemons, Seen, adopter, keeping, live_as_daemon
 from tests.unit.daemons import daemons as daemons
 from tests.unit.daemons import path as path
 
@@ -456,7 +456,95 @@ def test_a_daemon_that_is_never_ready_is_ended_in_time(daemons: Daemons, path: P
         "not ready within 0.05 s, and was ended (say that it is ready with ready()"
         in started.said()
     )
-    assert kin.PidFile(path).holder() is None
+    assert not path.exists(), "it could not remove its pid file itself"
+
+
+def test_one_that_fails_is_left_to_its_clean_up(
+    daemons: Daemons, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM would come in the middle of it, and end it."""
+    reader, writer = os.pipe()
+    end = daemon_guard.Guard._end
+
+    def says_so(guard: daemon_guard.Guard, **options: Any) -> None:
+        os.write(writer, b"x")
+        end(guard, **options)
+
+    monkeypatch.setattr(daemon_guard.Guard, "_end", says_so)
+
+    def body(voice: Voice) -> None:
+        try:
+            with kin.daemonize(until_ready=True, keep=keeping(voice), pidfile=path, timeout=HANG):
+                voice.say(os.getpid())
+                raise RuntimeError("no such camera")
+        finally:
+            voice.say("cleaning up")
+            voice.hear()
+            voice.say("clean")
+
+    started = daemons.start(body)
+    daemon = daemons.seen(started.hear())
+    assert started.hear() == "cleaning up"
+    os.read(reader, 1)
+    until(lambda: state(guard_of(daemon)) == "S", "the guard has been told, and waits")
+    os.close(reader)
+    os.close(writer)
+    assert not path.exists()
+    started.say()
+    assert started.hear() == "clean"
+    assert started.code() == 1
+    assert "no such camera" in started.said()
+    assert daemon.ended()
+
+
+def guard_of(daemon: Seen) -> int:
+    pid = felling.parent_of(daemon.pid)
+    assert pid is not None
+    return pid
+
+
+def test_one_that_says_that_it_fails_and_goes_on_is_ended(
+    daemons: Daemons, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon_guard, "GRACE", 0.05)
+
+    def body(voice: Voice) -> None:
+        with contextlib.suppress(RuntimeError):
+            with kin.daemonize(until_ready=True, keep=keeping(voice), pidfile=path, timeout=HANG):
+                voice.say(os.getpid())
+                raise RuntimeError("no such camera")
+        signal.pause()
+
+    started = daemons.start(body)
+    daemon = daemons.seen(started.hear())
+    assert started.code() == 1
+    assert daemon.ended()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGSEGV])
+def test_one_that_is_killed_before_it_is_ready_leaves_no_pid_file(
+    daemons: Daemons, path: Path, by: signal.Signals
+) -> None:
+    def body(voice: Voice) -> None:
+        with kin.daemonize(until_ready=True, pidfile=path, timeout=HANG):
+            os.kill(os.getpid(), by)
+
+    started = daemons.start(body)
+    assert started.code() == 128 + by
+    assert not path.exists()
+
+
+def test_a_pid_file_of_an_earlier_daemon_stays(daemons: Daemons, path: Path) -> None:
+    """It is not this start's; the next one that comes so far replaces it."""
+    path.write_text("999999999\n")
+
+    def body(voice: Voice) -> None:
+        daemon_shape.bury_descriptors = lambda kept: os._exit(3)  # before the lock
+        kin.daemonize(pidfile=path)
+
+    assert daemons.start(body).code() == 3
+    assert path.read_text() == "999999999\n"
 
 
 def test_one_that_is_called_off_may_clean_up_for_a_while(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import socket
 import sys
@@ -108,6 +110,39 @@ def test_a_program_that_ends_at_once_has_not_started(daemons: Daemons, said: str
     error = start_program(daemons, ["sh", "-c", DEATHS[said]], settle=HANG).hear()
     assert type(error) is kin.SystemProblem
     assert f"sh: the daemon ended before it was ready: {said}" in str(error)
+
+
+def test_a_time_limit_holds_while_a_program_settles(daemons: Daemons) -> None:
+    error = start_program(daemons, ["sleep", "1000"], settle=HANG, timeout=0.05).hear()
+    assert isinstance(error, kin.Timeout)
+    assert "it was not ready within 0.05 s" in str(error)
+    assert "(give it more time; give it a log by log= or --log to see why)" in str(error)
+
+
+@pytest.mark.parametrize("limited", ["the guard", "the daemon"])
+def test_no_more_processes(as_plain_user: User, limited: str) -> None:
+    """Neither for the first fork nor for the second."""
+
+    def body() -> str:
+        def limit() -> None:
+            resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+        if limited == "the guard":
+            limit()
+        else:
+            os.register_at_fork(after_in_child=limit)
+        with pytest.raises(kin.LimitReached, match="no daemon can be forked") as caught:
+            kin.start_daemon(["true"])
+        assert caught.value.errno == errno.EAGAIN
+        return str(caught.value)
+
+    assert "ulimit -u" in as_plain_user.run(body)
+
+
+def test_a_time_to_settle_that_makes_no_sense(daemons: Daemons) -> None:
+    error = start_program(daemons, ["true"], settle=-1).hear()
+    assert isinstance(error, kin.InvalidValue)
+    assert "settle=-1 makes no sense" in str(error)
 
 
 def test_a_program_that_can_not_be_executed_is_said(daemons: Daemons, path: Path) -> None:

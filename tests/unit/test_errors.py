@@ -90,6 +90,18 @@ def test_an_error_is_one_line_whatever_it_quotes() -> None:
     assert len(str(error).splitlines()) == 1
 
 
+def test_what_is_too_long_to_read_is_shortened_in_the_middle() -> None:
+    path = "/begin" + "x" * 5000 + "end"
+    error = kin.NotFound(f"can't start {path}: gone", subject=path, why=f"no {path}", remedy="look")
+    assert len(str(error)) < 2000
+    assert str(error).count("/beginx") == str(error).count("…") == str(error).count("xend") == 3
+    assert str(error).endswith("(look)")
+    assert error.subject == error.filename == path
+    assert pickle.loads(pickle.dumps(error)).subject == path
+    many = "word " * 500
+    assert many in str(kin.Busy(many))
+
+
 def test_an_os_error_has_its_number_and_name() -> None:
     error = kin.NotFound("no name", subject="/x")
     assert (error.errno, error.filename) == (errno.ENOENT, "/x")

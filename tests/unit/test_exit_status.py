@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kinfolk.processes.exit_status import ExitStatus, name_of
+from kinfolk.processes.exit_status import ExitStatus
 from tests.unit.starting import SLEEP, shell, start
 
 #: Those that do not end a process that does nothing about them (signal(7)).
@@ -107,10 +107,8 @@ def test_it_is_a_value():
         assert twin.usage == status.usage
 
 
-def test_signals_have_names():
-    assert name_of(None) == "no signal"
-    assert name_of(9) == "SIGKILL"
-    assert name_of(signal.SIGRTMIN) == "SIGRTMIN"
-    assert name_of(signal.SIGRTMIN + 3) == "SIGRTMIN+3"
-    assert name_of(signal.SIGRTMAX) == "SIGRTMAX"
-    assert name_of(33) == "signal 33"
+@pytest.mark.parametrize(
+    ("number", "name"), [(9, "SIGKILL"), (signal.SIGRTMIN + 3, "SIGRTMIN+3"), (33, "signal 33")]
+)
+def test_the_signal_has_its_name(number, name):
+    assert str(ExitStatus.from_wait(number)) == f"killed by {name}"

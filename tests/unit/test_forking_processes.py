@@ -6,6 +6,7 @@ Each test forks in a peer, a process of one thread; the runner itself may have o
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import resource
 import signal
@@ -394,6 +395,21 @@ def test_no_more_processes(as_plain_user: Any) -> None:
     said, code = as_plain_user.run(body)
     assert code is not None
     assert "ulimit -u" in said
+
+
+def test_no_more_processes_whatever_handlers_do(as_plain_user: Any) -> None:
+    """They run between the fork that failed and Python's look at errno (3.11.2)."""
+
+    def body() -> int | None:
+        os.register_at_fork(after_in_parent=lambda: os.listdir("/") and None)  # sets errno to 0
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+        try:
+            fork()
+        except LimitReached as error:
+            return error.errno
+        os._exit(1)
+
+    assert as_plain_user.run(body) == errno.EAGAIN
 
 
 def test_a_full_disk_is_said_before_there_is_a_child(alone: Callable[..., Any]) -> None:

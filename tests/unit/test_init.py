@@ -762,9 +762,7 @@ def with_parent(start: Supervised, program: str, **options):
 
 
 def test_the_death_of_the_parent_is_passed_on(start, out):
-    peer, parent, supervisor = with_parent(
-        start, LISTENER, parent_death_signal=signal.SIGUSR2, grace=0
-    )
+    peer, parent, supervisor = with_parent(start, LISTENER, parent_death_signal="USR2", grace=0)
     assert out.hear() == "ready"
     os.kill(parent, signal.SIGKILL)
     assert out.hear() == str(int(signal.SIGUSR2))

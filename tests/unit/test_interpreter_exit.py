@@ -28,7 +28,8 @@ def until_blocked(end, calls=1):
 
 #: Put before a script: as if there were no hook.
 WITHOUT = (
-    "import atexit; from kinfolk.interpreter_exit import _at_exit; atexit.unregister(_at_exit)\n"
+    "from kinfolk import exit_hooks, turnstile\n"
+    "exit_hooks._hooks[:] = [hook for hook in exit_hooks._hooks if not hasattr(hook, 'func')]\n"
 )
 
 
@@ -81,6 +82,19 @@ def test_without_the_hook_the_path_stays(short_directory: Path) -> None:
     """The negative control."""
     end_of(WITHOUT + opened(f"fifo:{short_directory}/s") + DAEMON_BLOCKED)
     assert os.path.lexists(short_directory / "s")
+
+
+@pytest.mark.parametrize("import_first", [True, False])
+def test_a_hook_of_who_imported_kinfolk_still_has_everything(import_first: bool) -> None:
+    """Also one that was registered before the first end was opened. The control is one that is older than the import."""
+    hook = "import atexit; atexit.register(lambda: print('sent', sender.send(b'x'), p.poll()))\n"
+    script = (
+        "import os\nreceiver, sender = kin.channel('pipe:')\np = kin.spawn(['sleep', '1000'])\n"
+    )
+    if import_first:
+        assert end_of(hook + script) == "sent None None\n"
+    else:
+        assert "Closed" in end_of(script, "-W", "ignore", first=hook)
 
 
 def test_a_listener_goes(socket_path: Path) -> None:

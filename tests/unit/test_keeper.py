@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +20,7 @@ import msgspec
 import pytest
 
 import kinfolk as kin
+from kinfolk import _native
 from kinfolk.ancillary import close_all
 from kinfolk.processes import felling, inheritance, keeper_messages, keeping, lost_status
 from kinfolk.processes.keeper_messages import Kind, Preload, Record, Started, StartProgram
@@ -156,7 +160,9 @@ def test_changes_that_nobody_asks_for_leave_room_for_the_end() -> None:
         os.kill(process.pid, signal.SIGCONT)
         until(lambda: state(process.pid) != "T", "going on")
     os.kill(process.pid, signal.SIGTERM)
-    assert process.wait(HANG).signal == signal.SIGTERM
+    status = process.wait(HANG)
+    assert status.signal == signal.SIGTERM
+    assert status.usage is not None  # else the keeper could not tell, and the kernel was asked
 
 
 def test_failures_read_the_same_as_without_a_keeper() -> None:
@@ -168,6 +174,8 @@ def test_failures_read_the_same_as_without_a_keeper() -> None:
         (["true"], {"cgroup": "/no/such/cgroup"}),
         (["true"], {"process_group": 1 << 21}),
         (["true"], {"rlimits": {"nofile": (10, 1 << 40)}}),
+        (["/bin/true", "x" * 200_000], {}),
+        (["/bin/true", "x" * (65 << 20)], {}),
     ):
         errors = []
         for containment in ("direct", "keeper"):
@@ -227,6 +235,24 @@ def test_a_directory_that_was_removed_is_still_ours(peers: Peers, tmp_path: Path
     assert here == there
 
 
+def test_from_a_pid_namespace_it_can_not_be_reached(peers: Peers, tmp_path: Path) -> None:
+    def stands_nowhere(voice) -> None:
+        (tmp_path / "gone").mkdir()
+        os.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        try:
+            kin.spawn(["true"], containment="kernel")
+        except (kin.NotFound, kin.Unsupported) as error:
+            voice.say(error)
+        keeping.keeping("kernel").end(0)
+
+    error = peers.fork(stands_nowhere).hear()
+    if isinstance(error, kin.Unsupported):
+        pytest.skip(str(error))
+    assert "its directory has been removed" in str(error)
+    assert "(give cwd=" in str(error)
+
+
 def test_privileges_that_were_given_up_are_not_had_by_children(peers: Peers) -> None:
     def gives_up(voice) -> None:
         privileged = the_keeper()
@@ -261,6 +287,35 @@ def test_a_user_who_may_not_run_python_gets_an_error_and_no_privileges(
     assert peers.fork(becomes_somebody).hear()
 
 
+def test_the_cpus_that_children_may_run_on(peers: Peers) -> None:
+    """The keeper stays on one while it makes them, and nobody is to notice."""
+    everywhere = os.sched_getaffinity(0)
+    one = {min(everywhere)}
+
+    def of_a_child() -> set[int]:
+        return set(numbers_in(output_of(["grep", "Cpus_allowed_list", "/proc/self/status"])))
+
+    def is_restricted(voice) -> None:
+        os.sched_setaffinity(0, one)
+        voice.say((of_a_child(), os.sched_getaffinity(the_keeper())))
+        keeping.keeping().end(0)
+
+    assert peers.fork(is_restricted).hear() == (one, one)
+    assert (of_a_child(), os.sched_getaffinity(the_keeper())) == (everywhere, everywhere)
+    os.sched_setaffinity(the_keeper(), one)
+    try:
+        assert (of_a_child(), os.sched_getaffinity(the_keeper())) == (one, one)
+    finally:
+        os.sched_setaffinity(the_keeper(), everywhere)
+
+
+def numbers_in(line: str) -> Iterator[int]:
+    """The numbers in ``0-2,5``."""
+    for part in line.split()[1].split(","):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
 def test_signals_are_at_their_defaults_in_children() -> None:
     told = output_of(["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"])
     assert [int(line.split()[1], 16) for line in told.splitlines()] == [0, 0]
@@ -288,7 +343,7 @@ def test_the_line_carries_what_is_larger_than_a_packet() -> None:
             keeper_messages.LARGEST_PACKET,
             5_000_000,
         ):
-            sent = StartProgram(7, Launch(argv=[b"x" * size], executables=[], descriptors=[(0, 5)]))
+            sent = StartProgram(7, b"x" * size)
             keeper_messages.send(here, sent, [here.fileno()])
             received = keeper_messages.receive_request(there)
             assert received is not None
@@ -297,6 +352,36 @@ def test_the_line_carries_what_is_larger_than_a_packet() -> None:
             close_all(received[1])
         here.close()
         assert keeper_messages.receive_request(there) is None
+
+
+def test_a_request_of_any_size_gets_to_the_keeper() -> None:
+    """As a packet up to its largest, beyond that in memory."""
+    largest = keeper_messages.LARGEST_PACKET
+    for size in range(largest - 400, largest + 100, 20):
+        assert kin.spawn(["/bin/true"], env={"X": "x" * size}).wait(HANG).success
+
+
+def test_a_request_that_is_damaged_is_refused() -> None:
+    launch = Launch(argv=[b"true"], executables=[b"/bin/true"], env=[], descriptors=[(0, 5)])
+    block, descriptors = _native.pack_launch(launch)
+    assert descriptors == [0]
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with here, there:
+        loop = _native.KeeperLoop(there.fileno(), -1, -1, 0, vouches=False)
+        for damaged in (b"", block[:-1], block + b"\0", b"\0" * len(block)):
+            loop.start_program(7, damaged, [0])
+            assert refusal(here) == (7, errno.EPROTO)
+        loop.start_program(8, block, [])  # without its descriptor
+        assert refusal(here) == (8, errno.EPROTO)
+
+
+def refusal(line: socket.socket) -> tuple[int, int]:
+    received = keeper_messages.receive_reply(line)
+    assert received is not None
+    reply = received[0]
+    assert isinstance(reply, keeper_messages.Refused)
+    assert reply.why == os.strerror(reply.code)
+    return reply.number, reply.code
 
 
 def test_records_are_whole() -> None:
@@ -325,6 +410,33 @@ def test_a_start_that_is_given_up_leaves_no_child() -> None:
     until(lambda: felling.children_of(pid) == [], "an abandoned child's end")
     assert output_of(["echo", "next"]) == "next\n"
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("free", range(2))
+def test_without_descriptors_for_a_child_there_is_none(peers: Peers, free: int) -> None:
+    """With none it can't be seen what the child is to take from here; with one it can, but pidfd and pipe need two."""
+
+    def has_few(voice) -> None:
+        keeper = the_keeper()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+        held = list(all_descriptors())
+        for fd in held[:free]:
+            os.close(fd)
+        with pytest.raises(kin.LimitReached):
+            kin.spawn(SLEEP)
+        for fd in held[free:]:
+            os.close(fd)
+        until(lambda: felling.children_of(keeper) == [], "a child's end")
+        voice.say(output_of(["echo", "next"]))
+        keeping.keeping().end(0)
+
+    assert peers.fork(has_few).hear() == "next\n"
+
+
+def all_descriptors() -> Iterator[int]:
+    with suppress(OSError):
+        while True:
+            yield os.dup(0)
 
 
 def test_one_request_at_a_time_from_any_thread() -> None:
@@ -451,20 +563,41 @@ def test_a_status_that_the_kernel_remembers() -> None:
         os.close(pidfd)
 
 
-def test_the_standing_is_ours_and_tells_the_umask() -> None:
-    standing, umask = inheritance.look()
-    assert umask == int(field(os.getpid(), "Umask"), 8)
-    assert f"Uid:\t{os.getuid()}\t".encode() in standing.credentials
-    assert b"CapEff" in standing.credentials
-    assert b"NoNewPrivs" in standing.credentials
-    assert b"Cpus" not in standing.credentials
-    assert standing.session == os.getsid(0)
+def test_the_surroundings_are_ours() -> None:
+    around = inheritance.look()
+    own = os.getpid()
+    assert around.umask == int(field(own, "Umask"), 8)
+    assert around.ignored == int(field(own, "SigIgn"), 16)
+    assert around.process_group == os.getpgrp()
+    assert around.directory == os.getcwdb()
+    standing = dict(line.split(":\t") for line in around.standing.decode().splitlines())
+    assert standing["Uid"].split("\t") == [str(uid) for uid in (*os.getresuid(), os.geteuid())]
+    for name in ("Groups", "CapEff", "NoNewPrivs", "Seccomp"):
+        assert standing[name].strip() == field(own, name)
+    assert standing["Session"] == str(os.getsid(0))
+    assert standing["Root"] == f"{os.stat('/').st_dev}:{os.stat('/').st_ino}"
+    limits = list(struct.iter_unpack("=qq", around.limits))
+    assert limits == [resource.getrlimit(n) for n in range(len(limits))]
+    assert len(limits) == 16
+
+
+def test_surroundings_are_whole_with_many_groups(peers: Peers) -> None:
+    def has_many(voice) -> None:
+        try:
+            os.setgroups(range(100_000, 110_000))
+        except PermissionError:
+            voice.say(0)
+            return
+        voice.say(len(inheritance.look().standing))
+
+    length = peers.fork(has_many).hear()
+    assert length > 70_000 or os.geteuid() != 0
 
 
 def test_replies_and_requests_are_told_apart() -> None:
     encode = msgspec.msgpack.encode
-    assert msgspec.msgpack.decode(encode(Started(1, 2, 3)), type=keeper_messages.Reply) == Started(
-        1, 2, 3
+    assert msgspec.msgpack.decode(encode(Started(1, 2)), type=keeper_messages.Reply) == Started(
+        1, 2
     )
     request = Preload(1, ["a"], [])
     assert msgspec.msgpack.decode(encode(request), type=keeper_messages.Request) == request

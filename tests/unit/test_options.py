@@ -268,7 +268,7 @@ def test_a_framed_pipe_keeps_its_number_for_a_program_of_ours():
 
     receiver, sender = kin.channel("pipe:")
     code = f"import kinfolk; kinfolk.open_sender('pipe:{sender.fileno()}').send([1, 2])"
-    env = {**os.environ, "PYTHONPATH": os.path.abspath("src")}
+    env = {**os.environ, "PYTHONPATH": os.path.abspath(os.environ.get("PYTHONPATH", "."))}
     with receiver, start([sys.executable, "-W", "ignore", "-c", code], pass_fds=[sender], env=env):
         assert sender.closed
         assert receiver.recv(timeout=HANG) == [1, 2]

@@ -130,7 +130,7 @@ def test_what_a_dead_process_left_is_replaced(
         assert path.read_text() == f"{os.getpid()}\n"
 
 
-@pytest.mark.parametrize("text", ["", "nonsense\n", "1\n", "0\n", "-3\n", "99999999999999999999\n"])
+@pytest.mark.parametrize("text", ["", "\0\0\0\0", "1\n", "0\n", "-3\n", "99999999999999999999\n"])
 def test_what_stands_in_a_stale_file_does_not_matter(path: Path, text: str) -> None:
     path.write_text(text)
     pid_file = PidFile(path)
@@ -138,6 +138,19 @@ def test_what_stands_in_a_stale_file_does_not_matter(path: Path, text: str) -> N
     assert pid_file.read() == (int(text) if text.strip().isdigit() else None)
     with pid_file:
         assert path.read_text() == f"{os.getpid()}\n"
+
+
+@pytest.mark.parametrize("text", ["nonsense\n", "1 2\n", "1\n2\n", "1" * 33, "x" * 5000])
+def test_a_file_that_holds_something_else_is_not_touched(path: Path, text: str) -> None:
+    """Whoever has mistyped the name of a pid file keeps his file."""
+    path.write_text(text)
+    pid_file = PidFile(path)
+    for use in (pid_file.lock, pid_file.refuse_if_held, pid_file.remove_stale):
+        with pytest.raises(kin.UntrustedPeer, match="holds something other than a pid"):
+            use()
+    assert pid_file.holder() is None
+    assert kin.stop_daemon(path) is None
+    assert path.read_text() == text
 
 
 def test_a_forked_child_has_not_got_the_lock_and_does_not_end_it(path: Path, peers: Peers) -> None:
@@ -517,7 +530,7 @@ def test_stop_kills_what_does_not_end(path: Path, deaf: Peer) -> None:
 
 
 def test_stop_gives_up_in_time(path: Path, deaf: Peer) -> None:
-    with pytest.raises(kin.Timeout, match="the daemon does not end"):
+    with pytest.raises(kin.Timeout, match=f"^{path}: the daemon does not end: not within 0.01 s"):
         kin.stop_daemon(path, grace=60, timeout=0.01)
     assert PidFile(path).holder() == kin.Identity.of(deaf.pid)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
+import itertools
 import os
 import random
 import select
@@ -20,6 +22,7 @@ from kinfolk import watcher
 from kinfolk.errors import Closed, ForkedCopy, InvalidValue, NotFound, Timeout
 from kinfolk.identity import Identity, is_dead
 from kinfolk.processes import direct
+from kinfolk.processes.custody import blocking
 from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.launch import start as start_launch
@@ -27,6 +30,7 @@ from kinfolk.processes.process import Process
 from kinfolk.processes.streams import Redirect
 from tests.conformance.peers import HANG, Call, open_descriptors, readable, state, until
 from tests.unit.starting import SLEEP, launch_of, ready, shell, start
+from tests.unit.striking import striking_at
 
 
 @pytest.fixture
@@ -197,10 +201,16 @@ def test_a_signal_says_whether_it_arrived(sleeper):
     assert not sleeper.signal(0)
 
 
-@pytest.mark.parametrize("number", [65, -1, 1 << 40, "TERM"])
-def test_no_such_signal(sleeper, number):
+@pytest.mark.parametrize("typed", ["TERM", "SIGTERM", "term", "15", 15, signal.SIGTERM])
+def test_a_signal_as_people_write_it(sleeper, typed):
+    assert sleeper.signal(typed)
+    assert sleeper.wait().signal is signal.SIGTERM
+
+
+@pytest.mark.parametrize("typed", [65, -1, 1 << 40, 32, "TREM", "", None, 1.5])
+def test_no_such_signal(sleeper, typed):
     with pytest.raises(InvalidValue, match="there is no signal"):
-        sleeper.signal(number)
+        sleeper.signal(typed)
 
 
 def test_a_handler_may_use_the_process_that_is_waited_for(sleeper):
@@ -265,6 +275,14 @@ def test_who_does_not_listen_is_killed():
 def test_without_grace_it_is_killed_at_once():
     with ready("trap 'exit 3' TERM; echo ready; while :; do sleep 0.01; done") as process:
         assert process.stop(grace=0).signal == signal.SIGKILL
+
+
+@pytest.mark.parametrize("grace", [-1, float("nan"), "soon"])
+def test_a_grace_that_makes_no_sense(sleeper, grace):
+    for stop in (sleeper.stop, lambda grace: asyncio.run(sleeper.astop(grace))):
+        with pytest.raises(InvalidValue, match=rf"grace={grace!r} makes no sense \(.*0 or more"):
+            stop(grace)
+    assert sleeper.poll() is None
 
 
 def test_grace_is_used():
@@ -420,6 +438,21 @@ def test_a_dropped_one_is_reaped_and_said():
     assert all(custody.pid != pid for custody in direct._living)
 
 
+def test_a_warning_that_is_an_error_leaves_no_leak(monkeypatch):
+    raised: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: raised.append(args.exc_type))
+    before = open_descriptors()
+    processes = [start(SLEEP)]
+    pid = processes[0].pid
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        processes.clear()
+    assert raised == [ResourceWarning]
+    os.kill(pid, signal.SIGKILL)
+    until_reaped(pid)
+    until(lambda: open_descriptors() == before, "its pidfd was closed")
+
+
 def test_one_that_was_waited_for_is_dropped_in_silence():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -498,7 +531,7 @@ def test_the_exit_of_the_interpreter(how):
         [sys.executable, "-W", "ignore", "-c", SCRIPT, how],
         capture_output=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", "."), "."])},
         timeout=HANG,
     )
     pid = int(done.stdout)
@@ -568,6 +601,58 @@ def test_a_program_that_can_not_be_started_is_no_cause_of_itself():
     with pytest.raises(NotFound) as caught:
         start(["/no/such/program"])
     assert caught.value.__cause__ is None
+
+
+class OfTheHandler(OSError):
+    """What a handler raises, and nobody else."""
+
+
+def test_an_error_of_a_handler_comes_out_as_it_is():
+    """At whatever instruction of a start it strikes; and of the start, with all that it has started, nothing is left."""
+
+    def handler(*_: object) -> None:
+        raise OfTheHandler(errno.EMFILE, "mine")
+
+    begun: list[int] = []
+
+    def start_family(launch: Launch, started: list[int]) -> int:
+        sys.settrace(None)
+        reading, writing = os.pipe()
+        pid = start_launch(
+            launch_of(["/bin/sh", "-c", FAMILY], descriptors=[(writing, 1)]), started
+        )
+        os.read(reading, 100)
+        os.close(reading)
+        os.close(writing)
+        begun[:] = [pid, *children_of(pid)]
+        sys.settrace(trace)
+        sys._getframe(1).f_trace = trace
+        return pid
+
+    descriptors = open_descriptors()
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        for number in itertools.count():
+            trace = striking_at(number, signal.SIGUSR1)
+            sys.settrace(trace)
+            try:
+                direct.Direct(launch_of(SLEEP), start_family)
+                break
+            except OSError as error:
+                assert type(error) is OfTheHandler, number
+            finally:
+                sys.settrace(None)
+            if any(custody.pid in begun for custody in direct._living):
+                break  # it was complete: nobody but the caller can take it back
+            until(lambda: gone(begun), f"after {number} instructions: all have ended")
+            assert open_descriptors() == descriptors, number
+        assert number > 50
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        for custody in [each for each in direct._living if each.pid in begun]:
+            custody.signal_tree(signal.SIGKILL)
+            custody.send(signal.SIGKILL)
+            blocking(custody.ended(), HANG, "has not ended")
 
 
 def test_reaped_before_it_could_be_watched():

@@ -195,6 +195,12 @@ def test_all_or_none() -> None:
             pass
 
 
+def test_what_can_not_be_called_is_refused() -> None:
+    with untouched(signal.SIGUSR1), pytest.raises(kin.InvalidValue, match="can't be called"):
+        with kin.signals.handle("USR1", None):  # type: ignore[arg-type]
+            pass
+
+
 # ------------------------------------------------------------------------- handlers set by C code
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 
 import kinfolk as kin
+from kinfolk.signals import mask as signals_mask
 from tests.conformance.peers import HANG, Peers, Voice, thread_of
+from tests.unit.striking import striking_at
 
 pytestmark = pytest.mark.usefixtures("threads_at_rest")
 
@@ -234,26 +239,91 @@ def test_a_thread_that_has_only_just_begun(looking: bool) -> None:
     assert ended.returncode == (0 if looking else -signal.SIGUSR1)
 
 
-def test_a_handler_may_block_signals_itself(peers: Peers) -> None:
-    """Also when it runs while the mask is being changed."""
+class Striking:
+    """The signal module as `mask` sees it: before and after each change of the mask a signal comes, whose handler runs there."""
 
-    def child(voice: Voice) -> None:
+    def __init__(self) -> None:
+        self.steps = 0
+        self.striking = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(signal, name)
+
+    def pthread_sigmask(self, how: int, signals: Iterable[int]) -> set[int]:
+        self._strike()
+        before = signal.pthread_sigmask(how, signals)
+        self._strike()
+        return before
+
+    def _strike(self) -> None:
+        if not self.striking:  # else without an end
+            self.striking = True
+            self.steps += 1
+            signal.raise_signal(signal.SIGALRM)
+            self.striking = False
+
+
+def test_a_handler_may_block_signals_itself(peers: Peers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it runs while the mask is being changed, at each step of that."""
+    striking = Striking()
+
+    def child(voice: Voice) -> tuple[int, int]:
         calls = 0
 
         def block(arrived: kin.signals.Arrived) -> None:
             nonlocal calls
             with kin.signals.blocked(["USR1", "USR2", "HUP"]):
+                assert {signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP} <= mask()
                 calls += 1
 
         before = mask()
         with kin.signals.handle("ALRM", block):
-            signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
-            try:
-                while calls < 300:
-                    with kin.signals.blocked(["USR1", "USR2"]):
-                        assert {signal.SIGUSR1, signal.SIGUSR2} <= mask()
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            monkeypatch.setattr(signals_mask, "python", striking)
+            for _ in range(3):
+                with kin.signals.blocked(["USR1", "USR2"]):
+                    assert {signal.SIGUSR1, signal.SIGUSR2} <= mask()
+            monkeypatch.undo()
         assert mask() == before
+        return calls, striking.steps
 
-    peers.fork(child).result()
+    calls, steps = peers.fork(child).result()
+    assert calls == steps > 20
+
+
+@pytest.mark.parametrize(
+    ("held", "inside"),
+    [
+        (["USR1"], ["USR1"]),
+        (["USR1"], ["USR2"]),
+        (["USR1", "USR2"], ["USR1"]),
+        (["USR1"], ["USR1", "USR2"]),
+    ],
+)
+def test_at_every_instruction(peers: Peers, held: list[str], inside: list[str]) -> None:
+    """The same, wherever in Python's code of it the handler runs."""
+
+    def child(voice: Voice) -> int:
+        ran = 0
+
+        def block(arrived: kin.signals.Arrived) -> None:
+            nonlocal ran
+            sys.settrace(None)
+            with kin.signals.blocked(inside):
+                assert {kin.signals.number_of(name) for name in inside} <= mask()
+                ran += 1
+
+        before = mask()
+        with kin.signals.handle("ALRM", block):
+            for number in itertools.count():
+                ran = 0
+                sys.settrace(striking_at(number, signal.SIGALRM, signals_mask.__name__))
+                with kin.signals.blocked(held):
+                    sys.settrace(None) if ran else None
+                    assert {kin.signals.number_of(name) for name in held} <= mask()
+                sys.settrace(None)
+                assert mask() == before, number
+                if not ran:
+                    return number
+        raise AssertionError
+
+    assert peers.fork(child).result() > 50

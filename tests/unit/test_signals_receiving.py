@@ -120,8 +120,12 @@ def test_standard_ones_are_merged_by_the_kernel() -> None:
 def test_wait_times_out_and_unblocks() -> None:
     before, descriptors = mask(), open_descriptors()
     for timeout in (0, 0.001):
-        with pytest.raises(kin.Timeout, match="SIGUSR1 SIGUSR2: wait"):
+        with pytest.raises(kin.Timeout, match="SIGUSR1 SIGUSR2: no signal came: not within"):
             kin.signals.wait(["USR2", "USR1"], timeout=timeout)
+        with pytest.raises(kin.Timeout, match=f"wait longer, or see .* process {os.getpid()}"):
+            kin.signals.wait(["USR2", "USR1"], timeout)
+        with pytest.raises(kin.Timeout, match="SIGUSR1: no signal came"):
+            asyncio.run(kin.signals.await_("USR1", timeout))
     assert mask() == before
     assert open_descriptors() == descriptors
 

@@ -278,6 +278,39 @@ def test_descriptors_keep_their_numbers() -> None:
     os.close(reader)
 
 
+ASKS_FOR_LOW_NUMBERS = """
+import os, sys
+import kinfolk as kin
+
+reader, writer = os.pipe()
+os.dup2(reader, 100), os.dup2(writer, 101), os.close(reader), os.close(writer)
+
+def runs(end, number):
+    end.send(os.write(number, b"x"))
+
+tried = 0
+for number in range(3, 24):
+    receiver, sender = kin.channel("pipe:")
+    if not os.path.exists(f"/proc/self/fd/{number}"):
+        os.dup2(101, number, inheritable=False)
+        tried += 1
+        process = kin.spawn(runs, sender, number, pass_fds=[number], containment=sys.argv[1])
+        assert receiver.recv(timeout=40) == 1
+        assert process.wait(40).success
+        assert os.read(100, 9) == b"x"
+        os.close(number)
+    receiver.close(), sender.close()
+print(tried > 10)
+"""
+
+
+def test_a_number_that_the_child_has_something_of_its_own_at(containment: Any) -> None:
+    """Each low number is asked for once; the gate, the status pipe or what moves here lies there, too."""
+    command = [sys.executable, "-c", ASKS_FOR_LOW_NUMBERS, containment]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANG)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_nothing_else_of_the_owner_or_the_keeper_is_open() -> None:
     def tells() -> None:
         print([os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")[3:-1]])
@@ -626,3 +659,30 @@ def test_a_detached_one_lives_on(unique_name: str) -> None:
         os.kill(int(pid), signal.SIGKILL)
         until(functools.partial(has_ended, int(pid)), "the end of what nobody ended")
     assert len(output.splitlines()) == 2
+
+
+def test_a_handler_that_interrupts_a_start_starts_something_else(
+    peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by the keeper, whose line is in use; as the docstring says."""
+    exchange = keeper_line.KeeperLine.exchange
+
+    def interrupted(line: Any, *arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGUSR1)
+        return exchange(line, *arguments)
+
+    def starts(voice: Any) -> None:
+        def handler(*_: object) -> None:
+            with pytest.raises(kin.UsageError, match="the keeper: this call would wait for itself"):
+                kin.spawn(["true"])
+            voice.say(str(kin.spawn(["sh", "-c", "exit 4"], containment="direct").wait(HANG)))
+
+        signal.signal(signal.SIGUSR1, handler)
+        monkeypatch.setattr(keeper_line.KeeperLine, "exchange", interrupted)
+        voice.say(str(kin.spawn(["sh", "-c", "exit 3"]).wait(HANG)))
+        keeping.keeping().end(0)
+
+    owner = peers.fork(starts)
+    assert owner.hear() == "exited 4"
+    assert owner.hear() == "exited 3"
+    owner.result()

@@ -10,7 +10,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk.channels import fan_in
-from kinfolk.channels.pipe_size import bytes_waiting
+from kinfolk.channels.kernel_buffers import bytes_waiting
 from tests.conformance.peers import HANG, thread_of
 
 MECHANISMS = ["pipe:", "unix:", "unix-seqpacket:", "unix-dgram:", "mq:", "sysv-mq:", "tcp:"]

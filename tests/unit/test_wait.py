@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -54,6 +55,18 @@ def test_any_of_none_is_refused():
         wait_any([])
     with pytest.raises(InvalidValue):
         asyncio.run(await_any(iter(())))
+
+
+def test_what_is_no_process_is_refused(three):
+    wrongs: list[Any] = [three[0], [three[0], 3], [three[0].pid], None]
+    for wrong in wrongs:
+        for wait in (wait_any, wait_all):
+            with pytest.raises(InvalidValue, match="can't be waited for here"):
+                wait(wrong, 0)
+        with pytest.raises(InvalidValue):
+            asyncio.run(await_any(wrong))
+        with pytest.raises(InvalidValue):
+            asyncio.run(await_all(wrong))
 
 
 def test_a_bad_timeout_is_refused(three):

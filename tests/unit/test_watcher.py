@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import select
+import signal
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+import kinfolk as kin
 from kinfolk._native import Watcher
 from kinfolk.watcher import watching
-from tests.conformance.peers import HANG, readable, state, until
+from tests.conformance.peers import HANG, readable, state, thread_of, until, until_blocked
+from tests.unit.starting import SLEEP, start
 
 
 @pytest.fixture
@@ -203,3 +209,84 @@ def test_a_watcher_that_is_dropped_ends_its_thread(pipe):
     assert len(watcher_threads()) == before + 1
     del watcher, watch
     assert len(watcher_threads()) == before
+
+
+# ── a fork that leaves no room for the thread ────────────────────────────────────────────────
+
+
+@contextlib.contextmanager
+def no_more_processes():
+    """Nor threads. Only for a plain user."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+
+
+def fail_to_fork():
+    """What Python prints of handlers at fork that failed."""
+    printed = []
+    sys.unraisablehook = lambda args: printed.append(str(args.exc_value))
+    with pytest.raises(OSError):  # noqa: PT011 - the number may be lost on Python 3.11.2
+        os.fork()
+    return printed
+
+
+def test_after_a_fork_without_room_for_it_every_watch_acts(as_plain_user):
+    def body():
+        reading, writing = os.pipe()
+        eventfd = os.eventfd(0, os.EFD_NONBLOCK)
+        with watching(reading, eventfd=eventfd), no_more_processes():
+            assert fail_to_fork() == []
+            assert watcher_threads() == []
+            assert os.eventfd_read(eventfd) == 1
+            with pytest.raises(kin.LimitReached, match="ulimit -u") as caught:
+                watching(writing, eventfd=eventfd)
+            assert caught.value.errno == errno.EAGAIN
+            assert fail_to_fork() == []
+            assert not readable(eventfd, 0)  # it acts once
+
+    as_plain_user.run(body)
+
+
+def test_deaths_are_seen_again_once_there_is_room(as_plain_user):
+    """The next watch that is left starts the thread, and so does the next fork."""
+
+    def body(revive):
+        children = [start(SLEEP) for _ in range(3)]
+        with no_more_processes():
+            assert fail_to_fork() == []
+            os.kill(children[0].pid, signal.SIGKILL)
+            assert children[0].wait(HANG).signal == signal.SIGKILL
+            assert watcher_threads() == []
+        revive(children[1])
+        assert len(watcher_threads()) == 1
+        os.kill(children[2].pid, signal.SIGKILL)
+        until(lambda: state(children[2].pid) == "X", "reaped, though nobody asks")
+        assert children[2].wait(0).signal == signal.SIGKILL
+
+    def stop(child):
+        child.stop(0)
+
+    def fork(child):
+        if (pid := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+        child.stop(0)
+
+    as_plain_user.run(body, stop)
+    as_plain_user.run(body, fork)
+
+
+def test_a_call_that_the_watcher_would_have_woken_says_what_is_wrong(as_plain_user):
+    def body():
+        receiver, sender = kin.channel("sysv-mq:")
+        with receiver, sender, thread_of(receiver.recv) as call:
+            until_blocked(receiver)
+            with no_more_processes():
+                assert fail_to_fork() == []
+                return str(call.raised())
+
+    assert "no thread that watches can be started" in as_plain_user.run(body)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from kinfolk.channels.address import Address, Codec, Lifetime
-from kinfolk.errors import AddressError, Unsupported
+from kinfolk.errors import AddressError, Closed, Unsupported
 from kinfolk.identity import Peer
 from kinfolk.interest import Interest, Steps
 
@@ -169,6 +169,11 @@ class SendTransport(_Transport):
             subject=self.limits.mechanism,
             remedy="close the end",
         )
+
+
+def sending_ended(subject: str) -> Closed:
+    """What a transport raises that is to send after its `send_eof`."""
+    return Closed("sending was ended with send_eof()", subject=subject)
 
 
 class ReceiveTransport(_Transport):

@@ -26,9 +26,9 @@ from typing import Any
 
 from kinfolk.channels.claims import RECEIVING, Claim
 from kinfolk.channels.contract import Message, Passed, ReceiveTransport
+from kinfolk.channels.kernel_buffers import bytes_waiting
 from kinfolk.channels.listening import Door, listening_at
 from kinfolk.channels.message_reader import MessageReader, check_copy, pass_ahead
-from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.socket_names import SocketName
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import BrokenChannel, Busy, Closed, CorruptChannel, EndOfChannel

@@ -15,12 +15,9 @@ Rules:
 
 from __future__ import annotations
 
-import array
 import errno
-import fcntl
 import select
 import socket
-import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -33,7 +30,9 @@ from kinfolk.channels.contract import (
     Passed,
     ReceiveTransport,
     SendTransport,
+    sending_ended,
 )
+from kinfolk.channels.kernel_buffers import bytes_unread, bytes_waiting
 from kinfolk.channels.packet_format import HEADER, write_header
 from kinfolk.channels.packet_limits import (
     LARGE_SHARE,
@@ -173,7 +172,7 @@ class PacketSender(SendTransport):
 
     def _check_not_ended(self) -> None:
         if self._eof:
-            raise Closed("sending was ended with send_eof()", subject=self._subject)
+            raise sending_ended(self._subject)
 
     def send_eof(self) -> None:
         """End this direction, for every copy of the socket: the peer gets EndOfChannel."""
@@ -192,7 +191,7 @@ class PacketSender(SendTransport):
 
     def depth(self) -> int:
         """Bytes sent and not yet received, with what the kernel adds to each packet."""
-        return _asked(self._socket, termios.TIOCOUTQ)
+        return bytes_unread(self._socket.fileno())
 
     def close(self) -> None:
         """Close; what was sent is still delivered."""
@@ -259,7 +258,7 @@ class PacketReceiver(ReceiveTransport):
 
     def _found_somebody(self) -> bool:
         assert self._presence is not None
-        return not self._presence.others_gone() or bool(_asked(self._socket, termios.FIONREAD))
+        return not self._presence.others_gone() or bytes_waiting(self._socket.fileno()) > 0
 
     def hangups(self) -> tuple[int, ...]:
         """The presence of the senders."""
@@ -277,7 +276,7 @@ class PacketReceiver(ReceiveTransport):
         """Bytes that wait, headers included; None for datagrams, of which the kernel tells the next one's."""
         if self._socket.type != socket.SOCK_SEQPACKET:
             return None
-        return _asked(self._socket, termios.FIONREAD)
+        return bytes_waiting(self._socket.fileno())
 
     def unlink(self) -> None:
         """Remove the name of the socket."""
@@ -348,9 +347,3 @@ def _number(sock: socket.socket, subject: str) -> int:
 def _connected_peer(sock: socket.socket) -> Peer | None:
     """Who connected, or listened; the kernel does not say so of datagram sockets."""
     return peer_of(sock) if sock.type == socket.SOCK_SEQPACKET else None
-
-
-def _asked(sock: socket.socket, question: int) -> int:
-    answer = array.array("i", [0])
-    fcntl.ioctl(sock.fileno(), question, answer)
-    return answer[0]

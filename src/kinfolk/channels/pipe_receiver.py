@@ -19,7 +19,7 @@ from kinfolk.channels.framing import (
     Chunk,
     pid_namespace,
 )
-from kinfolk.channels.pipe_size import bytes_waiting
+from kinfolk.channels.kernel_buffers import bytes_waiting
 from kinfolk.channels.pipe_transport import (
     INSIDE,
     PipeName,

@@ -10,7 +10,7 @@ from typing import Any
 from kinfolk.channels.claims import SENDING, Claim
 from kinfolk.channels.contract import Buffer, Limits, Message, Passed, SendTransport
 from kinfolk.channels.framing import ATOMIC_CHUNK, MAX_CHUNK, PIPE_BUF, Chunker
-from kinfolk.channels.pipe_size import bytes_waiting
+from kinfolk.channels.kernel_buffers import bytes_waiting
 from kinfolk.channels.pipe_transport import (
     INSIDE,
     PipeName,

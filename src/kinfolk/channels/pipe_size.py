@@ -1,22 +1,13 @@
-"""How large a pipe is, how full, and how it is made larger: what the kernel says of it."""
+"""How large a pipe is, and how it is made larger: what the kernel says of it."""
 
 from __future__ import annotations
 
-import array
 import errno
 import fcntl
-import termios
 
 from kinfolk.channels.contract import Limits
 from kinfolk.channels.framing import PIPE_BUF
 from kinfolk.errors import LimitReached
-
-
-def bytes_waiting(fd: int) -> int:
-    """FIONREAD: bytes that can be read from a descriptor now."""
-    count = array.array("i", [0])
-    fcntl.ioctl(fd, termios.FIONREAD, count)
-    return count[0]
 
 
 def set_capacity(fd: int, capacity: int, subject: str) -> None:

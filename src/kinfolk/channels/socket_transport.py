@@ -19,14 +19,11 @@ Rules:
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
-import fcntl
 import os
 import select
 import socket
-import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,16 +36,16 @@ from kinfolk.channels.contract import (
     Passed,
     ReceiveTransport,
     SendTransport,
+    sending_ended,
 )
 from kinfolk.channels.framing import HEADER, MAX_CHUNK, Chunker
+from kinfolk.channels.kernel_buffers import bytes_unread, bytes_waiting
 from kinfolk.channels.message_reader import pass_ahead
-from kinfolk.channels.pipe_size import bytes_waiting
 from kinfolk.channels.stream_reader import LOST
 from kinfolk.channels.stream_terms import Stream, Terms
 from kinfolk.errors import (
     BrokenChannel,
     Busy,
-    Closed,
     KinfolkError,
     LimitReached,
 )
@@ -131,7 +128,7 @@ class StreamSender(SendTransport):
                 remedy="connect again",
             )
         if self._eof:
-            raise Closed("sending was ended with send_eof()", subject=self._terms.subject)
+            raise sending_ended(self._terms.subject)
 
     def _begin_in_this_process(self) -> None:
         self._rest, self._abort_owed = b"", False  # a copy's: they are the original's to settle
@@ -242,9 +239,7 @@ class StreamSender(SendTransport):
 
     def depth(self) -> int:
         """Bytes that the peer has not read (unix), or not confirmed (tcp); with the kernel's own overhead."""
-        count = array.array("i", [0])
-        fcntl.ioctl(self._sock.fileno(), termios.TIOCOUTQ, count)
-        return count[0]
+        return bytes_unread(self._sock.fileno())
 
     def peer(self) -> Peer | None:
         """Who connected, or listened."""

@@ -153,6 +153,8 @@ class Hold(Queue):
         self._native.wake()
 
     def _refused(self, error: OSError) -> None:
+        if isinstance(error, KinfolkError):  # the watcher's
+            raise error
         # A queue that was removed says so again at the next try, which knows what it means.
         if error.errno not in {errno.EIDRM, errno.EINVAL}:
             raise from_os_error(error, "can't wait", self._subject) from error

@@ -33,7 +33,7 @@ _BLOCK = 1 << 20
 @click.option(
     "--bytes",
     "size",
-    type=click.IntRange(min=1),
+    type=parameters.WholeNumber(min=1),
     metavar="N",
     help="The answer has N bytes: wait for all of them.",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 from typing import Any
 
 import click
@@ -25,7 +27,8 @@ _GRACE = 10.0
 @click.option("--stop", is_flag=True, help="End the daemon of --pidfile: SIGTERM, then SIGKILL.")
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=float,
+    callback=parameters.seconds("0 to kill at once"),
     metavar="SECONDS",
     help="How long --stop waits before SIGKILL (default 10).",
 )
@@ -48,7 +51,8 @@ _GRACE = 10.0
 )
 @click.option(
     "--settle",
-    type=click.FloatRange(min=0),
+    type=float,
+    callback=parameters.seconds("0 for no time at all"),
     metavar="SECONDS",
     help="Else it is ready when it has lived for so long (default 0.1).",
 )
@@ -130,9 +134,26 @@ def _say_status(pidfile: str, as_json: bool) -> ExitCode:
         if not as_json:
             print_bytes(f"running: process {who.pid}\n".encode())
         return ExitCode.OK
-    why = f"process {written} left its pid file" if written else "there is no pid file"
+    why = "its pid file names nobody" if os.path.lexists(pid_file.path) else "there is no pid file"
+    if written and not _lives(written):
+        why = f"process {written} left its pid file"
+    elif written:
+        why = f"process {written}, which it names, has not locked it: it is a copy, or that number is another process's now"
     failures.complain("kin daemon", f"{pid_file.path}: its daemon does not run: {why}")
     return ExitCode.GONE
+
+
+def _lives(pid: int) -> bool:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except (OSError, OverflowError):
+        return False
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        return not poll.poll(0)
+    finally:
+        os.close(pidfd)
 
 
 def _stop(pidfile: str, grace: float, timeout: float | None, as_json: bool) -> ExitCode:

@@ -93,7 +93,7 @@ class _Commands(click.Group):
 )
 @click.version_option(kin.__version__, prog_name="kin", message="%(prog)s %(version)s")
 def group(traceback: bool) -> None:
-    """Move data between the processes of this machine, over every mechanism that the kernel has."""
+    """Run, watch, signal and end processes, and move data between them over every mechanism that the kernel has."""
 
 
 def main() -> NoReturn:

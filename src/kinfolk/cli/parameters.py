@@ -25,20 +25,38 @@ def timeout(what: str) -> Decorator:
         "--timeout",
         type=float,
         metavar="SECONDS",
-        callback=_seconds,
+        callback=seconds("0 to try once, or leave it out to wait for ever"),
         help=f"Give up {what}; without it, wait for ever.",
     )
 
 
-def _seconds(
-    context: click.Context, parameter: click.Parameter, value: float | None
-) -> float | None:
-    if value is not None and not 0 <= value < math.inf:
-        raise kin.InvalidValue(
-            f"--timeout {value:g} makes no sense",
-            remedy="give seconds such as 2.5, 0 to try once, or leave it out to wait for ever",
-        )
-    return value
+def seconds(otherwise: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """The callback of an option that takes a time, 0 or more; ``otherwise`` says what else can be given."""
+
+    def check(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+        if value is not None and not 0 <= value < math.inf:
+            raise kin.InvalidValue(
+                f"{parameter.opts[0]} {value:g} makes no sense",
+                remedy=f"give seconds such as 2.5, {otherwise}",
+            )
+        return value
+
+    return check
+
+
+class WholeNumber(click.IntRange):
+    """A range of numbers, by a name that means something to who reads of a wrong one."""
+
+    name = "whole number"
+
+
+class Pid(click.IntRange):
+    """The number of a process."""
+
+    name = "pid"
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
 
 
 def framed() -> Decorator:
@@ -76,5 +94,5 @@ def quiet(what: str) -> Decorator:
 def count(what: str) -> Decorator:
     """End after so many."""
     return click.option(
-        "--count", type=click.IntRange(min=1), metavar="N", help=f"End after N {what}."
+        "--count", type=WholeNumber(min=1), metavar="N", help=f"End after N {what}."
     )

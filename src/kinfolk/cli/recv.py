@@ -25,7 +25,9 @@ from kinfolk.cli.transfer import Checksum, cut_short, read_header
 @parameters.codec(
     "Messages instead of bare bytes: raw writes them one after the other; else each object is a line of JSON."
 )
-@click.option("--messages", type=click.IntRange(min=1), metavar="N", help="End after N messages.")
+@click.option(
+    "--messages", type=parameters.WholeNumber(min=1), metavar="N", help="End after N messages."
+)
 @click.option(
     "--connect", is_flag=True, help="Connect to a sender that listens, instead of listening."
 )

@@ -32,7 +32,8 @@ _ORDINARY = (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGTERM)
 )
 @click.option(
     "--grace",
-    type=click.FloatRange(min=0),
+    type=float,
+    callback=parameters.seconds("0 to kill at once"),
     default=1.0,
     metavar="SECONDS",
     help="Time between SIGTERM and SIGKILL for what is to end (default 1; 0 kills at once).",
@@ -61,7 +62,6 @@ def command(
 
     When CMD has ended, everything is ended that it has started, however it detached itself. As PID 1 of a container, or anywhere.
     """
-    parent_death_signal = None if pdeath is None else kin.signals.number_of(pdeath)
     # For good: a signal that comes when CMD has ended already must not change the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     start = time.monotonic()
@@ -70,7 +70,7 @@ def command(
         grace=grace,
         timeout=timeout,
         group=group,
-        parent_death_signal=parent_death_signal,
+        parent_death_signal=pdeath,
     )
     code = ExitCode.TIMEOUT if outcome.timed_out else outcome.status.shell_code
     if not quiet:

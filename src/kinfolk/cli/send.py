@@ -29,7 +29,7 @@ _LARGEST_FILLED = 1 << 20
 )
 @click.option(
     "--block",
-    type=click.IntRange(min=1),
+    type=parameters.WholeNumber(min=1),
     metavar="BYTES",
     help="The largest message, where boundaries arrive.",
 )

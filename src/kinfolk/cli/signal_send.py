@@ -14,7 +14,7 @@ from kinfolk.cli.reports import emit
 @click.argument("signal", metavar="SIGNAL")
 @click.option(
     "--value",
-    type=click.IntRange(-(2**31), 2**31 - 1),
+    type=parameters.WholeNumber(-(2**31), 2**31 - 1),
     metavar="N",
     help="A number that travels with it, as by sigqueue(3).",
 )

@@ -20,7 +20,7 @@ SCHEMA_VERSION = 1
 
 
 @click.command(short_help="Show the tree of processes, and what to do about zombies.")
-@click.argument("pids", nargs=-1, type=click.IntRange(min=1), metavar="[PID]...")
+@click.argument("pids", nargs=-1, type=parameters.Pid(), metavar="[PID]...")
 @click.option(
     "-z",
     "--zombies",

@@ -12,7 +12,7 @@ import fcntl
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kinfolk import _native
 from kinfolk.processes.launch import Launch
@@ -79,6 +79,23 @@ def _limit(number: int, soft: int, hard: int) -> None:
     except ValueError as error:  # for EINVAL and EPERM (Modules/resource.c)
         code = errno.EINVAL if 0 <= hard < soft else errno.EPERM
         raise OSError(code, os.strerror(code)) from error
+
+
+def step_aside(launch: Launch, descriptors: Sequence[int]) -> list[int]:
+    """The same descriptors, each that lies where the launch puts another one at another number. Raises NotPossible."""
+    targets = {there for _, there in launch.descriptors}
+    used = {here for here, _ in launch.descriptors}
+    above = 1 + max(targets, default=2)
+    return [_moved(fd, above) if fd in targets and fd not in used else fd for fd in descriptors]
+
+
+def _moved(fd: int, above: int) -> int:
+    try:
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above)
+    except OSError as error:
+        raise NotPossible("descriptors", error.errno or errno.EBADF, fd) from error
+    os.close(fd)
+    return moved
 
 
 def _arrange(pairs: list[tuple[int, int]]) -> None:

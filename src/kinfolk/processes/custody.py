@@ -13,6 +13,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -21,10 +22,11 @@ from typing import Literal, TypeVar
 
 from kinfolk.deadlines import Deadline, deadline
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import ForkedCopy, InvalidValue, KinfolkError, Timeout, from_os_error
+from kinfolk.errors import ForkedCopy, Timeout, from_os_error
 from kinfolk.identity import Identity
 from kinfolk.interest import Interest, Steps
 from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.signal_table import shown
 from kinfolk.task_waiter import TaskWaiter
 from kinfolk.thread_waiter import lend, take_back
 
@@ -88,8 +90,23 @@ class Custody(ABC):
 
     @property
     def identity(self) -> Identity:
-        """Who it is."""
+        """Who it is; looked up when first asked for, because that costs a tenth of a start."""
+        if not self._identity.start_time and not self.is_a_copy:
+            with self._lock:
+                if not self.known:
+                    found = Identity.of(self.pid)
+                    if found is not None and self._is_unreaped():
+                        self._identity = found
         return self._identity
+
+    def _is_unreaped(self) -> bool:
+        """Whether its number has been its own until now."""
+        with contextlib.suppress(PermissionError):  # it runs a set-user-ID program
+            try:
+                signal.pidfd_send_signal(self._pidfd.fileno(), 0)
+            except ProcessLookupError:
+                return False
+        return True
 
     @property
     def is_a_copy(self) -> bool:
@@ -98,7 +115,7 @@ class Custody(ABC):
 
     def check_owner(self) -> None:
         """Raise ForkedCopy in a forked copy."""
-        if self.is_a_copy:
+        if self._owner != os.getpid():
             raise ForkedCopy(
                 f"process {self.pid} is no child of this process",
                 why=f"it is one of process {self._owner}, of which this is a forked copy",
@@ -174,7 +191,7 @@ class Custody(ABC):
     def send(self, number: int) -> bool:
         """Send a signal (0: none, but look); whether there was somebody to get it.
 
-        Raises AccessDenied, InvalidValue, ForkedCopy.
+        Raises AccessDenied, ForkedCopy.
         """
         self.check_owner()
         with self._lock:
@@ -184,18 +201,11 @@ class Custody(ABC):
                 signal.pidfd_send_signal(self._pidfd.fileno(), number)
             except ProcessLookupError:
                 return False
-            except (OSError, OverflowError, TypeError) as error:
-                raise self._refused(number, error) from error
+            except OSError as error:
+                what = f"{shown(number)} can't be sent"
+                remedy = "it runs a set-user-ID program or has changed its user: only that user or root may"
+                raise from_os_error(error, what, f"process {self.pid}", remedy) from error
         return True
-
-    def _refused(self, number: int, error: OSError | OverflowError | TypeError) -> KinfolkError:
-        if isinstance(error, PermissionError):
-            remedy = (
-                "it runs a set-user-ID program or has changed its user: only that user or root may"
-            )
-            subject = f"process {self.pid}"
-            return from_os_error(error, f"signal {number} can't be sent", subject, remedy)
-        return InvalidValue(f"there is no signal {number!r}", remedy="kin signals lists them")
 
     def lend_announcer(self) -> int:
         """The number of what is readable when the status is there; it stays open as long as this object."""

@@ -25,7 +25,7 @@ from kinfolk.deadlines import deadline
 from kinfolk.errors import BrokenChannel, KinfolkError
 from kinfolk.processes import daemon_shape, exit_handlers
 from kinfolk.processes.daemon_birth import Newborn, Outcome, refuse_threads, start
-from kinfolk.processes.daemon_guard import Sign
+from kinfolk.processes.daemon_guard import NO_LOG, Sign
 from kinfolk.processes.daemon_line import Failed, Ready
 from kinfolk.processes.daemon_shape import HasFileno
 from kinfolk.processes.pid_file import PidFile
@@ -79,10 +79,10 @@ class Daemon:
     ) -> None:
         if self._pid != os.getpid():
             return  # a forked copy of the block
-        if not self._newborn.told:
-            self._newborn.tell(_failure(error))
         if self._pid_file is not None:
             self._pid_file.release()
+        if not self._newborn.told:
+            self._newborn.tell(_failure(error))
 
 
 def daemonize(
@@ -112,7 +112,8 @@ def daemonize(
             daemon.ready()
 
     Else it says why in one line, and exits with 124 after ``timeout`` seconds (the daemon is ended), with the status of a
-    daemon that has ended before (128 + signal), with 1 after an exception. It runs no exit handlers: they are the
+    daemon that has ended before (128 + signal), with 1 after an exception. A daemon that fails has 5 seconds for its clean-up, then
+    SIGTERM, and 5 seconds later SIGKILL. The original runs no exit handlers: they are the
     daemon's, like all that is in memory. Processes that it has spawned end with it, unless they are detached.
 
     Raises, with no daemon there: Busy when the pid file's daemon is running, UsageError with other threads or
@@ -126,12 +127,17 @@ def daemonize(
         pid_file.refuse_if_held()
     program = sys.argv[0] if sys.argv else ""
     shape = daemon_shape.checked(chdir, umask, close, log, name or program)
+    sign = _OwnWord()
+    if log is None:
+        sign.look = NO_LOG if close else "see what it has printed"
     try:
-        side = start(_OwnWord(), limit)
+        side = start(sign, limit)
     except BaseException:
         shape.close_log()
         raise
     if isinstance(side, Outcome):
+        if pid_file is not None:
+            side.remove_left(pid_file)
         _end_original(side, shape.name)
     try:
         shape.settle()
@@ -143,8 +149,12 @@ def daemonize(
             exit_handlers.at_exit(pid_file.release)  # in a forked child this does nothing
         daemon_shape.free_signals()
         if not until_ready and not side.tell(Ready()):
+            if pid_file is not None:
+                pid_file.release()
             os._exit(1)  # the start was called off
     except BaseException as error:
+        if pid_file is not None:
+            pid_file.release()
         side.die(error)
     return Daemon(side, pid_file)
 

@@ -30,7 +30,6 @@ import select
 import signal
 import sys
 import threading
-import warnings
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -39,8 +38,12 @@ from kinfolk.descriptors import Descriptor
 from kinfolk.errors import KinfolkError, SystemProblem, UsageError, from_os_error
 from kinfolk.identity import Identity, open_pidfd
 from kinfolk.processes import daemon_line, standard_streams
+from kinfolk.processes.bare_fork import fork
 from kinfolk.processes.daemon_guard import CalledOff, Guard, Sign, reap
 from kinfolk.processes.daemon_line import Begun, Failed, Ready
+from kinfolk.processes.pid_file import PidFile
+
+_NO_FORK = "no daemon can be forked"
 
 
 @dataclass(slots=True)
@@ -49,6 +52,13 @@ class Outcome:
 
     daemon: Identity | None
     failure: Failed | None
+
+    def remove_left(self, pid_file: PidFile) -> None:
+        """Remove the pid file of a daemon that failed, if that was killed before it could."""
+        if self.failure is not None and self.daemon is not None:
+            with contextlib.suppress(OSError, KinfolkError):  # another one has just started there
+                if pid_file.read() == self.daemon.pid:
+                    pid_file.remove_stale()
 
 
 @dataclass(slots=True)
@@ -78,7 +88,7 @@ class Newborn:
 def start(sign: Sign, deadline: Deadline) -> Outcome | Newborn:
     """Fork twice. In the original, the outcome, once the daemon is ready or has ended; in the daemon, its line.
 
-    In the daemon every signal is blocked. Raises LimitReached or KernelError when nothing can be forked. An exception
+    In the daemon every signal is blocked. Raises LimitReached when nothing can be forked. An exception
     that a signal handler raises in the original calls the start off.
     """
     with contextlib.suppress(OSError, ValueError):
@@ -86,7 +96,7 @@ def start(sign: Sign, deadline: Deadline) -> Outcome | Newborn:
     above, guards = daemon_line.make()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        guard = _fork()
+        guard = fork(_NO_FORK)
     except KinfolkError:
         above.close()
         guards.close()
@@ -127,7 +137,7 @@ def _live_as_guard(above: Descriptor, sign: Sign, deadline: Deadline) -> Newborn
     try:
         os.setsid()
         below, line = daemon_line.make()
-        daemon = _fork()
+        daemon = fork(_NO_FORK)
         if daemon == 0:
             below.close()
             os.setpgid(0, 0)
@@ -145,17 +155,6 @@ def _live_as_guard(above: Descriptor, sign: Sign, deadline: Deadline) -> Newborn
         with contextlib.suppress(BaseException):
             daemon_line.say(above, Failed.by(_as_ours(error)))
         os._exit(1)
-
-
-def _fork() -> int:
-    try:
-        with warnings.catch_warnings():
-            # Python warns of other threads; there are none but kinfolk's own.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            return os.fork()
-    except OSError as error:
-        remedy = "end some processes, or raise the limit: ulimit -u"
-        raise from_os_error(error, "no daemon can be forked", remedy=remedy) from error
 
 
 def _make_sure_that_dead(daemon: Identity) -> None:

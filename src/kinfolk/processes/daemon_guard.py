@@ -18,11 +18,14 @@ from kinfolk.errors import Timeout
 from kinfolk.processes.daemon_line import Failed, Ready, hear
 from kinfolk.processes.exit_status import ExitStatus
 
-#: Seconds that a daemon has for its end on SIGTERM when its start is called off; then SIGKILL.
+#: Seconds that a daemon has for its end once it has said that it failed, then on SIGTERM; then SIGKILL.
 GRACE = 5.0
 
 #: What the original exits with when the daemon was not ready in time, like timeout(1).
 TOO_LATE = 124
+
+#: `Sign.look` of a daemon that has no log.
+NO_LOG = "give it a log by log= or --log to see why"
 
 
 class Sign:
@@ -34,6 +37,8 @@ class Sign:
     settle: float | None = None
     #: what to do when it is late
     remedy: str = ""
+    #: where to look for the reason
+    look: str = "see its log"
 
     def seen(self) -> bool:
         """Whether the sign was given; reads what there is."""
@@ -55,6 +60,7 @@ class Guard:
         self._above, self._below = above, below
         self._sign, self._deadline = sign, deadline
         self._said: Ready | Failed | None = None
+        self._own_word = False
         self._settling: Deadline | None = None
         self._looks: dict[int, Callable[[], None]] = {below.fileno(): self._hear}
         if sign.fd is not None:
@@ -63,7 +69,7 @@ class Guard:
     def outcome(self) -> Ready | Failed:
         """Wait for it. A daemon that failed has ended by then and is reaped. Raises CalledOff."""
         while True:
-            limit = self._settling or self._deadline
+            limit = self._next()
             ready = self._wait(limit)
             for fd in [fd for fd in ready if fd in self._looks]:
                 self._looks[fd]()
@@ -75,11 +81,18 @@ class Guard:
                 self._end()
                 raise CalledOff
             if self._said is None and limit.passed():
-                self._said = Ready() if self._settling else self._too_late()
+                self._said = Ready() if limit is self._settling else self._too_late()
             if self._said is not None:
                 if isinstance(self._said, Failed):
-                    self._end()
+                    self._end(by_itself=self._own_word)
                 return self._said
+
+    def _next(self) -> Deadline:
+        """What comes first: that it has lived for long enough, or that it is too late."""
+        settling, last = self._settling, self._deadline
+        if settling is None or settling.at is None:
+            return last
+        return settling if last.at is None or settling.at <= last.at else last
 
     def _wait(self, limit: Deadline) -> list[int]:
         poll = select.poll()
@@ -91,7 +104,7 @@ class Guard:
     def _hear(self) -> None:
         message = hear(self._below)
         if isinstance(message, Ready | Failed):
-            self._said = self._said or message
+            self._said, self._own_word = self._said or message, True
             return
         # The end of the line is an execve, or the end of the process, of which the pidfd tells.
         del self._looks[self._below.fileno()]
@@ -106,7 +119,7 @@ class Guard:
         if isinstance(self._said, Failed):
             return self._said
         when = "before it was ready" if self._said is None else "as soon as it was ready"
-        remedy = "see its log"
+        remedy = self._sign.look
         if status.success:
             remedy = "it has to stay in the foreground: it need not become a daemon itself"
         return Failed(
@@ -119,15 +132,21 @@ class Guard:
 
     def _too_late(self) -> Failed:
         why = f"it was not ready within {self._deadline.timeout:g} s, and was ended"
-        error = Timeout("the daemon did not start", why=why, remedy=self._sign.remedy)
+        error = Timeout(
+            "the daemon did not start", why=why, remedy=f"{self._sign.remedy}; {self._sign.look}"
+        )
         return Failed.by(error, TOO_LATE)
 
-    def _end(self) -> None:
-        """End the daemon and its group, and reap it."""
-        self._signal(signal.SIGTERM)
-        self._signal(signal.SIGCONT)
+    def _end(self, *, by_itself: bool = False) -> None:
+        """End the daemon and its group, and reap it. One that ends ``by_itself`` is left to its clean-up before."""
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
+        if by_itself:
+            poll.register(self._above.fileno(), 0)  # nobody waits for it any more
+            poll.poll(GRACE * 1000)
+            poll.unregister(self._above.fileno())
+        self._signal(signal.SIGTERM)
+        self._signal(signal.SIGCONT)
         if not poll.poll(GRACE * 1000):
             self._signal(signal.SIGKILL)
         reap(self._pid)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 
 import msgspec
 
 from kinfolk import errors
-from kinfolk.descriptors import Descriptor
+from kinfolk.descriptors import Descriptor, above_standard
 from kinfolk.errors import KinfolkError, SystemProblem
 
 _PACKET = 1 << 16
@@ -69,12 +68,10 @@ def make() -> tuple[Descriptor, Descriptor]:
     import socket
 
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    lifted = []
-    for end in ends:
-        number = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-        lifted.append(Descriptor(number, "the line of a daemon"))
-        end.close()
-    return lifted[0], lifted[1]
+    above, below = (
+        Descriptor(above_standard(end.detach()), "the line of a daemon") for end in ends
+    )
+    return above, below
 
 
 def say(line: Descriptor, message: Message) -> bool:

@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Literal, NoReturn
 
-from kinfolk.deadlines import deadline
+from kinfolk.deadlines import Deadline, deadline
 from kinfolk.errors import InvalidValue, from_os_error
 from kinfolk.identity import Identity
 from kinfolk.processes import daemon_shape
 from kinfolk.processes.daemon_birth import Newborn, refuse_threads, reset_signals, start
+from kinfolk.processes.daemon_guard import NO_LOG
 from kinfolk.processes.daemon_shape import Shape
 from kinfolk.processes.daemon_signs import (
     Alive,
@@ -50,7 +51,7 @@ def start_daemon(
     seconds (``ready="alive"``), when it has written a newline to descriptor ``ready``, or when it has sent
     READY=1 to $NOTIFY_SOCKET (``ready="notify"``, sd_notify(3)). The other options are those of `daemonize`; ``env`` None is
     our environment. The lock of the pid file stays with the program as long as that does not close the descriptor. Nothing
-    removes the file when it ends; the next start replaces it.
+    removes the file when it ends, unless it failed to start; the next start replaces it.
 
     Raises NotFound or AccessDenied for a program that can't be executed, SystemProblem when it ended before it was
     ready (and says how), Timeout when it was not ready in time (it is ended), and what `daemonize` raises. Forks, so
@@ -65,6 +66,8 @@ def start_daemon(
     if pid_file is not None:
         pid_file.refuse_if_held()
     sign = _sign(ready, settle)
+    if log is None:
+        sign.look = NO_LOG
     with contextlib.closing(sign):
         directory = False if chdir is None else chdir
         shape = daemon_shape.checked(directory, umask, True, log, name or os.fsdecode(argv[0]))
@@ -76,6 +79,8 @@ def start_daemon(
         finally:
             shape.close_log()
     if side.failure is not None:
+        if pid_file is not None:
+            side.remove_left(pid_file)
         error = side.failure.error()
         error.subject = error.subject or shape.name
         raise error
@@ -115,7 +120,7 @@ def _become(
 def _sign(ready: int | str, settle: float) -> ProgramsSign:
     try:
         if ready == "alive":
-            return Alive(deadline(settle).timeout or 0.0)
+            return Alive(Deadline(settle, "settle").timeout or 0.0)
         if ready == "notify":
             return Notification()
         if isinstance(ready, int):

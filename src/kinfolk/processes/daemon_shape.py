@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 from typing import Any, Literal, Protocol
 
-from kinfolk.descriptors import Descriptor
+from kinfolk.descriptors import Descriptor, above_standard
 from kinfolk.errors import InvalidValue, KernelError, NotFound, from_os_error
 
 #: Where journald takes streams, each line of which is an entry (systemd-cat(1), sd_journal_stream_fd(3)).
@@ -67,7 +67,9 @@ class Shape:
         self._lead_streams()
 
     def _lead_streams(self) -> None:
-        null = _above_standard(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), "/dev/null")
+        null = Descriptor(
+            above_standard(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)), "/dev/null"
+        )
         with contextlib.closing(null):
             if not self.close:
                 for number in range(3):
@@ -162,7 +164,9 @@ def open_log(log: str | os.PathLike[str] | None) -> Descriptor | Literal["journa
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC
     try:
         # Not blocking: a FIFO that nobody reads is refused, and not waited for.
-        log_fd = _above_standard(os.open(path, flags | os.O_NONBLOCK, 0o600), "log of a daemon")
+        log_fd = Descriptor(
+            above_standard(os.open(path, flags | os.O_NONBLOCK, 0o600)), "log of a daemon"
+        )
     except OSError as error:
         raise from_os_error(error, "the log can't be opened", path) from error
     if stat.S_ISFIFO(os.fstat(log_fd.fileno()).st_mode):
@@ -191,7 +195,7 @@ def connect_to_journal(name: str) -> Descriptor:
             raise KernelError(
                 "can't write to the journal", subject=JOURNAL, why=str(error), remedy=remedy
             ) from error
-        return _above_standard(line.detach(), "journal")
+        return Descriptor(above_standard(line.detach()), "journal")
 
 
 def mend_python_streams(logged: bool) -> None:
@@ -253,12 +257,3 @@ def _is_open(number: int) -> bool:
     except (OSError, OverflowError):
         return False
     return True
-
-
-def _above_standard(number: int, name: str) -> Descriptor:
-    """The same file under a number above 2: those of closed standard streams are to be theirs again."""
-    descriptor = Descriptor(number, name)
-    if number > 2:
-        return descriptor
-    with contextlib.closing(descriptor):
-        return Descriptor(fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3), name)

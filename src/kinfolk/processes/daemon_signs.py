@@ -24,7 +24,7 @@ _CREDENTIALS = struct.Struct("@iII")  # struct ucred: pid, uid, gid (unix(7))
 class ProgramsSign(Sign):
     """A sign of a program that is executed, and how that program comes by the means to give it."""
 
-    remedy = "see its log, or give it more time"
+    remedy = "give it more time"
     #: the number that the daemon has to have free for `give`
     number: int | None = None
 

@@ -8,7 +8,7 @@ import signal
 
 from kinfolk.deadlines import Deadline, deadline
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import KinfolkError, UsageError, from_os_error
+from kinfolk.errors import KinfolkError, Timeout, UsageError, from_os_error
 from kinfolk.identity import is_dead, open_pidfd
 from kinfolk.interest import Interest, Steps
 from kinfolk.processes.pid_file import PidFile
@@ -21,17 +21,24 @@ def stop_daemon(
 ) -> signal.Signals | None:
     """End the daemon of a pid file: SIGTERM, then SIGKILL after ``grace`` seconds. Returns when it is gone.
 
-    What it took; None when no daemon was running. The file that it left is removed. Its children are
+    What it took; None when no daemon was running. The file that it left is removed, if it holds a number. Its children are
     its own business. No other process is ever signalled: who holds the lock is asked of the kernel, before and after a pidfd of
     it is opened. Thread-safe.
 
     Raises Timeout when it is not gone after ``timeout`` seconds, AccessDenied, UntrustedPeer, Busy for a daemon in a pid
     namespace where it can't be seen from here, UsageError for oneself.
     """
-    pid_file, limit, patience = PidFile(pidfile), deadline(timeout), Deadline(grace)
+    pid_file, limit, patience = PidFile(pidfile), deadline(timeout), Deadline(grace, "grace")
     turnstile = Turnstile(pid_file.path, lambda: None)
     try:
         return run(_stopping(pid_file, patience), turnstile, limit, "the daemon does not end")
+    except Timeout:
+        raise Timeout(
+            "the daemon does not end",
+            subject=pid_file.path,
+            why=f"not within {limit.timeout:g} s",
+            remedy="wait longer, or lower its grace",
+        ) from None
     except KinfolkError:
         raise
     except OSError as error:
@@ -51,9 +58,8 @@ def _stopping(pid_file: PidFile, patience: Deadline) -> Steps[signal.Signals | N
                     _send(pidfd, last)
                 again_in = patience.remaining() if last == signal.SIGTERM else None
                 yield Interest(readable=(pidfd.fileno(),), again_in=again_in)
-    with contextlib.suppress(
-        OSError
-    ):  # another one has just started there, or it may not be removed
+    # Another one has just started there, it may not be removed, or it is nobody's pid file.
+    with contextlib.suppress(OSError):
         pid_file.remove_stale()
     return last
 

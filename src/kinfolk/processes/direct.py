@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import resource
@@ -24,11 +23,11 @@ import signal
 from collections import deque
 from collections.abc import Callable
 
-from kinfolk import watcher
+from kinfolk import exit_hooks, watcher
 from kinfolk._native import Child, Watch
 from kinfolk.deadlines import Deadline
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import KinfolkError, from_os_error
+from kinfolk.errors import KinfolkError, from_os_error, is_bare
 from kinfolk.identity import Identity, open_pidfd
 from kinfolk.processes.custody import Containment, Custody
 from kinfolk.processes.descendants import Descendants
@@ -46,14 +45,15 @@ class Direct(Custody):
         """Start it. Raises what ``start`` raises, and LimitReached when no descriptor is left to watch it by."""
         _sweep()
         started: list[int] = []
-        pidfd: Descriptor | None = None
+        pidfd = Descriptor(-1, "the pidfd of a child")
+        child: Child | None = None
         self._watch: Watch | None = None
         try:
             pid = start(launch, started)
-            self._child = Child(pid)
-            pidfd = Descriptor(self._child.pidfd, "the pidfd of a child")
+            self._child = child = Child(pid)
+            pidfd.adopt(child.pidfd)
             super().__init__(Identity(pid, 0), pidfd)
-            self._leads = launch.new_session or launch.process_group == 0
+            self._leads = launch.leads
             self._ends_with_us = launch.death_signal is not None
             if not self._ends_with_us:
                 self.containment = "none"
@@ -64,32 +64,18 @@ class Direct(Custody):
             self._watch = watcher.reap(self._child, pidfd.fileno())
             _living.add(self)
         except BaseException as error:
+            self._forget()
             for pid in started:
-                self._take_back(pid, pidfd)
-            if isinstance(error, OSError) and not isinstance(error, KinfolkError):
+                if child is None or child.collect() is None:  # else it has gone, and its number too
+                    end_unheard(launch, pid)
+            if child is not None:  # which closes its pidfd, once it knows of the end
+                if not pidfd.closed:
+                    pidfd.detach()
+                child.collect()
+                child.abandon()
+            if isinstance(error, OSError) and is_bare(error):
                 raise from_os_error(error, "a process can't be watched, and was killed") from error
             raise
-
-    def _take_back(self, pid: int, pidfd: Descriptor | None) -> None:
-        """Kill and reap what nobody will hear of, and leave nothing."""
-        self._forget()
-        if pidfd is None or pidfd.closed:
-            end_unheard(pid)
-            return
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            signal.pidfd_send_signal(pidfd.fileno(), signal.SIGKILL)
-            os.waitid(os.P_PIDFD, pidfd.fileno(), os.WEXITED)
-        pidfd.close()
-
-    @property
-    def identity(self) -> Identity:
-        """Who it is; looked up when first asked for, because that costs a tenth of a start."""
-        if not self._identity.start_time and not self.known and not self.is_a_copy:
-            found = Identity.of(self.pid)
-            # Not reaped yet: so the number is still its own.
-            if found is not None and self._child.collect() is None:
-                self._identity = found
-        return self._identity
 
     def _collect(self) -> ExitStatus | None:
         answer = self._child.collect()
@@ -223,4 +209,4 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+exit_hooks.register(_at_exit)

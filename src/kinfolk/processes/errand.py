@@ -23,6 +23,7 @@ from kinfolk import memfd
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CodecError, KinfolkError, from_os_error
 from kinfolk.interest import Interest, Steps
+from kinfolk.processes import function_pickle
 from kinfolk.processes.interpreter import import_path
 from kinfolk.processes.keeper_messages import (
     LARGEST_PACKET,
@@ -120,12 +121,10 @@ def errand(
     function: Callable[..., object], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[Errand]:
     """Pickle a function; it can be sent within the block. Raises CodecError, and LimitReached for want of descriptors."""
-    import cloudpickle
-
     name = str(getattr(function, "__qualname__", None) or type(function).__qualname__)
     with departing() as departure:
         try:
-            pickle = bytes(cloudpickle.dumps((function, args, kwargs)))
+            pickle = function_pickle.dumps(function, args, kwargs)
         except KinfolkError:
             raise
         except Exception as error:

@@ -23,8 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from kinfolk.errors import InvalidValue
-from kinfolk.processes import kernel_actions, standard_streams
-from kinfolk.processes.not_executed import explain
+from kinfolk.processes import ignored_signals, kernel_actions, standard_streams
+from kinfolk.processes.not_executed import PASSED_OVER, explain
 from kinfolk.processes.program import (
     USUAL_PATH,
     Word,
@@ -34,12 +34,6 @@ from kinfolk.processes.program import (
     encode_words,
 )
 from kinfolk.processes.streams import HasDescriptor
-
-#: After these, and EACCES, execvp(3) looks further.
-_NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)
-
-#: What Python ignores at its start, when nobody did before.
-_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
 
 def execute(
@@ -84,7 +78,7 @@ def _execute(files: Sequence[bytes], argv: list[bytes], env: dict[bytes, bytes])
             code = error.errno or 0
             if code == errno.EACCES:
                 denied = denied or (item, code)
-            elif code not in _NOT_THERE:
+            elif code not in PASSED_OVER:
                 return item, code
     return denied or (item, code)
 
@@ -116,7 +110,7 @@ def _inheritable(number: int) -> Iterator[None]:
 def _default_actions() -> Iterator[None]:
     """Inside, signals that Python ignores for itself have their default."""
     with contextlib.ExitStack() as undo:
-        for number in _IGNORED_BY_PYTHON:
+        for number in ignored_signals.BY_PYTHON:
             if kernel_actions.is_ignored(number):
                 undo.callback(kernel_actions.put_back, number, kernel_actions.action(number))
                 kernel_actions.to_default(number)

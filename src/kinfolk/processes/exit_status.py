@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 from dataclasses import dataclass, field
 from typing import Literal, Self
+
+from kinfolk.signal_table import as_member, shown
 
 Kind = Literal["exited", "signaled", "stopped", "continued", "unknown"]
 
@@ -50,10 +51,10 @@ class ExitStatus:
         if os.WIFSIGNALED(word):
             dumped = os.WCOREDUMP(word)
             return cls(
-                "signaled", signal=_named(os.WTERMSIG(word)), core_dumped=dumped, usage=usage
+                "signaled", signal=as_member(os.WTERMSIG(word)), core_dumped=dumped, usage=usage
             )
         if os.WIFSTOPPED(word):
-            return cls("stopped", signal=_named(os.WSTOPSIG(word)), usage=usage)
+            return cls("stopped", signal=as_member(os.WSTOPSIG(word)), usage=usage)
         return cls("continued", usage=usage)
 
     @classmethod
@@ -89,31 +90,9 @@ class ExitStatus:
             case "exited":
                 return f"exited {self.code}"
             case "signaled":
-                return f"killed by {name_of(self.signal)}" + " (core dumped)" * self.core_dumped
+                return f"killed by {shown(self.signal)}" + " (core dumped)" * self.core_dumped
             case "stopped":
-                return f"stopped by {name_of(self.signal)}"
+                return f"stopped by {shown(self.signal)}"
             case "continued":
                 return "continued"
         return f"unknown: {self.why}"
-
-
-def _named(number: int) -> int:
-    """The signal as a member of `signal.Signals`; real-time ones but two have none, and stay numbers."""
-    try:
-        return signal.Signals(number)
-    except ValueError:
-        return number
-
-
-def name_of(number: int | None) -> str:
-    """SIGTERM, SIGRTMIN+3, or the number where there is no name."""
-    if number is None:
-        return "no signal"
-    if isinstance(number, signal.Signals):
-        return number.name
-    if signal.SIGRTMIN < number < signal.SIGRTMAX:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

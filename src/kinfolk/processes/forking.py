@@ -21,7 +21,6 @@ Rules:
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import threading
@@ -31,8 +30,8 @@ from types import TracebackType
 from typing import NoReturn
 
 from kinfolk import _native
-from kinfolk.errors import InvalidValue, LimitReached, from_os_error
-from kinfolk.processes import script_end, standard_streams
+from kinfolk.errors import InvalidValue
+from kinfolk.processes import bare_fork, script_end, standard_streams
 from kinfolk.processes.direct import Direct
 from kinfolk.processes.exit_handlers import drop_inherited
 from kinfolk.processes.kernel_actions import undisturbed
@@ -122,20 +121,7 @@ def _fork(launch: Launch, started: list[int]) -> int:
     """What `kinfolk.processes.launch.start` does for a program."""
     parent = os.getpid()
     by_main_thread = threading.get_native_id() == parent
-    try:
-        with warnings.catch_warnings():
-            # Python's own (3.12) says less; made an error, it would come after the fork and lose the child.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
-    except OSError as error:
-        if error.errno != errno.EAGAIN:
-            raise from_os_error(error, "this process can't fork") from error
-        raise LimitReached(
-            "this process can't fork",
-            why="there are too many processes",
-            remedy="end some, or raise the limit: ulimit -u, pids.max of the cgroup",
-            code=errno.EAGAIN,
-        ) from error
+    pid = bare_fork.fork("this process can't fork")
     if pid == 0:
         if launch.death_signal is not None and by_main_thread:
             _native.set_death_signal(launch.death_signal)

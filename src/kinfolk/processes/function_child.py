@@ -6,7 +6,7 @@
 
 Rules:
 1. It is as a script of its own would be: SIGINT raises KeyboardInterrupt, SIGPIPE and SIGXFSZ are ignored, every other signal
-   has its default action; standard streams are those of the launch; what the function leaves unflushed is flushed.
+   has its default action, but for those that the launch has ignored (`ignored_signals`); standard streams are those of the launch; what the function leaves unflushed is flushed.
 2. It ends as a script does (script_end.py).
 3. ``__main__`` is an empty module: whatever a function needs of the owner's came along in the pickle.
 4. What moves here moves in this order: unpickled, Begun, closed by the owner (the gate hangs up), the function. So there is no moment at
@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 
 from kinfolk import transfer
 from kinfolk.processes import script_end
-from kinfolk.processes.becoming import NotPossible, become
+from kinfolk.processes.becoming import NotPossible, become, step_aside
 from kinfolk.processes.keeper_messages import STEPS, Kind, Record, StartFunction
 from kinfolk.processes.launch import Launch
 
@@ -49,11 +49,12 @@ def live(
 ) -> NoReturn:
     """Be the child. ``launch`` has the numbers of this process; ``report`` is the write end of the status pipe.
 
-    ``actions`` are set before any signal is let through.
+    ``actions``, and what the launch has ignored, are set before any signal is let through.
     """
     try:
-        for number, action in actions.items():
+        for number, action in {**actions, **dict.fromkeys(launch.ignored, signal.SIG_IGN)}.items():
             signal.signal(number, action)
+        report, *descriptors = step_aside(launch, [report, *descriptors])
         become(launch, parent)
     except NotPossible as refused:
         _tell(report, Record(Kind.FAILED, STEPS.index(refused.step), refused.code, refused.item))

@@ -1,8 +1,9 @@
 """What a child would have taken from its parent, had its parent been the owner and not the keeper.
 
-    told with each start (`completed`)           environment, directory, umask, process group, limits that have changed
+    told with each start (`completed`)           environment, directory, umask, process group, limits that have changed, what
+                                                   is ignored of signals
     the keeper's own, so it must be like the     user and groups, capabilities, no_new_privs, seccomp filters, session, root
-      owner's, or another keeper is started        directory (`Standing`)
+      owner's, or another keeper is started        directory (the standing)
     as they were when the keeper was started     niceness, scheduling, CPUs, control group, namespaces
 
 Security first: an owner that gives up its privileges must not get children from a keeper that still has them.
@@ -11,81 +12,85 @@ Security first: an owner that gives up its privileges must not get children from
 from __future__ import annotations
 
 import os
-import resource
+import struct
 from typing import NamedTuple
 
 import msgspec
 
+from kinfolk import _native
+from kinfolk.errors import NotFound, from_os_error
+from kinfolk.processes.ignored_signals import passed_on
 from kinfolk.processes.launch import Launch
 
-Limits = tuple[tuple[int, int], ...]
 
-_RESOURCES = range(resource.RLIMIT_RTTIME + 1)  # the last one of getrlimit(2)
+class Surroundings(NamedTuple):
+    """What the calling thread would leave to a child."""
+
+    #: user and groups, capabilities, no_new_privs, seccomp, session, root directory
+    standing: bytes
+    #: pairs of `_LIMIT`, by number
+    limits: bytes
+    umask: int
+    #: bit n-1: signal n
+    ignored: int
+    process_group: int
+    #: None: it has no name; mostly it was removed, and this process still stands there
+    directory: bytes | None
 
 
-class Standing(NamedTuple):
-    """What a process may do, and where it stands."""
-
-    credentials: bytes
-    session: int
-    root: tuple[int, int]
+_LIMIT = struct.Struct("=qq")
 
 
-def look() -> tuple[Standing, int]:
-    """The standing of the calling thread, and its umask, which no system call tells without changing it."""
-    file = os.open("/proc/thread-self/status", os.O_RDONLY | os.O_CLOEXEC)
+def look() -> Surroundings:
+    """All of it, as it is now. In C, for this is read before every start. Raises LimitReached, …"""
     try:
-        lines = os.read(file, 1 << 16)
-    finally:
-        os.close(file)
-    # In the order of proc_pid_status(5). By find, for this is read before every start, and is short like this.
-    users = lines[lines.find(b"\nUid:") : lines.find(b"\nFDSize:")]
-    groups = lines[lines.find(b"\nGroups:") : lines.find(b"\nNStgid:")]
-    powers = lines[lines.find(b"\nCapInh:") : lines.find(b"\nCpus_allowed:")]
-    umask = lines[lines.find(b"\nUmask:") + 7 : lines.find(b"\nState:")]
-    root = os.stat("/")
-    standing = Standing(users + groups + powers, os.getsid(0), (root.st_dev, root.st_ino))
-    return standing, int(umask, 8)
+        return Surroundings._make(_native.surroundings())
+    except OSError as error:
+        raise from_os_error(error, "can't see what a child takes from this process") from error
 
 
-def limits() -> Limits:
-    """Every limit, soft and hard. getrlimit(2)."""
-    return tuple(map(resource.getrlimit, _RESOURCES))
-
-
-def completed(launch: Launch, umask: int, before: Limits, *, own_group: bool) -> Launch:
-    """The launch with what it leaves open as it is in this process.
+def completed(launch: Launch, around: Surroundings, before: bytes, *, own_group: bool) -> Launch:
+    """The launch with what it leaves open as it is in this process, but for the environment.
 
     ``before`` are the limits of the keeper; ``own_group``: whether the keeper is in another process group.
     """
     group, cwd = launch.process_group, launch.cwd
     if group is None and not launch.new_session and own_group:
-        group = os.getpgrp()
+        group = around.process_group
     if cwd is None or not cwd.startswith(b"/"):
-        cwd = os.path.join(_directory(), cwd) if cwd else _directory()
-    changed = [
-        (number, *now)
-        for number, (now, then) in enumerate(zip(limits(), before, strict=True))
-        if now != then
-    ]
+        here = around.directory or _removed(seen_by_keeper=own_group)
+        cwd = os.path.join(here, cwd) if cwd else here
     return msgspec.structs.replace(
         launch,
-        env=_environment() if launch.env is None else launch.env,
         process_group=group,
         cwd=cwd,
-        umask=umask if launch.umask is None else launch.umask,
-        rlimits=changed + launch.rlimits,
+        umask=around.umask if launch.umask is None else launch.umask,
+        rlimits=launch.rlimits
+        if around.limits == before
+        else _changed(around.limits, before) + launch.rlimits,
+        ignored=launch.ignored + (passed_on(around.ignored) if launch.ignored_as_here else []),
+        ignored_as_here=False,
     )
 
 
-def _environment() -> list[bytes]:
+def _changed(now: bytes, before: bytes) -> list[tuple[int, int, int]]:
+    pairs = zip(_LIMIT.iter_unpack(now), _LIMIT.iter_unpack(before), strict=True)
+    return [(number, *limit) for number, (limit, then) in enumerate(pairs) if limit != then]
+
+
+def environment() -> list[bytes]:
+    """``NAME=value`` of each variable of this process, for who needs them as Python has them."""
     # What os.environb shows; going through its mapping takes a tenth of the time of a whole start.
     data: dict[bytes, bytes] = os.environb._data  # type: ignore[attr-defined]
     return [name + b"=" + value for name, value in data.copy().items()]
 
 
-def _directory() -> bytes:
-    try:
-        return os.getcwdb()
-    except FileNotFoundError:  # it was removed, and this process still stands there
+def _removed(*, seen_by_keeper: bool) -> bytes:
+    """Another name of the directory of this process, which has lost its own."""
+    if seen_by_keeper:
         return b"/proc/%d/cwd" % os.getpid()
+    raise NotFound(
+        "nothing can be started where this process stands",
+        why="its directory has been removed, and a pid namespace shows no process outside of it",
+        remedy="give cwd=, or change to a directory that is there",
+    )

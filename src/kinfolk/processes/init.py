@@ -44,14 +44,15 @@ from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.processes.init_setup import (
     adopt_orphans,
     check_alone,
-    check_signal,
     children_leave_a_status,
     launch_of,
+    signal_to_pass_on,
     watch_parent,
 )
 from kinfolk.processes.launch import Launch, start
 from kinfolk.processes.program import Word, candidates, encode_words
 from kinfolk.processes.remains import Remains
+from kinfolk.signal_table import Like
 
 #: Seconds between SIGTERM and SIGKILL. Who obeys costs no waiting, so it is not 0: a helper may remove its socket; and not
 #: long, for who does not obey delays the command's status.
@@ -92,7 +93,7 @@ def run_as_init(
     grace: float | None = GRACE,
     timeout: float | None = None,
     group: bool = False,
-    parent_death_signal: int | None = None,
+    parent_death_signal: Like | None = None,
 ) -> InitOutcome:
     """Run a command to its end, and end with it everything that it has started. init(8).
 
@@ -100,7 +101,7 @@ def run_as_init(
     seconds the command is ended, too. ``grace`` is the time in seconds between SIGTERM and SIGKILL; 0 kills at once, None never. A second
     SIGTERM, SIGINT, SIGQUIT or SIGHUP ends the grace.
 
-    ``parent_death_signal``: a signal that is passed on as if it had come when the parent of this process dies; SIGKILL ends
+    ``parent_death_signal`` (``"TERM"``, 15, …): a signal that is passed on as if it had come when the parent of this process dies; SIGKILL ends
     everything at once.
 
     For a program that does nothing else: it takes every signal of this process, and reaps and ends *all* of its children, whoever
@@ -111,13 +112,12 @@ def run_as_init(
     """
     words = encode_words(argv)
     files = candidates(words[0])
-    Deadline(grace)  # refuses what makes no sense before anything is done
+    Deadline(grace, "grace")  # refuses what makes no sense before anything is done
     patience = deadline(timeout)
-    if parent_death_signal is not None:
-        check_signal(parent_death_signal)
+    passed_on = None if parent_death_signal is None else signal_to_pass_on(parent_death_signal)
     check_alone()
     try:
-        return _run(words, files, grace, patience, group, parent_death_signal)
+        return _run(words, files, grace, patience, group, passed_on)
     except KinfolkError:
         raise
     except OSError as error:

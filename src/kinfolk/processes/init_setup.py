@@ -18,12 +18,10 @@ from kinfolk import _native
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, Unsupported
 from kinfolk.identity import open_pidfd
-from kinfolk.processes import foreground, kernel_actions
+from kinfolk.processes import foreground, ignored_signals, kernel_actions
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.remains import Namespace, Remains, Subtree
-
-#: Ignored by Python itself, or nothing that a program expects to find ignored.
-_NOT_LEFT_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD)
+from kinfolk.signal_table import Like, number_of
 
 
 def launch_of(words: list[bytes], files: list[bytes]) -> Launch:
@@ -31,18 +29,14 @@ def launch_of(words: list[bytes], files: list[bytes]) -> Launch:
     open_here = [
         number for number in map(int, os.listdir("/proc/self/fd")) if _is_passed_on(number)
     ]
-    ignored = [
-        int(number)
-        for number in signal.valid_signals()
-        if number not in _NOT_LEFT_IGNORED and kernel_actions.is_ignored(number)
-    ]
     return Launch(
         argv=words,
         executables=files,
         process_group=0,
         descriptors=[(number, number) for number in open_here],
         death_signal=signal.SIGKILL,
-        ignored=ignored,
+        ignored=ignored_signals.interrupts(),
+        ignored_as_here=True,
         terminal=foreground.TERMINAL if foreground.is_ours() else None,
     )
 
@@ -93,13 +87,16 @@ def watch_parent(undo: contextlib.ExitStack) -> Descriptor:
     return pidfd
 
 
-def check_signal(number: int) -> None:
-    """Raise InvalidValue for a signal that can't be passed on."""
-    if number not in set(signal.valid_signals()) - {signal.SIGSTOP, signal.SIGCHLD}:
+def signal_to_pass_on(wanted: Like) -> int:
+    """Its number. Raises InvalidValue for what is no signal, or can't be passed on."""
+    number = number_of(wanted)
+    if number in (signal.SIGSTOP, signal.SIGCHLD):
         raise InvalidValue(
-            f"parent_death_signal={number!r} can't be passed on",
-            remedy="give a number such as signal.SIGTERM; neither SIGSTOP nor SIGCHLD",
+            f"parent_death_signal={wanted!r} can't be passed on",
+            why="the one would stop the command for good, the other is about this process's children",
+            remedy='give another, such as "TERM"',
         )
+    return number
 
 
 def check_alone() -> None:

@@ -9,7 +9,8 @@
 
 Theory of operation. The owner starts the keeper like any program, so it is small whatever the owner's size, and has one thread, whatever the
 owner has. It sleeps in poll(2) over three descriptors: the line to the owner, the owner's pidfd, and a signalfd for SIGCHLD. A
-request is answered before the next one is read. It is a *subreaper* (prctl(2)): an orphan below it gets it as its new parent,
+request is answered before the next one is read. That loop, the start of programs and all reaping are in C (native/keeper_loop.c), for somebody
+waits for each of their steps; what is left to Python is functions, modules, and the end. It is a *subreaper* (prctl(2)): an orphan below it gets it as its new parent,
 so nothing below can leave by forking twice, and whatever ends there is reaped here.
 
 Rules:
@@ -33,10 +34,8 @@ Rules:
 
 from __future__ import annotations
 
-import array
 import contextlib
 import errno
-import fcntl
 import gc
 import importlib
 import os
@@ -44,35 +43,29 @@ import select
 import signal
 import socket
 import sys
-import termios
 import traceback
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import msgspec
 
 from kinfolk import _native
 from kinfolk.ancillary import close_all
 from kinfolk.deadlines import Deadline
-from kinfolk.identity import start_time
 from kinfolk.processes import felling, function_child, standard_streams
 from kinfolk.processes.keeper_messages import (
     DEAF_TO,
     LINE,
     OWNER,
-    RECORD_SIZE,
     Abandon,
     Done,
     Failed,
     Goodbye,
-    Kind,
     Preload,
-    Record,
     Refused,
     Reply,
-    Started,
     StartFunction,
     StartProgram,
-    receive_request,
+    decode_request,
     send,
 )
 from kinfolk.processes.launch import Launch
@@ -80,21 +73,12 @@ from kinfolk.processes.launch import Launch
 #: Milliseconds until another look for what is below, where no SIGCHLD tells of it.
 _ANOTHER_LOOK = 50
 
-#: Unread records in a pipe, above which a change (stopped, continued) is not told: the end has to find room.
-_ENOUGH = 8 * RECORD_SIZE
-
-
-class Child(NamedTuple):
-    """One that was asked for, until it is reaped."""
-
-    #: of the request
-    number: int
-    #: the write end of its status pipe; -1 once it was closed
-    report: int
-
 
 class Keeper:
     """The state of this process."""
+
+    #: whether the owner is outside of this pid namespace, and is told pids by the kernel
+    _vouches = False
 
     def __init__(self, line: socket.socket, owner: int) -> None:
         """Take over the line and the owner's pidfd; become what orphans below get as their parent."""
@@ -105,9 +89,11 @@ class Keeper:
         self._line, self._owner = line, owner
         self._pid = os.getpid()
         self._self = os.pidfd_open(self._pid)
-        self._children: dict[int, Child] = {}
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         self._ended = _native.open_signalfd((signal.SIGCHLD,))
+        self._loop = _native.KeeperLoop(
+            line.fileno(), owner, self._ended, signal.SIGKILL, self._vouches
+        )
         self._adopt_orphans()
         self._settle()
         signal.pthread_sigmask(signal.SIG_SETMASK, (signal.SIGCHLD,))
@@ -128,28 +114,12 @@ class Keeper:
 
     def run(self) -> None:
         """Serve until the owner has gone or says goodbye; then nothing is left below."""
-        poll = select.poll()
-        for fd in (self._owner, self._ended, self._line.fileno()):
-            poll.register(fd, select.POLLIN)
-        alone = False
-        while not (alone and not self._reap()):
-            ready = [fd for fd, _ in poll.poll()]
-            if self._owner in ready:
+        while (received := self._loop.next_request()) is not None:
+            request, descriptors = decode_request(*received)
+            if isinstance(request, Goodbye):
+                self._ask_to_end(request.grace)
                 break
-            if self._ended in ready:
-                self._reap()
-            if self._line.fileno() in ready:
-                received = receive_request(self._line)
-                if received is None:
-                    # The owner has executed another program. It lives, and so may what is below.
-                    poll.unregister(self._line.fileno())
-                    alone = True
-                    continue
-                request, descriptors = received
-                if isinstance(request, Goodbye):
-                    self._ask_to_end(request.grace)
-                    break
-                self._serve(request, descriptors)
+            self._serve(request, descriptors)
         self.end_all()
 
     def _serve(
@@ -158,7 +128,7 @@ class Keeper:
         try:
             match request:
                 case StartProgram():
-                    self._start_program(request, descriptors)
+                    self._loop.start_program(request.number, request.block, descriptors)
                 case StartFunction():
                     self._start_function(request, descriptors)
                 case Preload():
@@ -175,20 +145,6 @@ class Keeper:
             send(self._line, reply, descriptors)
 
     # ── starting ─────────────────────────────────────────────────────────────────────────────
-
-    def _start_program(self, request: StartProgram, descriptors: list[int]) -> None:
-        launch = _here(request.launch, descriptors)
-        reader, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        started: list[int] = []
-        try:
-            step, code, item = _native.spawn(launch, started)
-            if code:
-                os.close(report)
-                self._reply(Failed(request.number, step, code, item))
-            else:
-                self._hand_over(started[0], Child(request.number, report), reader)
-        finally:
-            os.close(reader)
 
     def _start_function(self, request: StartFunction, descriptors: list[int]) -> None:
         if "cloudpickle" not in sys.modules:
@@ -213,7 +169,7 @@ class Keeper:
                     )
                 finally:
                     os._exit(1)
-            self._hand_over(pid, Child(request.number, report), reader)
+            self._loop.hand_over(request.number, pid, reader, report)
         finally:
             os.close(reader)
 
@@ -222,28 +178,7 @@ class Keeper:
         self._line.close()
         for fd in (self._owner, self._ended, self._self):
             os.close(fd)
-        self._close_pipes()
-
-    def _close_pipes(self) -> None:
-        for pid, child in self._children.items():
-            if child.report >= 0:
-                os.close(child.report)
-                self._children[pid] = child._replace(report=-1)
-
-    def _hand_over(self, pid: int, child: Child, reader: int) -> None:
-        """Remember a child, and let the owner have what it needs of it."""
-        self._children[pid] = child
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            os.kill(pid, signal.SIGKILL)
-            self._reply(Refused(child.number, error.strerror or "", error.errno or 0))
-            return
-        self._introduce(Started(child.number, pid, start_time(pid) or 0), pidfd, reader)
-        os.close(pidfd)
-
-    def _introduce(self, child: Started, pidfd: int, reader: int) -> None:
-        self._reply(child, pidfd, reader)
+        self._loop.close_reports()
 
     def _preload(self, request: Preload) -> None:
         sys.path[:] = request.path
@@ -258,41 +193,17 @@ class Keeper:
         self._reply(Done(request.number))
 
     def _abandon(self, number: int) -> None:
-        for pid, child in self._children.items():
-            if child.number == number:  # not reaped yet, so the pid is its own
-                pidfd = os.pidfd_open(pid)
-                felling.kill_below(pid, pidfd)
-                felling.send(pidfd, signal.SIGKILL)
-                os.close(pidfd)
-
-    # ── reaping ──────────────────────────────────────────────────────────────────────────────
-
-    def _reap(self) -> bool:
-        """Reap whatever has ended, orphans too; whether any child is left."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._ended, 4096)
-        while True:
-            try:
-                pid, word, usage = os.wait4(-1, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return True
-            ended = os.WIFEXITED(word) or os.WIFSIGNALED(word)
-            child = self._children.pop(pid, None) if ended else self._children.get(pid)
-            if child is None or child.report < 0:
-                continue
-            if ended:
-                _record(child.report, Record(Kind.ENDED, word, usage=tuple(usage)))
-                os.close(child.report)
-            elif _unread(child.report) < _ENOUGH:
-                _record(child.report, Record(Kind.CHANGED, word))
+        if pid := self._loop.child_of(number):  # not reaped yet, so the pid is its own
+            pidfd = os.pidfd_open(pid)
+            felling.kill_below(pid, pidfd)
+            felling.send(pidfd, signal.SIGKILL)
+            os.close(pidfd)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────
 
     def _ask_to_end(self, grace: float) -> None:
         """SIGTERM to everything below, and time for it; less when the owner dies."""
-        if not self._reap():
+        if not self._loop.reap():
             return
         felling.signal_below(self._pid, self._self, signal.SIGTERM)
         felling.signal_below(self._pid, self._self, signal.SIGCONT)
@@ -300,7 +211,7 @@ class Keeper:
         poll = select.poll()
         poll.register(self._owner, select.POLLIN)
         poll.register(self._ended, select.POLLIN)
-        while self._reap() and not deadline.passed():
+        while self._loop.reap() and not deadline.passed():
             if any(fd == self._owner for fd, _ in poll.poll(deadline.milliseconds())):
                 return
 
@@ -312,13 +223,13 @@ class Keeper:
         """
         poll = select.poll()
         poll.register(self._ended, select.POLLIN)
-        while self._reap():
+        while self._loop.reap():
             try:
                 found = felling.kill_below(self._pid, self._self)
             except OSError:  # no descriptor is left to look around with
-                self._close_pipes()
+                self._loop.close_reports()
                 found = []
-            if not found and self._reap():
+            if not found and self._loop.reap():
                 poll.poll(_ANOTHER_LOOK)
 
 
@@ -329,18 +240,6 @@ def _here(launch: Launch, descriptors: list[int]) -> Launch:
         descriptors=[(descriptors[place], there) for place, there in launch.descriptors],
         death_signal=signal.SIGKILL,
     )
-
-
-def _record(report: int, record: Record) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody asks any more
-        os.write(report, record.pack())
-
-
-def _unread(pipe: int) -> int:
-    """Bytes that wait in a pipe."""
-    count = array.array("i", (0,))
-    fcntl.ioctl(pipe, termios.FIONREAD, count)
-    return count[0]
 
 
 def main(kind: type[Keeper] = Keeper) -> NoReturn:

@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import signal
@@ -23,9 +24,8 @@ import socket
 from collections.abc import Callable, Sequence
 
 from kinfolk.ancillary import close_all
-from kinfolk.descriptors import Descriptor
+from kinfolk.descriptors import Descriptor, above_standard
 from kinfolk.errors import KeeperDied, Timeout, from_os_error
-from kinfolk.identity import start_time
 from kinfolk.interest import Interest, Steps
 from kinfolk.processes import inheritance
 from kinfolk.processes.custody import Containment, blocking
@@ -34,6 +34,7 @@ from kinfolk.processes.interpreter import command
 from kinfolk.processes.keeper_messages import (
     DEAF_TO,
     LINE,
+    OF_A_CHILD,
     OWNER,
     Abandon,
     Goodbye,
@@ -64,18 +65,20 @@ class KeeperLine:
 
     def __init__(self, containment: Containment) -> None:
         """Start a keeper. Raises LimitReached, Unsupported, … when it can't be started."""
-        self.standing, _ = inheritance.look()
-        self.limits = inheritance.limits()
+        around = inheritance.look()
+        self.standing, self.limits = around.standing, around.limits
         self._numbers = itertools.count(1)
         with contextlib.ExitStack() as lent, contextlib.ExitStack() as unless_started:
             try:
-                self._line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                lent.callback(other.close)
+                self._line = socket.socket(fileno=above_standard(line.detach()))
                 unless_started.callback(self._line.close)
+                self._answered = Interest(readable=(self._line.fileno(),))
                 if containment == "kernel":
                     self._line.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                lent.callback(other.close)
                 self._complaints = Descriptor(
-                    os.memfd_create("kin-keeper"), "a keeper's complaints"
+                    above_standard(os.memfd_create("kin-keeper")), "a keeper's complaints"
                 )
                 unless_started.callback(self._complaints.close)
                 owner = os.pidfd_open(os.getpid())
@@ -107,7 +110,7 @@ class KeeperLine:
     @property
     def pid(self) -> int:
         """Of the keeper."""
-        return self._custody.identity.pid
+        return self._custody.pid
 
     def exchange(
         self, request: Callable[[int], Request], descriptors: Sequence[int] = ()
@@ -120,17 +123,23 @@ class KeeperLine:
             raise NotRead from None
         try:
             while True:
-                yield Interest(readable=(self._line.fileno(),))
+                yield self._answered
                 received = self._receive()
                 if received is None:
                     raise self._died()
                 reply, theirs, about = received
                 if reply.number != number:  # somebody's who gave up
                     close_all(theirs)
-                elif about is not None and isinstance(reply, Started):
-                    return Started(number, about, start_time(about) or 0), theirs
-                else:
+                elif not isinstance(reply, Started):
                     return reply, theirs
+                elif len(theirs) == OF_A_CHILD:
+                    return reply if about is None else Started(number, about), theirs
+                else:  # the kernel drops what there is no room for (unix(7))
+                    close_all(theirs)
+                    raise from_os_error(
+                        OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+                        "a process can't be watched, and was killed",
+                    )
         except (NotRead, KeeperDied):
             raise
         except BaseException:

@@ -9,9 +9,10 @@
 
 Rules:
 1. A request, like a reply, is one packet: msgpack of one of the structs below. What is larger than a packet rides as a sealed memfd, the first descriptor
-   of a packet of one byte that is no msgpack (`IN_MEMORY`).
+   of a packet of one byte that is no msgpack (`IN_MEMORY`). The keeper's side of starting programs is in C (native/keeper_wire.c), and knows
+   `StartProgram`, `Started`, `Failed`, `Refused` and `Record` as well.
 2. Every request gets exactly one reply of the same number, but for `Abandon` and `Goodbye`, which get none.
-3. Numbers of descriptors in a `Launch` on its way are places in the list that rides along.
+3. Descriptors of a launch on its way are places in the list that rides along.
 4. Records are of one size, and smaller than PIPE_BUF, so each is written and read whole. Ended is the last; an end of
    file without it is the keeper's death.
 """
@@ -30,7 +31,7 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from kinfolk import memfd
-from kinfolk.ancillary import ROOM, credentials, read, rights
+from kinfolk.ancillary import ROOM, read, rights
 from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.processes.launch import Launch
 
@@ -48,6 +49,9 @@ DEAF_TO = (
     signal.SIGTTOU,
 )
 
+#: Descriptors that ride with Started: pidfd, status pipe.
+OF_A_CHILD = 2
+
 #: A packet up to this size rides in the socket: well below what SO_SNDBUF allows by default.
 LARGEST_PACKET = 32 * 1024
 
@@ -62,7 +66,8 @@ class StartProgram(msgspec.Struct, tag=0, array_like=True, frozen=True):
     """Start a program."""
 
     number: int
-    launch: Launch
+    #: of `_native.pack_launch`
+    block: bytes
 
 
 class StartFunction(msgspec.Struct, tag=1, array_like=True, frozen=True):
@@ -115,8 +120,6 @@ class Started(msgspec.Struct, tag=0, array_like=True, frozen=True):
 
     number: int
     pid: int
-    #: 0 when it has gone already
-    start_time: int
 
 
 class Failed(msgspec.Struct, tag=1, array_like=True, frozen=True):
@@ -158,41 +161,33 @@ _replies = msgspec.msgpack.Decoder(Reply)
 T = TypeVar("T")
 
 
-def send(
-    line: socket.socket,
-    message: Request | Reply,
-    descriptors: Sequence[int] = (),
-    *,
-    about: int | None = None,
-) -> None:
-    """One packet; the descriptors stay the caller's as well. Raises OSError.
-
-    ``about`` is the pid of a child, for an owner who is outside of this pid namespace.
-    """
+def send(line: socket.socket, message: Request | Reply, descriptors: Sequence[int] = ()) -> None:
+    """One packet; the descriptors stay the caller's as well. Raises OSError."""
     packet = _encoder.encode(message)
-    if len(packet) <= LARGEST_PACKET:
-        _send(line, packet, descriptors, about)
-        return
+    if len(packet) > LARGEST_PACKET:
+        _send_in_memory(line, packet, descriptors)
+    else:
+        line.sendmsg([packet], rights(descriptors, "the keeper's line"), socket.MSG_NOSIGNAL)
+
+
+def _send_in_memory(line: socket.socket, packet: bytes, descriptors: Sequence[int]) -> None:
     memory = memfd.sealed([packet], "the keeper's line")
     try:
-        _send(line, IN_MEMORY, [memory.fileno(), *descriptors], about)
+        beside = rights([memory.fileno(), *descriptors], "the keeper's line")
+        line.sendmsg([IN_MEMORY], beside, socket.MSG_NOSIGNAL)
     finally:
         memory.close()
-
-
-def _send(
-    line: socket.socket, packet: bytes, descriptors: Sequence[int], about: int | None
-) -> None:
-    beside = [*rights(descriptors, "the keeper's line")]
-    if about is not None:
-        beside += credentials(about)
-    line.sendmsg([packet], beside, socket.MSG_NOSIGNAL)
 
 
 def receive_request(line: socket.socket) -> tuple[Request, list[int]] | None:
     """The next request and its descriptors, which are the caller's; None at the end of the line. Raises OSError."""
     received = _receive(line, _requests)
     return None if received is None else received[:2]
+
+
+def decode_request(packet: bytes, descriptors: list[int]) -> tuple[Request, list[int]]:
+    """A request that was received as bytes; one of the descriptors may be part of it. Raises OSError."""
+    return _decode(_requests, packet, descriptors)
 
 
 def receive_reply(line: socket.socket) -> tuple[Reply, list[int], int | None] | None:
@@ -206,17 +201,20 @@ def _receive(
     packet, ancillary, _, _ = line.recvmsg(LARGEST_PACKET, ROOM, socket.MSG_CMSG_CLOEXEC)
     sender, descriptors = read(ancillary)
     about = None if sender is None else sender.pid
-    if not packet:
-        return None
-    if packet == IN_MEMORY:
-        memory = descriptors.pop(0)
-        try:
-            size = os.fstat(memory).st_size
-            message = decoder.decode(memfd.view(memory, size, "the keeper's line"))
-        finally:
-            os.close(memory)
-        return message, descriptors, about
-    return decoder.decode(packet), descriptors, about
+    return (*_decode(decoder, packet, descriptors), about) if packet else None
+
+
+def _decode(
+    decoder: msgspec.msgpack.Decoder[T], packet: bytes, descriptors: list[int]
+) -> tuple[T, list[int]]:
+    if packet != IN_MEMORY:
+        return decoder.decode(packet), descriptors
+    memory, *others = descriptors
+    try:
+        size = os.fstat(memory).st_size
+        return decoder.decode(memfd.view(memory, size, "the keeper's line")), others
+    finally:
+        os.close(memory)
 
 
 # ── records ──────────────────────────────────────────────────────────────────────────────────

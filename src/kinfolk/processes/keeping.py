@@ -15,29 +15,29 @@ Rules:
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
 
+from kinfolk import _native, exit_hooks
 from kinfolk.ancillary import MOST_DESCRIPTORS
 from kinfolk.deadlines import NEVER
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import InvalidValue, KeeperDied, Unsupported, from_os_error
+from kinfolk.errors import InvalidValue, KeeperDied, Unsupported, from_os_error, is_bare
 from kinfolk.identity import Identity, is_dead
 from kinfolk.interest import Steps
-from kinfolk.processes import inheritance
+from kinfolk.processes import inheritance, mark
 from kinfolk.processes.custody import Containment, Custody
 from kinfolk.processes.descendants import Descendants
 from kinfolk.processes.errand import Errand
 from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.processes.felling import children_of
 from kinfolk.processes.interpreter import import_path
 from kinfolk.processes.keeper_line import KeeperLine, NotRead
 from kinfolk.processes.keeper_messages import (
@@ -54,7 +54,7 @@ from kinfolk.processes.keeper_messages import (
     Unable,
 )
 from kinfolk.processes.launch import Launch, raise_failed
-from kinfolk.processes.lost_status import remembered
+from kinfolk.processes.lost_status import Orphaned
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
 
@@ -63,33 +63,36 @@ T = TypeVar("T")
 #: Seconds between SIGTERM and SIGKILL at the exit of the interpreter.
 GRACE = 1.0
 
-#: Seconds that whoever adopts the child of a dead keeper has to reap it, before its status is unknown.
-_ADOPTION = 0.5
-
 
 class Kept(Custody):
     """A child of the keeper."""
 
     def __init__(
-        self, started: Started, pidfd: int, pipe: int, launch: Launch, containment: Containment
+        self,
+        started: Started,
+        pidfd: int,
+        pipe: int,
+        launch: Launch,
+        containment: Containment,
+        keeper: int,
     ) -> None:
         """Take over its pidfd and its status pipe."""
         self.containment = containment
-        identity = Identity(started.pid, started.start_time)
         super().__init__(
-            identity,
+            Identity(started.pid, 0),
             Descriptor(pidfd, f"the pidfd of {started.pid}"),
             Descriptor(pipe, f"the status pipe of {started.pid}"),
         )
-        self._tree = Descendants(identity, leads=launch.new_session or launch.process_group == 0)
+        self._leads = launch.leads
+        self._mark, self._keeper = mark.of(launch), keeper
+        self._tree: Descendants | None = None
         self._changed: ExitStatus | None = None
-        self._seen_dead: float | None = None
+        self._orphaned: Orphaned | None = None
 
     def _collect(self) -> ExitStatus | None:
         while True:
-            try:
-                data = os.read(self._announcer.fileno(), RECORD_SIZE)
-            except BlockingIOError:
+            data = _native.try_read(self._announcer.fileno(), RECORD_SIZE)
+            if data is None:
                 return None
             if not data:
                 return self._after_the_keeper()
@@ -106,13 +109,8 @@ class Kept(Custody):
             return _reaped(pidfd)
         if not is_dead(pidfd):
             return None
-        status = remembered(pidfd)
-        if status is None:
-            now = time.monotonic()
-            self._seen_dead = self._seen_dead or now
-            if now - self._seen_dead > _ADOPTION:
-                return ExitStatus.unknown("its keeper died, and who adopted it does not reap it")
-        return status
+        self._orphaned = self._orphaned or Orphaned()
+        return self._orphaned.status(pidfd)
 
     def _change(self) -> ExitStatus | None:
         changed, self._changed = self._changed, None
@@ -128,15 +126,28 @@ class Kept(Custody):
         self.check_owner()
         with self._lock:
             if number == signal.SIGKILL:
-                self._tree.kill()
+                self._below().kill()
             else:
-                self._tree.signal(number)
+                self._below().signal(number)
 
     def members(self) -> list[int]:
         """Who of them lives."""
         self.check_owner()
         with self._lock:
-            return self._tree.members()
+            return self._below().members()
+
+    def _below(self) -> Descendants:
+        if self._tree is None:
+            self._tree = Descendants(self.identity, leads=self._leads, orphans=self._orphans)
+        return self._tree
+
+    def _orphans(self) -> Sequence[Identity]:
+        """Who stems from it and was adopted by the keeper."""
+        if self._mark is None:
+            return ()
+        # With "kernel" the process that is known here is the porter, and the keeper its child.
+        inside = self.containment == "kernel"
+        return mark.bearers(self._mark, children_of(self._keeper) if inside else (self._keeper,))
 
     def begun(self, call: Errand, launch: Launch) -> Steps[None]:
         """Wait until a function has what it needs. Raises what `launch.raise_failed` does, and KeeperDied."""
@@ -153,7 +164,6 @@ class Keeping:
         self._line: KeeperLine | None = None
         self._former: list[KeeperLine] = []
         self._modules: list[str] = []
-        self._umask = 0
 
     def run(self, steps: Steps[T]) -> T:
         """Drive requests in the calling thread."""
@@ -165,18 +175,24 @@ class Keeping:
 
     def start_program(self, launch: Launch) -> Steps[Kept]:
         """Start a program. Raises what `launch.start` does, and KeeperDied."""
-        line = yield from self._ready()
-        launch = self._completed(launch, line)
-        sent, descriptors = _leaving(launch)
-        reply, received = yield from self._ask(lambda n: StartProgram(n, sent), descriptors)
+        launch = yield from self._completed(launch)
+        try:
+            block, descriptors = _native.pack_launch(launch)
+        except OSError as error:
+            raise_failed(launch, "executables", error.errno or 0, 0)
+        if len(descriptors) >= MOST_DESCRIPTORS:
+            raise _too_many(descriptors)
+        reply, received = yield from self._ask(lambda n: StartProgram(n, block), descriptors)
         return self._child(launch, reply, received)
 
     def start_function(self, launch: Launch, call: Errand) -> Steps[Kept]:
         """Start a function. The same."""
-        line = yield from self._ready()
-        launch = self._completed(launch, line)
+        launch = yield from self._completed(launch)
+        if launch.env is None:
+            launch = msgspec.structs.replace(launch, env=inheritance.environment())
         request, descriptors = call.request(launch, sys.argv)
-        _check_number(descriptors)
+        if len(descriptors) >= MOST_DESCRIPTORS:
+            raise _too_many(descriptors)
         reply, received = yield from self._ask(request, descriptors)
         child = self._child(launch, reply, received)
         try:
@@ -189,7 +205,7 @@ class Keeping:
 
     def preload(self, modules: Sequence[str]) -> Steps[None]:
         """Import modules in the keeper, and in every later one. Raises InvalidValue when one can't be imported."""
-        yield from self._ready()
+        yield from self._renewed(inheritance.look())
         yield from self._import(modules)
         self._modules += [name for name in modules if name not in self._modules]
 
@@ -200,15 +216,21 @@ class Keeping:
                 "a module can't be preloaded", why=reply.why, remedy="see that it can be imported"
             )
 
-    def _completed(self, launch: Launch, line: KeeperLine) -> Launch:
+    def _completed(self, launch: Launch) -> Steps[Launch]:
+        """The launch with what the keeper can't know, which is there then, and stands where this process stands."""
+        around = inheritance.look()
+        line = self._line
+        if line is None or line.standing != around.standing:
+            line = yield from self._renewed(around)
         own_group = self._containment == "keeper"
-        return inheritance.completed(launch, self._umask, line.limits, own_group=own_group)
+        return inheritance.completed(launch, around, line.limits, own_group=own_group)
 
     def _child(self, launch: Launch, reply: Reply, received: list[int]) -> Kept:
         match reply:
             case Started():
                 pidfd, pipe = received
-                return Kept(reply, pidfd, pipe, launch, self._containment)
+                keeper = self.keeper_pid or 0
+                return Kept(reply, pidfd, pipe, launch, self._containment, keeper)
             case Failed():
                 raise_failed(launch, reply.step, reply.code, reply.item)
             case Unable():
@@ -225,10 +247,9 @@ class Keeping:
 
     # ── the keeper itself ────────────────────────────────────────────────────────────────────
 
-    def _ready(self) -> Steps[KeeperLine]:
-        """A keeper that stands where this process stands now."""
-        standing, self._umask = inheritance.look()
-        if self._line is not None and self._line.standing != standing:
+    def _renewed(self, around: inheritance.Surroundings) -> Steps[KeeperLine]:
+        """A keeper that stands where this process stands."""
+        if self._line is not None and self._line.standing != around.standing:
             self._former.append(self._line)
             self._line = None
         return (yield from self._present())
@@ -248,7 +269,7 @@ class Keeping:
         self, request: Callable[[int], Request], descriptors: Sequence[int] = ()
     ) -> Steps[tuple[Reply, list[int]]]:
         """Ask the keeper; once more, when it had died before it read that."""
-        line = yield from self._present()
+        line = self._line or (yield from self._present())
         try:
             try:
                 return (yield from line.exchange(request, descriptors))
@@ -264,6 +285,8 @@ class Keeping:
             self._lose(line)
             raise
         except OSError as error:
+            if not is_bare(error):
+                raise
             raise from_os_error(error, "the keeper can't be asked") from error
 
     def _lose(self, line: KeeperLine) -> None:
@@ -304,21 +327,12 @@ def _reaped(pidfd: int) -> ExitStatus | None:
     return ExitStatus.from_wait(end.si_status | (0x80 if end.si_code == os.CLD_DUMPED else 0))
 
 
-def _leaving(launch: Launch) -> tuple[Launch, list[int]]:
-    """The launch as it travels, and the descriptors beside it."""
-    places = [(place, there) for place, (_, there) in enumerate(launch.descriptors)]
-    descriptors = [here for here, _ in launch.descriptors]
-    _check_number(descriptors)
-    return msgspec.structs.replace(launch, descriptors=places), descriptors
-
-
-def _check_number(descriptors: list[int]) -> None:
-    if len(descriptors) >= MOST_DESCRIPTORS:  # one is kept for a large request
-        raise InvalidValue(
-            f"{len(descriptors)} descriptors can't go to one child",
-            why=f"the kernel lets {MOST_DESCRIPTORS} ride on one message",
-            remedy='pass fewer, or use containment="direct"',
-        )
+def _too_many(descriptors: list[int]) -> InvalidValue:
+    return InvalidValue(
+        f"{len(descriptors)} descriptors can't go to one child",
+        why=f"the kernel lets {MOST_DESCRIPTORS} ride on one message, and one is kept for a large request",
+        remedy='pass fewer, or use containment="direct"',
+    )
 
 
 _KINDS: tuple[Containment, ...] = ("keeper", "kernel")
@@ -342,4 +356,4 @@ def _at_exit() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+exit_hooks.register(_at_exit)

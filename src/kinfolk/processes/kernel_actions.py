@@ -26,6 +26,14 @@ def action(number: int) -> bytes:
     return _native.signal_action(number)[2]
 
 
+# The handler comes first in a struct sigaction (not on MIPS, which kinfolk does not know); SIG_DFL is 0, SIG_IGN 1.
+
+
+def ignores(action: bytes) -> bool:
+    """Whether an action is to ignore the signal."""
+    return struct.unpack_from("P", action) == (1,)
+
+
 def to_default(number: int) -> None:
     """Give a signal its default action."""
     _change(number, struct.pack("P", 0))
@@ -42,7 +50,6 @@ def put_back(number: int, action: bytes) -> None:
 
 
 def _change(number: int, handler: bytes) -> None:
-    # The handler comes first in a struct sigaction (not on MIPS, which kinfolk does not know); SIG_DFL is 0, SIG_IGN 1.
     _native.set_signal_action(number, handler.ljust(len(action(number)), b"\0"))
 
 

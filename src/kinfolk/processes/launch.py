@@ -4,9 +4,9 @@
                                           └─ start() ── vfork ── the child does it all ── execve
 
 Rules:
-1. A launch is complete: nothing is taken from the starter but what a field says (``env=None``), its root directory, its
-   scheduling and its limits. In the child every signal that is not in ``ignored`` has its default action, SIGPIPE too,
-   and every descriptor that is not listed is closed.
+1. A launch is complete: nothing is taken from the starter but what a field says (``env=None``, ``ignored_as_here``), its root
+   directory, its scheduling and its limits. In the child every signal that is not ignored has its default action, SIGPIPE too, and every
+   descriptor that is not listed is closed.
 2. A program that can't be started raises at once, naming the step that failed, its errno and its object. No
    process is left.
 3. It costs the same whatever the size of the starter: nothing is copied (vfork(2)).
@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from typing import NoReturn
@@ -22,7 +23,11 @@ from typing import NoReturn
 import msgspec
 
 from kinfolk import _native
-from kinfolk.errors import LimitReached, from_os_error
+from kinfolk.errors import NotFound, from_os_error
+from kinfolk.identity import Identity
+from kinfolk.process_limit import refused
+from kinfolk.processes import resource_limits
+from kinfolk.processes.descendants import Descendants
 from kinfolk.processes.not_executed import explain
 
 
@@ -57,10 +62,17 @@ class Launch(msgspec.Struct, frozen=True):
     death_signal: int | None = None
     #: signals that are blocked in the child; all others are not
     blocked: list[int] = []
-    #: signals that the starter ignores, and the child as well; all others have their default action
+    #: signals that are ignored in the child; all others have their default action
     ignored: list[int] = []
+    #: ignores also what the starter ignores, but for those of which kinfolk.processes.ignored_signals knows better
+    ignored_as_here: bool = False
     #: a terminal (the number here) whose foreground becomes the child's process group (tcsetpgrp(3))
     terminal: int | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether the child leads a process group, and perhaps a session."""
+        return self.new_session or self.process_group == 0
 
 
 def start(launch: Launch, started: list[int] | None = None) -> int:
@@ -80,15 +92,18 @@ def start(launch: Launch, started: list[int] | None = None) -> int:
     except BaseException:
         if started is None:
             for pid in pids:
-                end_unheard(pid)
+                end_unheard(launch, pid)
         raise
     if code:
         raise_failed(launch, step, code, item)
     return pids[-1]
 
 
-def end_unheard(pid: int) -> None:
-    """Kill and reap a child whose start was interrupted."""
+def end_unheard(launch: Launch, pid: int) -> None:
+    """Kill and reap a child whose start was interrupted, and all that it has started already. It must not have been reaped."""
+    with contextlib.suppress(OSError):  # no descriptor is left to look around with
+        if (identity := Identity.of(pid)) is not None:
+            Descendants(identity, leads=launch.leads).kill()
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
@@ -102,17 +117,13 @@ def raise_failed(launch: Launch, step: str, code: int, item: int) -> NoReturn:
         raise explain(launch.executables, item, launch.argv, launch.env, code, directory)
     program = os.fsdecode(launch.argv[0])
     if step == "vfork":
-        raise LimitReached(
-            "no process can be started",
-            subject=program,
-            why=os.strerror(code),
-            remedy="end some processes, or raise the limit: ulimit -u, pids.max of the cgroup",
-            code=code,
-        )
+        raise refused(code, "no process can be started", program)
     what, thing, remedy = _described(launch, step, item)
-    raise from_os_error(
-        OSError(code, os.strerror(code)), f"can't start {program}: {what}", thing, remedy
-    )
+    what = f"can't start {program}: {what}"
+    if step == "cgroup" and code == errno.ENOENT and os.path.isdir(thing):
+        why = "this directory is no control group: there is no cgroup.procs in it"
+        raise NotFound(what, subject=thing, why=why, remedy=remedy, code=code)
+    raise from_os_error(OSError(code, os.strerror(code)), what, thing, remedy)
 
 
 def _described(launch: Launch, step: str, item: int) -> tuple[str, str, str]:
@@ -136,7 +147,8 @@ def _described(launch: Launch, step: str, item: int) -> tuple[str, str, str]:
         case "rlimits":
             number, soft, hard = launch.rlimits[item]
             remedy = "ask for no more than the hard limit, and soft for no more than hard"
-            return f"its limit {number} can't be ({soft}, {hard})", "", remedy
+            wanted = f"({resource_limits.shown(soft)}, {resource_limits.shown(hard)})"
+            return f"its limit {resource_limits.name_of(number)} can't be {wanted}", "", remedy
         case "nice":
             return f"its niceness can't grow by {launch.nice}", "", "only root may lower it"
         case "groups" | "gid" | "uid":

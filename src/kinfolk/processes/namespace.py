@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-from contextlib import suppress
 from typing import NoReturn
 
 from kinfolk import _native
@@ -29,7 +28,6 @@ from kinfolk.processes.keeper_messages import (
     OWNER,
     Abandon,
     Goodbye,
-    Started,
     Unable,
     receive_request,
     send,
@@ -41,12 +39,10 @@ _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWPID = 0x20000, 0x10000000, 0x20000000
 class FirstKeeper(keeper.Keeper):
     """A keeper that is pid 1."""
 
+    _vouches = True
+
     def _adopt_orphans(self) -> None:
         """As the first process it does."""
-
-    def _introduce(self, child: Started, pidfd: int, reader: int) -> None:
-        with suppress(ConnectionError):
-            send(self._line, child, (pidfd, reader), about=child.pid)
 
 
 def main() -> NoReturn:

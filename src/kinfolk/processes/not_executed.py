@@ -15,6 +15,10 @@ import stat
 from collections.abc import Sequence
 
 from kinfolk.errors import KinfolkError, LimitReached, from_os_error
+from kinfolk.process_limit import refused
+
+#: After these, and after EACCES, execvp(3) looks further.
+PASSED_OVER = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)
 
 #: What the kernel reads of a file to find out how to execute it (BINPRM_BUF_SIZE).
 _HEAD = 256
@@ -36,8 +40,8 @@ def explain(
     ``env`` None is the environment of this process. ``directory`` is where relative names begin, if that is not the
     working directory.
     """
-    if len(files) > 1 and code in (errno.ENOENT, errno.EACCES):
-        # EACCES also comes of a directory of PATH that this user may not search.
+    if len(files) > 1 and code in (errno.EACCES, *PASSED_OVER):
+        # EACCES also comes of a directory of PATH that this user may not search, ENOTDIR of a file among them.
         there = [
             n for n, file in enumerate(files) if os.path.lexists(os.path.join(directory, file))
         ]
@@ -45,7 +49,10 @@ def explain(
             name = os.fsdecode(os.path.basename(files[item]))
             remedy = "install it, add its directory to PATH, or give its path"
             return _error(errno.ENOENT, "no directory of PATH has this program", name, remedy)
-        item = item if item in there else there[0]
+        if item not in there:
+            item = there[0]
+            found = os.path.join(directory, files[item])
+            code = errno.ENOENT if os.access(found, os.X_OK) else errno.EACCES
     file = files[item]
     subject = os.fsdecode(file)
     match code:
@@ -62,8 +69,8 @@ def explain(
             what, remedy = _no_program(os.path.join(directory, file))
         case errno.ETXTBSY:
             what, remedy = "somebody writes to this program", "try again once it is written"
-        case errno.EAGAIN:
-            what, remedy = "its user has too many processes", "end some, or raise: ulimit -u"
+        case errno.EAGAIN:  # setuid(2) does not fail of it; execve(2) does
+            return refused(code, "its user can't have this program", subject)
         case errno.ENOMEM:
             what, remedy = "there is no memory for it", "free memory"
         case _:

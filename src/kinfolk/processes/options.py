@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from kinfolk.errors import InvalidValue
+from kinfolk.processes import ignored_signals, mark, resource_limits
 from kinfolk.processes.custody import Containment
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.program import (
@@ -83,6 +84,10 @@ def prepared(
     fields["executables"] = candidates(words[0], None if lines is None else _path_in(lines))
     if containment == "direct" and not detach:
         fields["death_signal"] = signal.SIGKILL
+    elif not detach:
+        fields["rlimits"] = [*fields.get("rlimits", ()), *mark.limits()]
+    fields["ignored"] = ignored_signals.interrupts()
+    fields["ignored_as_here"] = True
     streams = _streams(options)  # the last to fail, for it leaves something open
     fields["descriptors"] = [(here, there) for there, here in streams.numbers.items()]
     return Launch(**fields), streams
@@ -174,12 +179,6 @@ def _streams(options: Options) -> Streams:
 
 # ── limits ───────────────────────────────────────────────────────────────────────────────────
 
-_RESOURCES = {
-    name.removeprefix("RLIMIT_").lower(): number
-    for name, number in vars(resource).items()
-    if name.startswith("RLIMIT_")
-}
-
 
 def _rlimits(options: Options, _: str) -> Fields:
     wanted = options["rlimits"] or {}
@@ -187,11 +186,11 @@ def _rlimits(options: Options, _: str) -> Fields:
         raise InvalidValue(f"rlimits={wanted!r} is no mapping", remedy='give {"nofile": 1024}')
     limits = []
     for what, value in wanted.items():
-        name = what.lower().removeprefix("rlimit_") if isinstance(what, str) else what
-        number = _RESOURCES.get(name, -1) if isinstance(name, str) else name
-        if number not in _RESOURCES.values():
+        number = resource_limits.number_of(what)
+        if number is None:
             raise InvalidValue(
-                f"there is no limit {what!r}", remedy=f"one of {', '.join(sorted(_RESOURCES))}"
+                f"there is no limit {what!r}",
+                remedy=f"one of {', '.join(sorted(resource_limits.NUMBERS))}",
             )
         pair = value if isinstance(value, tuple | list) else (value, value)
         if len(pair) != 2:

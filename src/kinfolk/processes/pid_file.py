@@ -16,6 +16,7 @@ Rules:
 4. The kernel drops the lock when its process closes *any* descriptor of the file: here it is opened once. A daemon
    that opens its pid file by other means, or closes all its descriptors, has given up its lock.
 5. What is no regular file, and what another user made, is refused; a symbolic link is not followed. Root's may be asked.
+   A file that holds anything but a number is nobody's pid file, and is neither replaced nor removed.
 6. Who may merely read the file can lock it shared. That stops a start, which says so, and is not taken for a daemon.
 """
 
@@ -32,7 +33,7 @@ import weakref
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from kinfolk.descriptors import Descriptor
+from kinfolk.descriptors import Descriptor, above_standard
 from kinfolk.errors import (
     Busy,
     InvalidValue,
@@ -110,13 +111,8 @@ class PidFile:
                 raise
             spare = os.path.join(directory, f".{base}-{secrets.token_hex(8)}")
             number = os.open(spare, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        # Above the standard streams, which may be closed, and are to be what they are for others.
+        number = above_standard(number)
         descriptor = Descriptor(number, f"pid file {self.path}")
-        if number <= 2:
-            lifted = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 3)
-            descriptor.close()
-            descriptor = Descriptor(lifted, descriptor.name)
-        number = descriptor.fileno()
         try:
             os.fchmod(number, 0o644)  # whatever the umask: others may see who runs
             os.write(number, b"%d\n" % os.getpid())
@@ -149,6 +145,7 @@ class PidFile:
             return
         with contextlib.closing(found):
             self._refuse(self._lock_at(found, _RUNNING))
+            self._refuse_other_content(found)
             try:
                 fcntl.lockf(found.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _REPLACING)
             except (BlockingIOError, PermissionError):  # EAGAIN or EACCES (fcntl(2))
@@ -168,6 +165,7 @@ class PidFile:
         if found is not None:
             with contextlib.closing(found):
                 self._refuse(self._lock_at(found, _RUNNING))
+                self._refuse_other_content(found)
 
     def release(self) -> None:
         """Remove the file and let go of the lock. Does nothing without the lock, so not in a forked child."""
@@ -266,12 +264,21 @@ class PidFile:
         elif status.st_uid not in trusted:
             why = f"it belongs to user {status.st_uid}"
         if why:
-            raise UntrustedPeer(
-                "can't be used as a pid file",
-                subject=self.path,
-                why=why,
-                remedy="do it as its owner, or give another file, in a directory that only you can write to",
+            remedy = "do it as its owner, or give another file, in a directory that only you can write to"
+            raise self._unfit(why, remedy)
+
+    def _refuse_other_content(self, file: Descriptor) -> None:
+        """Raise UntrustedPeer for a file that somebody keeps something in."""
+        content = os.pread(file.fileno(), _LONGEST + 1, 0)
+        word = content.strip(b"\0 \t\r\n")  # a crash of the machine can leave zeros
+        if len(content) > _LONGEST or (word and not word.removeprefix(b"-").isdigit()):
+            raise self._unfit(
+                "it holds something other than a pid", "give another file, or remove it"
             )
+
+    def _unfit(self, why: str, remedy: str) -> UntrustedPeer:
+        what = "can't be used as a pid file"
+        return UntrustedPeer(what, subject=self.path, why=why, remedy=remedy)
 
     def _lock_at(self, file: Descriptor, byte: int) -> _Lock | None:
         """What another process has locked there; None when none has."""

@@ -1,8 +1,8 @@
 """`Process`: a process that this one has started, as its owner sees it.
 
     starts ──> lives ──> ended: the status is known, or known to be unknown
-                 │
-                 └─ stop(): SIGTERM to it and everything below, SIGKILL after grace seconds
+                 │         │
+                 └─────────┴─ stop(): SIGTERM to it and everything below, SIGKILL after grace seconds
 
 Rules:
 1. Waiting is idempotent, for any number of threads and tasks at a time; one of them gets no less than another.
@@ -18,7 +18,7 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from types import TracebackType
 from typing import IO, Any, Self
 
@@ -28,6 +28,7 @@ from kinfolk.interest import Interest, Steps
 from kinfolk.processes.custody import Containment, Custody, awaiting, blocking
 from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.processes.streams import Streams
+from kinfolk.signal_table import Like, number_of
 
 #: Seconds between SIGTERM and SIGKILL.
 GRACE = 5.0
@@ -71,7 +72,7 @@ class Process:
 
     @property
     def containment(self) -> Containment:
-        """Who ends it when this process ends: ``"keeper"``, ``"direct"`` or ``"kernel"``."""
+        """Who ends it when this process ends: ``"keeper"``, ``"direct"``, ``"kernel"``; ``"none"`` after ``detach=True``."""
         return self._custody.containment
 
     @property
@@ -131,41 +132,42 @@ class Process:
 
     # ── ending it ────────────────────────────────────────────────────────────────────────────
 
-    def signal(self, number: int) -> bool:
-        """Send it a signal; False when it has ended. By pidfd_send_signal(2): no other process can get it.
+    def signal(self, signal: Like) -> bool:
+        """Send it a signal: ``"TERM"``, ``"SIGTERM"``, 15, ``signal.SIGTERM``; False when it has ended.
 
-        Raises AccessDenied for a process of another user (a set-user-ID program), InvalidValue for no signal.
+        0 sends nothing, and only looks. By pidfd_send_signal(2): no other process can get it. Raises AccessDenied for a
+        process of another user (a set-user-ID program), InvalidValue for no signal, ForkedCopy.
         """
-        return self._custody.send(number)
+        return self._custody.send(0 if signal == 0 else number_of(signal))
 
     def kill(self) -> None:
-        """SIGKILL for it and everything below it, at once. Wait for the end with `wait`."""
-        if self._custody.collect() is None:
-            self._fell()
+        """SIGKILL for it and everything below it, as `stop` finds it, at once. Wait for its end with `wait`."""
+        self._fell()
 
     def stop(self, grace: float = GRACE) -> ExitStatus:
         """End it and everything below it: SIGTERM, then SIGKILL after ``grace`` seconds (0: at once); how it ended.
 
-        Below it is what /proc shows there, and whoever is in the session or the process group that it leads; what has
-        left all three is found by the keeper alone. Returns when all of them have ended, and at once when it had ended
-        before. Raises AccessDenied when it has become another user's (a set-user-ID program), InvalidValue, ForkedCopy.
+        Below it is whatever descends from it, orphans and daemons too, also when it has ended itself. Not found is an
+        orphan that a program has given limits of its own (`kinfolk.processes.mark`), and, with direct containment, every
+        orphan that has left the session and the process group that it leads. Returns when all of them have ended.
+        Raises AccessDenied when it has become another user's (a set-user-ID program), InvalidValue, ForkedCopy.
         """
-        return blocking(self._stopped(Deadline(grace)), None, "does not stop", self)
+        return blocking(self._stopped(Deadline(grace, "grace")), None, "does not stop", self)
 
     async def astop(self, grace: float = GRACE) -> ExitStatus:
         """`stop`, on asyncio. A cancelled one leaves the rest undone."""
-        return await awaiting(self._stopped(Deadline(grace)), None, "does not stop", self)
+        return await awaiting(self._stopped(Deadline(grace, "grace")), None, "does not stop", self)
 
     def _stopped(self, until: Deadline) -> Steps[ExitStatus]:
         custody = self._custody
-        if (status := custody.collect()) is not None:
+        if (status := custody.collect()) is not None and not custody.members():
             return status
         if not until.passed():
             custody.send(0)  # raises if it may not be signalled; the tree passes over such ones
             custody.signal_tree(signal.SIGTERM)
             yield from self._until_gone(until)
-        self._fell()
-        yield from self._until_gone(NEVER)
+        # Again after each end: who forks and goes for ever may have been missed.
+        yield from self._until_gone(NEVER, each_time=self._fell)
         return (yield from custody.ended())
 
     def _fell(self) -> None:
@@ -174,18 +176,25 @@ class Process:
         finally:
             self._custody.send(signal.SIGKILL)
 
-    def _until_gone(self, until: Deadline) -> Steps[None]:
-        """Wait until nobody of the tree lives, or until then."""
+    def _until_gone(
+        self, until: Deadline, each_time: Callable[[], None] = lambda: None
+    ) -> Steps[None]:
+        """Wait until nobody of the tree lives, or until then; what to do before each wait for the end of one."""
         while not until.passed() and (members := self._custody.members()):
             with contextlib.ExitStack() as open_ones:
-                pidfds = []
+                pidfds, ended = [], False
                 for pid in members:
                     with contextlib.suppress(OSError):  # no descriptor left: the others will do
-                        if (pidfd := open_pidfd(pid)) is not None:
-                            open_ones.callback(os.close, pidfd)
-                            pidfds.append(pidfd)
+                        pidfd = open_pidfd(pid)
+                        if pidfd is None:
+                            ended = True
+                            continue
+                        open_ones.callback(os.close, pidfd)
+                        pidfds.append(pidfd)
+                each_time()
                 # The first that ends is worth another look: who is left is for the kernel to say.
-                yield Interest(readable=tuple(pidfds), again_in=until.remaining() if pidfds else 0)
+                again_in = until.remaining() if pidfds and not ended else 0
+                yield Interest(readable=tuple(pidfds), again_in=again_in)
 
     # ── leaving it ───────────────────────────────────────────────────────────────────────────
 
@@ -230,13 +239,13 @@ class Process:
         if custody.known or custody.is_a_copy:
             custody.close()
             return
+        custody.abandon()  # before the warning, which may be an error (python -W error)
         warnings.warn(
             f"nobody waited for {self}; it is reaped when it ends",
             ResourceWarning,
             source=self,
             stacklevel=2,
         )
-        custody.abandon()
 
     def __str__(self) -> str:
         return f"process {self.pid} ({self._name})"

@@ -8,12 +8,15 @@ Rules:
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 
 from kinfolk.errors import InvalidValue
 
 #: Text, bytes or a path.
 Word = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 #: Where execvp(3) looks when there is no PATH.
 USUAL_PATH = b"/bin:/usr/bin"
@@ -22,7 +25,8 @@ USUAL_PATH = b"/bin:/usr/bin"
 def encode(word: Word, what: str) -> bytes:
     """One word; ``what`` it is, for the message. Raises InvalidValue."""
     try:
-        encoded = os.fsencode(word)
+        # What os.fsencode does, which takes four calls for it.
+        encoded = word.encode(_ENCODING, _ERRORS) if type(word) is str else os.fsencode(word)
     except (TypeError, UnicodeEncodeError) as error:
         raise InvalidValue(
             f"{what} is {word!r}", why=str(error), remedy="give text, bytes or a path"
@@ -39,12 +43,11 @@ def encode(word: Word, what: str) -> bytes:
 
 def encode_words(words: Sequence[Word]) -> list[bytes]:
     """The arguments, the name that the program is called by first. Raises InvalidValue."""
-    if (
-        isinstance(words, str | bytes)
-        or not isinstance(words, Sequence)
-        or not words
-        or not words[0]
-    ):
+    # Lists and tuples first: to ask for a Sequence takes ten times as long.
+    is_sequence = isinstance(words, list | tuple) or (
+        isinstance(words, Sequence) and not isinstance(words, str | bytes)
+    )
+    if not is_sequence or not words or not words[0]:
         raise InvalidValue(
             f"the arguments are {words!r}",
             remedy='give a sequence that begins with the program\'s name, such as ["ls", "-l"]',

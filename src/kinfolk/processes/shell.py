@@ -6,9 +6,9 @@
 While `system` waits, as system(3) has it:
 
                       here                                     in the command
-    SIGINT, SIGQUIT   ignored, in every thread                 default: Ctrl-C is for the command
+    SIGINT, SIGQUIT   ignored, in every thread                 as here before: Ctrl-C is for the command
     SIGCHLD           blocked in the calling thread, so that a handler of the program's own can't collect the status
-    all others        unchanged                                default, and nothing is blocked
+    all others        unchanged                                default, or ignored as here; nothing is blocked
 
 Rules:
 1. A program that can't be started raises; a shell that can't find one exits with 127.
@@ -20,23 +20,22 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import fcntl
 import io
 import os
 import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
-from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, from_os_error
-from kinfolk.processes import kernel_actions, standard_streams
+from kinfolk.processes import standard_streams
 from kinfolk.processes.direct import Direct
 from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.processes.ignored_signals import InterruptsIgnored
 from kinfolk.processes.kernel_actions import masked, undisturbed
 from kinfolk.processes.options import Options, prepared
 from kinfolk.processes.process import Process
 from kinfolk.processes.program import Word, encode
+from kinfolk.processes.streams import pipe
 
 #: A text for the shell, or a program and its arguments.
 Command = str | bytes | Sequence[Word]
@@ -50,7 +49,7 @@ def system(command: Command) -> ExitStatus:
     started, InvalidValue.
     """
     standard_streams.flush()
-    with _interrupts_ignored(), masked(signal.SIG_BLOCK, {signal.SIGCHLD}):
+    with InterruptsIgnored(), masked(signal.SIG_BLOCK, {signal.SIGCHLD}):
         process: Process | None = None
         try:
             with undisturbed():
@@ -109,7 +108,7 @@ def _opened(
     command: Command, mode: str, encoding: str, errors: str | None
 ) -> CommandText | CommandReader | CommandWriter:
     try:
-        reading, writing = _pipe()
+        reading, writing = pipe("a pipe to a command")
     except OSError as error:
         raise from_os_error(error, "no pipe to a command can be made") from error
     reads = mode[0] == "r"
@@ -128,24 +127,6 @@ def _opened(
     if mode == "wb":
         return CommandWriter(raw, process)
     return CommandText(raw, process, mode, encoding, errors)
-
-
-def _pipe() -> list[Descriptor]:
-    """Both ends of a pipe. Raises OSError. Where 0, 1 or 2 are closed here, no end takes such a number: a command would get it."""
-    low = [Descriptor(number, "a pipe") for number in os.pipe2(os.O_CLOEXEC)]
-    high: list[Descriptor] = []
-    try:
-        for end in low:
-            number = fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
-            high.append(Descriptor(number, "a pipe"))
-    except OSError:
-        for end in high:
-            end.close()
-        raise
-    finally:
-        for end in low:
-            end.close()
-    return high
 
 
 class _Pipe(io.FileIO):
@@ -248,52 +229,3 @@ def _start(command: Command, options: Options) -> Process:
         raise
     streams.started()
     return process
-
-
-class _Interrupts:
-    """SIGINT and SIGQUIT, ignored as long as any thread waits for a command."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()  # a signal handler may call `system`, too
-        self.waiting: set[object] = set()
-        self.before: dict[int, bytes] = {}
-
-    def begin(self, token: object) -> None:
-        with self.lock:
-            self.waiting.add(token)
-            for number in (signal.SIGINT, signal.SIGQUIT):
-                if number not in self.before:
-                    self.before[number] = kernel_actions.action(number)
-                    kernel_actions.to_ignored(number)
-
-    def end(self, token: object) -> None:
-        with self.lock:
-            self.waiting.discard(token)
-            while self.before and not self.waiting:
-                number, action = self.before.popitem()
-                if kernel_actions.is_ignored(number):  # else somebody has set it meanwhile
-                    kernel_actions.put_back(number, action)
-
-
-_interrupts = _Interrupts()
-
-
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    token = object()
-    try:
-        _interrupts.begin(token)
-        yield
-    finally:
-        _interrupts.end(token)
-
-
-def _after_fork_in_child() -> None:
-    """Who waits for a command is a thread of the parent; here the signals do again what they did."""
-    global _interrupts  # noqa: PLW0603
-    for number, action in _interrupts.before.items():
-        kernel_actions.put_back(number, action)
-    _interrupts = _Interrupts()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

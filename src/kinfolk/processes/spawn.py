@@ -57,19 +57,24 @@ def spawn(
     - ``"direct"``: this process is the parent. The kernel kills the child; what that had started escapes. A function runs in an
       interpreter of its own.
 
-    With ``detach`` nothing ends it: it has a session of its own, and `Process.containment` is ``"none"``. As long as this process
-    lives, it is the parent and tells the status; then init is.
+    With ``detach`` nothing ends it, and `Process.containment` is ``"none"``. The keeper has no part in it: this process is the parent
+    (a function runs in an interpreter of its own), and ``containment`` plays no role. It leads a session of its own, without a
+    terminal, unless ``process_group`` is given. Its standard streams are what is asked for, else those of this process: give DEVNULL or
+    a file, for a pipe to this process breaks when it ends. `wait`, `signal` and `stop` work as for any other as long as this process
+    lives, and so does the end of a ``with`` block, which stops it; afterwards init is its parent, and its status is nobody's. A keeper
+    above this process still holds it, should there be one.
 
     The options are those of `kinfolk.processes.options.Options`: env, cwd, stdin, stdout, stderr, text, encoding, pass_fds, umask, user,
     group, extra_groups, nice, rlimits, new_session, process_group, cgroup.
 
     A function is pickled by cloudpickle. It may be a lambda or a closure. In the child it runs as a script does: what it returns is
     dropped, SystemExit gives the exit code, another exception a traceback and 1. Ends of channels among its
-    arguments move there. The first function imports cloudpickle, here and in the keeper; the first child starts the keeper.
+    arguments move there, sockets are duplicated, files are refused (`kinfolk.processes.function_pickle`). The first function imports cloudpickle, here and in the keeper; the first child starts the keeper.
 
     Thread-safe; blocks until the child runs (`aspawn` does not). A forked child has a keeper of its own.
     Raises NotFound, AccessDenied, LimitReached, … when it can't be started, KeeperDied when the keeper was killed meanwhile,
-    CodecError for a function that can't be pickled, InvalidValue, Unsupported.
+    CodecError for a function that can't be pickled, InvalidValue, Unsupported; UsageError in a signal handler that has interrupted
+    another start of this thread, which holds the line to the keeper: start it with ``containment="direct"``, or later.
     """
     with _prepared(what, args, kwargs, containment, detach, options) as steps:
         if containment == "direct" or detach:
@@ -102,7 +107,6 @@ def preload(*modules: str) -> None:
     keeping().run(keeping().preload(modules))
 
 
-@contextlib.contextmanager
 def _prepared(
     what: Program | Function,
     args: tuple[Any, ...],
@@ -110,32 +114,55 @@ def _prepared(
     containment: Containment,
     detach: bool,
     options: Options,
-) -> Iterator[Steps[Process]]:
+) -> contextlib.AbstractContextManager[Steps[Process]]:
     """The steps of a start, to be run within the block: at its end what was made for the child is closed here."""
     _check(containment, kwargs)
     if detach and "process_group" not in options:
         options = {"new_session": True, **options}
-    with contextlib.ExitStack() as stack:
-        if callable(what):
-            call = stack.enter_context(errand(what, args, dict(kwargs or {})))
-            name = call.name
-            launch, streams = prepared([name], options, containment, detach=detach)
-            start = _start_function(launch, call, containment, detach)
+    if callable(what):
+        return _function(what, args, dict(kwargs or {}), containment, detach, options)
+    if args or kwargs:
+        raise InvalidValue(
+            "a program's arguments stand in one sequence with its name",
+            remedy='spawn(["ls", "-l"]), or kin.system("ls -l") for the shell',
+        )
+    launch, streams = prepared(what, options, containment, detach=detach)
+    name = what[0] if isinstance(what[0], str) else os.fsdecode(launch.argv[0])
+    return _Prepared(_start_program(launch, containment, detach), name, streams)
+
+
+@contextlib.contextmanager
+def _function(
+    function: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    containment: Containment,
+    detach: bool,
+    options: Options,
+) -> Iterator[Steps[Process]]:
+    with errand(function, args, kwargs) as call:
+        launch, streams = prepared([call.name], options, containment, detach=detach)
+        start = _start_function(launch, call, containment, detach)
+        with _Prepared(start, call.name, streams) as steps:
+            yield steps
+
+
+class _Prepared:
+    """See `_prepared`. A class, for a generator takes twice as long."""
+
+    __slots__ = ("_steps", "_streams")
+
+    def __init__(self, start: Steps[Custody], name: str, streams: Streams) -> None:
+        self._steps, self._streams = _as_process(start, name, streams), streams
+
+    def __enter__(self) -> Steps[Process]:
+        return self._steps
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._streams.started()
         else:
-            if args or kwargs:
-                raise InvalidValue(
-                    "a program's arguments stand in one sequence with its name",
-                    remedy='spawn(["ls", "-l"]), or kin.system("ls -l") for the shell',
-                )
-            launch, streams = prepared(what, options, containment, detach=detach)
-            name = os.fsdecode(launch.argv[0])
-            start = _start_program(launch, containment, detach)
-        try:
-            yield _as_process(start, name, streams)
-        except BaseException:
-            streams.failed()
-            raise
-        streams.started()
+            self._streams.failed()
 
 
 def _check(containment: Containment, kwargs: Mapping[str, Any] | None) -> None:
@@ -144,7 +171,7 @@ def _check(containment: Containment, kwargs: Mapping[str, Any] | None) -> None:
             f"containment={containment!r} makes no sense",
             remedy='give "keeper", "direct" or "kernel", and detach=True for none',
         )
-    if not isinstance(kwargs, Mapping | None):
+    if kwargs is not None and not isinstance(kwargs, Mapping):
         raise InvalidValue(f"kwargs={kwargs!r} is no mapping", remedy='give {"name": value}')
 
 

@@ -3,7 +3,7 @@
     here                          in the child
     PIPE     the file ── pipe ──> 0, 1, 2      the other way for 1 and 2
     DEVNULL  /dev/null ─────────> 0, 1, 2
-    None     0, 1, 2 ───────────> 0, 1, 2      /dev/null for one that is closed here
+    None     0, 1, 2 ───────────> 0, 1, 2      /dev/null for one that is closed here, or close-on-exec
     a descriptor, a file, an end of a channel ──> 0, 1, 2, or its own number (pass_fds)
 
 Rules:
@@ -11,6 +11,8 @@ Rules:
 2. No standard stream is ever closed in a child: what it opened first would become one.
 3. An end of a channel moves: once the child has it, it is closed here. Files and numbers stay the caller's.
 4. If the start fails, everything made here is closed, and nothing has moved.
+5. Where 0, 1 or 2 are closed here, nothing that is made here has such a number; what else has (close-on-exec, as all that Python and
+   kinfolk open) is no stream of the child's.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import IO, Any, Protocol, runtime_checkable
 
-from kinfolk.descriptors import Descriptor
+from kinfolk.descriptors import Descriptor, above_standard
 from kinfolk.errors import InvalidValue, from_os_error
 
 
@@ -82,11 +84,12 @@ class Streams:
     def add_standard(self, stdin: Stream, stdout: Stream, stderr: Stream) -> None:
         """The three standard streams. Raises InvalidValue, LimitReached; then close it."""
         for number, stream in enumerate((stdin, stdout, stderr)):
-            self.numbers[number] = self._standard(number, stream)
+            if stream is not None:
+                self.numbers[number] = self._standard(number, stream)
+            else:
+                self.numbers[number] = number if _is_inheritable(number) else self._null()
 
     def _standard(self, number: int, stream: Stream) -> int:
-        if stream is None:
-            return number if _is_open(number) else self._null()
         if isinstance(stream, MovesToChild):
             return self._moved(stream, sends=number > 0)[0]
         if isinstance(stream, int) and stream < 0:
@@ -107,9 +110,8 @@ class Streams:
         return here
 
     def _pipe(self, number: int) -> int:
-        reading, writing = (
-            Descriptor(end, "a pipe to a child") for end in _made(os.pipe2, os.O_CLOEXEC)
-        )
+        ends: list[Descriptor] = _made(pipe, "a pipe to a child")
+        reading, writing = ends
         theirs, ours = (writing, reading) if number else (reading, writing)
         self._for_child.append(theirs)
         mode = ("r" if number else "w") + ("" if self._encoding else "b")
@@ -118,7 +120,7 @@ class Streams:
         return theirs.fileno()
 
     def _null(self) -> int:
-        null = Descriptor(_made(os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC), os.devnull)
+        null = Descriptor(_made(_null), os.devnull)
         self._for_child.append(null)
         return null.fileno()
 
@@ -167,6 +169,30 @@ def _made(make: Callable[..., Any], *arguments: Any) -> Any:
         return make(*arguments)
     except OSError as error:
         raise from_os_error(error, "a stream for a child can't be made") from error
+
+
+def pipe(name: str) -> list[Descriptor]:
+    """The reading and the writing end of a pipe, by rule 5. Raises OSError."""
+    ends = [Descriptor(number, name) for number in os.pipe2(os.O_CLOEXEC)]
+    try:
+        for end in ends:
+            end.adopt(above_standard(end.detach()))
+    except OSError:
+        for end in ends:
+            end.close()
+        raise
+    return ends
+
+
+def _null() -> int:
+    return above_standard(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+
+
+def _is_inheritable(number: int) -> bool:
+    try:
+        return not fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        return False
 
 
 def _is_open(number: int) -> bool:

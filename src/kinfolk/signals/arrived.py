@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
-from kinfolk.signals.table import name_of, number_of
+from kinfolk.signal_table import name_of, number_of
 
 # si_code (sigaction(2)); positive ones are the kernel's, with a meaning of their own for each signal.
 SI_USER, SI_KERNEL = 0, 0x80

@@ -21,10 +21,10 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from kinfolk import _native
-from kinfolk.errors import Unsupported
+from kinfolk.errors import InvalidValue, Unsupported
+from kinfolk.signal_table import Like, number_of, numbers_of
 from kinfolk.signals.arrived import Arrived
 from kinfolk.signals.mask import blocked
-from kinfolk.signals.table import Like, number_of, numbers_of
 
 Function = Callable[[Arrived], Any]
 
@@ -43,8 +43,13 @@ def handle(signals: Like | Iterable[Like], function: Function) -> Iterator[None]
 
     A real fault (SIGSEGV, SIGBUS, SIGFPE, SIGILL raised by the processor) ends the process all the same: returning would
     repeat it for ever. A forked child has the handlers too; an exec puts the default back. Raises
-    Unsupported outside the main thread; InvalidValue for no such signal, SIGKILL, SIGSTOP.
+    Unsupported outside the main thread; InvalidValue for no such signal, SIGKILL, SIGSTOP, no function.
     """
+    if not callable(function):
+        raise InvalidValue(
+            f"{function!r} can't be called",
+            remedy="give a function; kinfolk.signals.ignore and default take none",
+        )
 
     def deliver(number: int, frame: FrameType | None) -> None:
         info = _native.recorded_signal(number)
@@ -61,8 +66,10 @@ def handle(signals: Like | Iterable[Like], function: Function) -> Iterator[None]
 
 @contextlib.contextmanager
 def ignore(signals: Like | Iterable[Like]) -> Iterator[None]:
-    """Inside, signals have no effect on this process. Programs started inside ignore them too.
+    """Inside, signals have no effect on this process.
 
+    Nor on what is started inside, by `kinfolk.spawn` or otherwise, and what that starts (execve(2)), also later. But in children of
+    `kinfolk.spawn` SIGCHLD, SIGPIPE and SIGXFSZ are as a program, or a Python function, expects them, whatever is ignored here.
     With SIGCHLD ignored children leave neither zombie nor status: see `children_are_reaped_unseen`. Errors as of `handle`.
     """
     with _installed(signals, lambda number: python.signal(number, python.SIG_IGN)):

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from kinfolk.errors import Unsupported, from_os_error
-from kinfolk.signals.table import Like, name_of, numbers_of
+from kinfolk.signal_table import Like, name_of, numbers_of
 
 
 class _Holds(threading.local):

@@ -24,11 +24,11 @@ from typing import Self
 from kinfolk import _native
 from kinfolk.deadlines import Deadline
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import Unsupported, from_os_error
+from kinfolk.errors import Timeout, Unsupported, from_os_error
 from kinfolk.interest import Interest, Steps
+from kinfolk.signal_table import Like, name_of, numbers_of
 from kinfolk.signals.arrived import RECORD_SIZE, Arrived
 from kinfolk.signals.mask import Hold, refuse_other_takers
-from kinfolk.signals.table import Like, name_of, numbers_of
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
 
@@ -69,15 +69,27 @@ class Stream:
 
     def recv(self, *, timeout: float | None = None) -> Arrived:
         """The next signal, waiting up to ``timeout`` seconds for it. Raises Timeout, Closed."""
-        return run(self._take(), self._turn, Deadline(timeout), self._what)
+        limit = Deadline(timeout)
+        try:
+            return run(self._take(), self._turn, limit, self._names)
+        except Timeout:
+            raise self._late(limit) from None
 
     async def arecv(self, *, timeout: float | None = None) -> Arrived:
         """`recv`, on asyncio. A cancelled one has taken nothing."""
-        return await arun(self._take(), self._turn, Deadline(timeout), self._what)
+        limit = Deadline(timeout)
+        try:
+            return await arun(self._take(), self._turn, limit, self._names)
+        except Timeout:
+            raise self._late(limit) from None
 
-    @property
-    def _what(self) -> str:
-        return f"{self._names}: wait"
+    def _late(self, limit: Deadline) -> Timeout:
+        return Timeout(
+            "no signal came",
+            subject=self._names,
+            why=f"not within {limit.timeout:g} s",
+            remedy=f"wait longer, or see that it is sent to process {os.getpid()}",
+        )
 
     def _take(self) -> Steps[Arrived]:
         while True:
@@ -165,8 +177,8 @@ def stream(signals: Like | Iterable[Like]) -> Stream:
     return Stream(numbers_of(signals))
 
 
-def wait(signals: Like | Iterable[Like], *, timeout: float | None = None) -> Arrived:
-    """The first of some signals to come, waiting up to ``timeout`` seconds. Raises Timeout, and what `stream` raises.
+def wait(signals: Like | Iterable[Like], timeout: float | None = None) -> Arrived:
+    """The first of some signals to come (several in a list), waiting up to ``timeout`` seconds. Raises Timeout, and what `stream` raises.
 
     They are blocked during the call. To wait again and again use a `stream`, or enter `blocked` around it all: between two
     calls a signal does what it does otherwise.
@@ -175,7 +187,7 @@ def wait(signals: Like | Iterable[Like], *, timeout: float | None = None) -> Arr
         return arriving.recv(timeout=timeout)
 
 
-async def await_(signals: Like | Iterable[Like], *, timeout: float | None = None) -> Arrived:
+async def await_(signals: Like | Iterable[Like], timeout: float | None = None) -> Arrived:
     """`wait`, on asyncio; the signals are blocked in the loop's thread meanwhile. A cancelled one has taken nothing."""
     with stream(signals) as arriving:
         return await arriving.arecv(timeout=timeout)

@@ -36,7 +36,7 @@ from kinfolk.errors import (
 from kinfolk.identity import Identity, is_dead, open_pidfd, start_time
 from kinfolk.interest import Steps
 from kinfolk.rendezvous import NotYet, retry
-from kinfolk.signals.table import Like, entry_of
+from kinfolk.signal_table import Like, entry_of
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import kinfolk as kin
-from kinfolk.signals.table import numbers_of
+from kinfolk.signal_table import numbers_of, shown
 
 ALL = kin.signals.table()
 
@@ -36,6 +36,10 @@ def test_every_form_of_a_signal_is_the_same_number(entry: kin.signals.Entry) -> 
     for typed in (number, str(number), entry.name, short, short.lower(), f" {entry.name.lower()} "):
         assert kin.signals.number_of(typed) == number
         assert kin.signals.entry_of(typed) is entry
+
+
+def test_messages_have_a_word_for_every_number() -> None:
+    assert [shown(number) for number in (None, 9, 33)] == ["no signal", "SIGKILL", "signal 33"]
 
 
 @pytest.mark.parametrize(

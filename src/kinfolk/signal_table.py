@@ -5,6 +5,7 @@ Rules:
 2. Numbers differ between architectures, names do not: the table is written by name. It has no entry for 32 and 33, which the C
    library keeps for itself.
 3. Real-time signals are SIGRTMIN+n, the last one SIGRTMAX. Nobody but programs gives them a meaning.
+4. This is the one place that knows. Whatever takes a signal from a user takes it as people write it (`Like`), by `number_of`.
 
 signal(7) is the source for the default actions.
 """
@@ -88,12 +89,13 @@ def _entries() -> dict[int, Entry]:
             entries[int(number)] = Entry(number, name, action, number not in _UNREFUSABLE, meaning)
     for plain in range(python.SIGRTMIN, python.SIGRTMAX + 1):
         entries[plain] = Entry(
-            _as_member(plain), _real_time_name(plain), "terminate", True, "a program's own, queued"
+            as_member(plain), _real_time_name(plain), "terminate", True, "a program's own, queued"
         )
     return dict(sorted(entries.items()))
 
 
-def _as_member(number: int) -> int:
+def as_member(number: int) -> int:
+    """A signal as a member of `signal.Signals`, where Python has one; else the number."""
     try:
         return python.Signals(number)
     except ValueError:  # a real-time one in the middle
@@ -141,6 +143,13 @@ def number_of(signal: Like) -> int:
 def name_of(signal: Like) -> str:
     """SIGTERM, SIGRTMIN+3. Raises InvalidValue when there is no such signal."""
     return entry_of(signal).name
+
+
+def shown(number: int | None) -> str:
+    """For messages: its name, also of what is no signal, such as 33, which a process may die of all the same."""
+    if number is None:
+        return "no signal"
+    return _TABLE[number].name if number in _TABLE else f"signal {number}"
 
 
 def numbers_of(signals: Like | Iterable[Like]) -> frozenset[int]:

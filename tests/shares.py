@@ -1,0 +1,157 @@
+"""`make test`: the whole suite, shared out between as many runs of pytest as there are processors to use.
+
+    python -m tests.shares        run them, show what each says, and add up
+
+Theory of operation: every run collects everything, and takes the next test module that nobody has taken yet; the file that
+stands for it is made with O_EXCL. So the runs end at about the same time, and none knows of the others. A run looks
+for what it has itself left behind (KINFOLK_TEST_OWN_LEAKS); what belongs to nobody in particular, such as queues and
+segments, is compared here, before the first run and after the last.
+
+Rules:
+1. A module is run by one run, whole and in order.
+2. A module of `ALONE` is run at the end, when the others are over: it looks at the whole machine.
+3. The first run speaks as it goes; what the others say is shown after it, whole.
+4. The last line is the sum, in pytest's words; the exit code is that of the first run that failed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests import leak_check
+
+#: A directory, in which the runs take modules and leave their sums.
+VARIABLE = "KINFOLK_TEST_SHARES"
+
+#: More would disturb each other: many tests have several processes of their own.
+MOST = 2
+
+ALONE = ("test_leak_check.py",)
+
+#: The file in the directory that says that now is their time.
+_ALONE = "alone"
+
+_NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
+
+
+# ── in a run ─────────────────────────────────────────────────────────────────────────────────
+
+
+def take_directory() -> Path | None:
+    """Where the runs of this suite take their shares; None when this run does it all.
+
+    What a test starts is no part of this, so it does not inherit the variable.
+    """
+    path = os.environ.pop(VARIABLE, None)
+    return Path(path) if path else None
+
+
+def run_share(session: pytest.Session, taken: Path) -> None:
+    """The loop of a run, over the modules that it can take."""
+    items = _taken(session.items, taken)
+    item = next(items, None)
+    while item is not None:
+        following = next(items, None)  # None: whatever is shared is torn down after this one
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+
+
+def _taken(items: Sequence[pytest.Item], taken: Path) -> Iterator[pytest.Item]:
+    alone = (taken / _ALONE).exists()
+    for module, group in itertools.groupby(items, key=lambda item: item.path):
+        if module.name in ALONE and not alone:
+            continue
+        try:
+            (taken / str(module).replace("/", "|")).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield from group
+
+
+def leave_sums(stats: dict[str, list[object]], taken: Path) -> None:
+    """What pytest counted, for the sum."""
+    sums = {kind: len(reports) for kind, reports in stats.items() if kind}
+    (taken / f"sums-{os.getpid()}.json").write_text(json.dumps(sums))
+
+
+# ── around them ──────────────────────────────────────────────────────────────────────────────
+
+
+def main() -> int:
+    """Run the whole suite; the exit code."""
+    begin = time.monotonic()
+    before = leak_check.take_snapshot(leak_check.OF_THE_MACHINE)
+    with tempfile.TemporaryDirectory(prefix="kinfolk-shares-") as place:
+        codes = _run_all(Path(place))
+        sums: Counter[str] = Counter()
+        for file in Path(place).glob("sums-*.json"):
+            sums.update(json.loads(file.read_text()))
+    leak_check.remove_empty_runtime_directories()
+    left = leak_check.settled(lambda: leak_check.take_snapshot(leak_check.OF_THE_MACHINE) - before)
+    for kind, what in sorted(left):
+        print(f"The tests left behind what they should have removed: {kind}: {what}")
+    # Every run counts what none of them runs, and what nobody has taken ends without a test.
+    sums["deselected"] //= max(1, len(codes))
+    if all(code == _NO_TESTS for code in codes):
+        return _NO_TESTS
+    code = next((code for code in codes if code not in (0, _NO_TESTS)), 1 if left else 0)
+    _print_sum(sums + Counter(error=len(left)), time.monotonic() - begin)
+    return code
+
+
+def _run_all(place: Path) -> list[int]:
+    count = min(MOST, len(os.sched_getaffinity(0)))
+    print(f"{count} runs, each of what no other has taken; this is the first", flush=True)
+    codes = _run_at_once(place, count)
+    (place / _ALONE).touch()
+    print("\nWhat has to be alone:", flush=True)
+    return codes + _run_at_once(place, 1)
+
+
+def _run_at_once(place: Path, count: int) -> list[int]:
+    command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
+    env = {**os.environ, VARIABLE: str(place), "KINFOLK_TEST_OWN_LEAKS": "1"}
+    outputs = [(place / f"output-{number}").open("w+") for number in range(1, count)]
+    runs = [subprocess.Popen(command, env=env)]
+    runs += [
+        subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
+        for output in outputs
+    ]
+    try:
+        codes = [run.wait() for run in runs]
+    except KeyboardInterrupt:  # they got it too
+        codes = [run.wait() for run in runs]
+    for number, output in enumerate(outputs, 2):
+        output.seek(0)
+        print(f"\nRun {number} said:")
+        sys.stdout.writelines(output)
+        output.close()
+    return codes
+
+
+def _print_sum(sums: Counter[str], seconds: float) -> None:
+    words = {"error": "errors"}
+    order = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warnings", "error")
+    parts = [f"{sums[kind]} {words.get(kind, kind)}" for kind in order if sums[kind]]
+    minutes = f"{int(seconds // 60)}:{int(seconds % 60):02}"
+    line = f" {', '.join(parts)} in {seconds:.2f}s (0:0{minutes}) "
+    print(f"\n{line:=^100}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,6 +16,7 @@
 #include <sched.h>
 
 #include "futex.h"
+#include "spin.h"
 
 enum {
     MOST_SPINS = 100,
@@ -32,16 +33,6 @@ struct wait {
     bool starves; /* has left its TID in `starving` */
     bool old;     /* has slept, or given way, already */
 };
-
-static void
-relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("isb");
-#endif
-}
 
 static bool
 several_cpus(void)
@@ -161,7 +152,7 @@ step_owned(struct wait *wait, uint64_t word, unsigned flags)
         return EBUSY;
     if (wait->spins < wait->most_spins) {
         wait->spins++;
-        relax();
+        kin_relax();
         return AGAIN;
     }
     if (flags & KIN_MUTEX_AWAKE)

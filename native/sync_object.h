@@ -15,6 +15,7 @@ enum kin_kind {
     KIN_CONDITION = 2,
     KIN_EVENT = 3,
     KIN_SEMAPHORE = 4,
+    KIN_RING = 5,
 };
 
 enum { KIN_OBJECT_VERSION = 1, KIN_OBJECT_ALIGNMENT = 64 };

@@ -1,0 +1,231 @@
+/* The ring: opening it, and one operation on it. ring_layout.h draws it; docs/design/ring.md says why it is so.
+ *
+ *     senders    enter ── put ──> bytes ── leave: position ─────────> next ── take ── leave    receivers
+ *                  ▲                                                                    │
+ *                  └────────────────────────────── position: the room is free ──────────┘
+ *
+ * Rules:
+ * 1. Those who send have a lock among themselves, and so have those who receive. A sender and a receiver meet in two
+ *    words alone, so one of each never waits for the other unless the ring is full or empty.
+ * 2. A message is sent when `position` of the senders says so: one store, after its bytes. It is taken when that of the
+ *    receivers does. Whoever is killed before has done nothing, and leaves only a lock, which the kernel releases: what
+ *    he had written is written over.
+ * 3. Several messages may be committed at once, by the same store.
+ * 4. Whoever commits has the futex of the other side *pending* from before the store until he has woken who sleeps there:
+ *    killed in between, the kernel wakes one (robust.h, ring_wait.c).
+ * 5. What others wrote is not believed. The shape is checked and copied when it is opened. Positions and lengths are read
+ *    once, and checked against it before they are used.
+ */
+
+#include "ring.h"
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "ring_bell.h"
+
+/* ------------------------------------------------------------------------------------- opening */
+
+static bool
+may_be(uint64_t capacity)
+{
+    return capacity >= KIN_RING_SMALLEST && capacity <= KIN_RING_LARGEST &&
+           (capacity & (capacity - 1)) == 0;
+}
+
+uint64_t
+kin_ring_room(uint64_t capacity)
+{
+    return may_be(capacity) ? KIN_RING_BYTES_AT + capacity : 0;
+}
+
+uint64_t
+kin_ring_most(const struct kin_ring *ring)
+{
+    return kin_ring_threshold(ring) - KIN_RING_FRAME;
+}
+
+static void
+format(struct kin_object *object, void *argument)
+{
+    struct kin_ring_memory *memory = (struct kin_ring_memory *)(void *)object;
+    memory->shape = (struct kin_ring_shape){
+        .layout = KIN_RING_LAYOUT,
+        .capacity = *(const uint64_t *)argument,
+    };
+}
+
+enum kin_finding
+kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_way way,
+              uint64_t capacity)
+{
+    struct kin_ring_memory *there = memory;
+    struct kin_mutex guard;
+    *ring = (struct kin_ring){.way = way};
+    if (!may_be(capacity))
+        return KIN_MISPLACED;
+    enum kin_finding found =
+        kin_object_open(&guard, memory, room, KIN_RING, sizeof *there, format, &capacity);
+    if (found != KIN_SOUND)
+        return found;
+    struct kin_ring_shape shape = there->shape;
+    if (shape.layout != KIN_RING_LAYOUT)
+        return KIN_OTHER_VERSION;
+    if (!may_be(shape.capacity))
+        return KIN_ALIEN;
+    if (shape.capacity > room - sizeof *there)
+        return KIN_MISPLACED;
+    bool sends = way == KIN_RING_SENDS;
+    ring->mine = sends ? &there->senders : &there->receivers;
+    ring->theirs = sends ? &there->receivers : &there->senders;
+    ring->bytes = (unsigned char *)memory + KIN_RING_BYTES_AT;
+    ring->capacity = shape.capacity;
+    kin_ring_forked(ring);
+    return kin_mutex_bind(&ring->lock, &ring->mine->lock);
+}
+
+int
+kin_ring_close(struct kin_ring *ring)
+{
+    return ring->mine == NULL ? 0 : kin_mutex_close(&ring->lock);
+}
+
+uint64_t
+kin_ring_depth(const struct kin_ring *ring)
+{
+    uint64_t depth = kin_ring_between(ring);
+    return depth <= ring->capacity ? depth : 0; /* one of them moved meanwhile */
+}
+
+/* --------------------------------------------------------------------------------- one operation */
+
+/* Where the others are. False: the memory was overwritten. */
+static bool
+look(struct kin_ring *ring)
+{
+    /* SYNC POINT: kin_ring_leave of the other side. What it wrote before is seen, or what it read was read. */
+    uint64_t seen = atomic_load_explicit(&ring->theirs->position, memory_order_acquire);
+    uint64_t between = ring->way == KIN_RING_SENDS ? ring->at - seen : seen - ring->at;
+    if (between > ring->capacity || seen % KIN_RING_FRAME != 0)
+        return false;
+    ring->seen = seen;
+    return true;
+}
+
+int
+kin_ring_enter(struct kin_ring *ring, unsigned flags)
+{
+    int error = kin_mutex_take(&ring->lock, NULL, flags);
+    if (error != 0 && error != EOWNERDEAD) /* rule 2: there is nothing to repair */
+        return error;
+    ring->from = ring->at = atomic_load_explicit(&ring->mine->position, memory_order_relaxed);
+    uint64_t between = ring->way == KIN_RING_SENDS ? ring->at - ring->seen : ring->seen - ring->at;
+    if (ring->at % KIN_RING_FRAME == 0 && (between <= ring->capacity || look(ring)))
+        return 0;
+    kin_ring_withdraw(ring);
+    return EBADMSG;
+}
+
+void
+kin_ring_withdraw(struct kin_ring *ring)
+{
+    kin_mutex_unlock(&ring->lock);
+}
+
+void
+kin_ring_leave(struct kin_ring *ring)
+{
+    if (ring->at != ring->from) {
+        struct kin_thread *thread = kin_thread(); /* it holds the lock, so it is one */
+        uint64_t here = kin_ring_whereabouts(ring);
+        kin_robust_begin(thread, kin_ring_bell(ring->theirs));
+        if (atomic_load_explicit(&ring->mine->whereabouts, memory_order_relaxed) != here)
+            atomic_store_explicit(&ring->mine->whereabouts, here, memory_order_relaxed);
+        /* SYNC POINT: look */
+        atomic_store_explicit(&ring->mine->position, ring->at, memory_order_release);
+        kin_ring_tell(ring);
+    }
+    kin_mutex_unlock(&ring->lock);
+}
+
+/* -------------------------------------------------------------------------------------- sending */
+
+static void
+write_around(struct kin_ring *ring, uint64_t at, const void *from, uint64_t length)
+{
+    uint64_t place = at & (ring->capacity - 1), behind = ring->capacity - place;
+    if (length <= behind) {
+        memcpy(ring->bytes + place, from, length);
+    } else {
+        memcpy(ring->bytes + place, from, behind);
+        memcpy(ring->bytes, (const char *)from + behind, length - behind);
+    }
+}
+
+static bool
+fits(const struct kin_ring *ring, uint64_t need)
+{
+    uint64_t room = ring->capacity - (ring->at - ring->seen);
+    if (room >= kin_ring_threshold(ring))
+        return true;
+    /* Not before those who sleep until there is more: else they might for ever. */
+    return room >= need && !kin_ring_has_sleepers(ring->mine);
+}
+
+int
+kin_ring_put(struct kin_ring *ring, const struct iovec *pieces, int count, uint64_t length,
+             uint8_t kind)
+{
+    if (length > kin_ring_most(ring))
+        return EMSGSIZE;
+    uint64_t need = kin_ring_framed(length);
+    if (!fits(ring, need)) {
+        if (!look(ring))
+            return EBADMSG;
+        if (!fits(ring, need))
+            return EAGAIN;
+    }
+    struct kin_ring_frame frame = {.length = (uint32_t)length, .kind = kind};
+    memcpy(ring->bytes + (ring->at & (ring->capacity - 1)), &frame, sizeof frame);
+    uint64_t at = ring->at + KIN_RING_FRAME;
+    for (int i = 0; i < count; i++) {
+        write_around(ring, at, pieces[i].iov_base, pieces[i].iov_len);
+        at += pieces[i].iov_len;
+    }
+    ring->at += need;
+    return 0;
+}
+
+/* ------------------------------------------------------------------------------------ receiving */
+
+int
+kin_ring_next(struct kin_ring *ring, struct kin_ring_frame *frame)
+{
+    if (ring->at == ring->seen && !look(ring))
+        return EBADMSG;
+    uint64_t there = ring->seen - ring->at;
+    if (there == 0)
+        return EAGAIN;
+    memcpy(frame, ring->bytes + (ring->at & (ring->capacity - 1)), sizeof *frame);
+    return kin_ring_framed(frame->length) <= there ? 0 : EBADMSG;
+}
+
+void
+kin_ring_copy(const struct kin_ring *ring, const struct kin_ring_frame *frame, void *to)
+{
+    uint64_t place = (ring->at + KIN_RING_FRAME) & (ring->capacity - 1);
+    uint64_t behind = ring->capacity - place;
+    if (frame->length <= behind) {
+        memcpy(to, ring->bytes + place, frame->length);
+    } else {
+        memcpy(to, ring->bytes + place, behind);
+        memcpy((char *)to + behind, ring->bytes, frame->length - behind);
+    }
+}
+
+void
+kin_ring_take(struct kin_ring *ring, const struct kin_ring_frame *frame)
+{
+    ring->at += kin_ring_framed(frame->length);
+}

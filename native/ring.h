@@ -1,0 +1,95 @@
+/* The ring: messages between any number of senders and receivers, in memory that they share. See ring.c. */
+
+#ifndef KIN_RING_H
+#define KIN_RING_H
+
+#include <sys/uio.h>
+
+#include "ring_layout.h"
+
+enum kin_ring_way { KIN_RING_SENDS, KIN_RING_RECEIVES };
+
+/* One end, as this process has it: its *handle*. Any thread may use it. */
+struct kin_ring {
+    struct kin_ring_side *mine, *theirs;
+    unsigned char *bytes;
+    uint64_t capacity;
+    enum kin_ring_way way;
+    struct kin_mutex lock; /* of `mine` */
+
+    /* Between `enter` and `leave`, or `withdraw`: */
+    uint64_t from; /* `mine->position` */
+    uint64_t at;   /* written, or read, up to here, and not committed */
+    uint64_t seen; /* where the others were, when it was last looked */
+
+    /* Waiting: ring_wait.c */
+    int spins;                   /* nanoseconds for which spinning has paid, lately */
+    uint32_t waits;
+    uint32_t process;            /* its id … */
+    uint32_t forks;              /* … in the process that has this count */
+    _Atomic uint32_t alarm;      /* how often `kin_ring_alarm` was called */
+    _Atomic uint32_t waiting[2]; /* threads in `kin_ring_wait`, by the alarm (odd, even) that they know of */
+};
+
+/* The bytes of memory that a ring of this capacity takes; 0 for a capacity that can't be. */
+uint64_t kin_ring_room(uint64_t capacity);
+
+/* The largest message that fits. */
+uint64_t kin_ring_most(const struct kin_ring *ring);
+
+/* Opens an end of the ring in `memory`, of which `room` bytes are there; makes it, `capacity` large, if they
+ * are zero. KIN_OTHER_KIND: its own capacity does not fit into the room. */
+enum kin_finding kin_ring_open(struct kin_ring *ring, void *memory, size_t room,
+                               enum kin_ring_way way, uint64_t capacity);
+
+/* 0 or EBUSY: a thread of this process is in it. Afterwards the memory may be unmapped. */
+int kin_ring_close(struct kin_ring *ring);
+
+/* Bytes that are sent and not received, as they were a moment ago. */
+uint64_t kin_ring_depth(const struct kin_ring *ring);
+
+/* ------------------------------------------------------------------ one operation, of any number of messages
+ *
+ *     enter ── put, put, … ──┬── leave        committed
+ *           ── next, take, …  └── withdraw     as if nothing had been
+ *
+ * Nothing in between waits. Errors, beside those of kin_mutex_lock:
+ *     EAGAIN     no room, or no message
+ *     EBUSY      `flags` say KIN_MUTEX_AWAKE, and somebody else is in there
+ *     EMSGSIZE   it will never fit
+ *     EBADMSG    the memory was overwritten, by what is no ring
+ */
+
+int kin_ring_enter(struct kin_ring *ring, unsigned flags);
+void kin_ring_leave(struct kin_ring *ring);
+void kin_ring_withdraw(struct kin_ring *ring);
+
+/* Adds a message, of pieces that are `length` bytes together. */
+int kin_ring_put(struct kin_ring *ring, const struct iovec *pieces, int count, uint64_t length,
+                 uint8_t kind);
+
+/* Looks at the next message. */
+int kin_ring_next(struct kin_ring *ring, struct kin_ring_frame *frame);
+
+/* Copies its bytes out, which `next` said are `frame->length`. */
+void kin_ring_copy(const struct kin_ring *ring, const struct kin_ring_frame *frame, void *to);
+
+/* Goes on behind it. */
+void kin_ring_take(struct kin_ring *ring, const struct kin_ring_frame *frame);
+
+/* -------------------------------------------------------------------------------------------- waiting */
+
+/* Looks for a moment, as long as that has paid lately: true when there is room for `need` bytes, or a message. */
+bool kin_ring_spin(struct kin_ring *ring, uint64_t need);
+
+/* Sleeps until there is a message, or a quarter of the room. `alarm`: what `ring->alarm` was when the caller
+ * last looked for what else may end its waiting. 0; ECANCELED: another alarm; ETIMEDOUT; EINTR; as enter. */
+int kin_ring_wait(struct kin_ring *ring, uint32_t alarm, const struct timespec *deadline);
+
+/* Has everybody who waits by this handle return, or see another alarm. By one thread at a time. */
+void kin_ring_alarm(struct kin_ring *ring);
+
+/* The handle came by a fork: nobody waits here. Before its first use in this process, by one thread. */
+void kin_ring_forked(struct kin_ring *ring);
+
+#endif

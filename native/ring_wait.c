@@ -1,0 +1,187 @@
+/* Waiting for a ring: a short spin, then sleep; and how no wake-up is lost.
+ *
+ *     who waits                                            who commits, for the other side
+ *       asleep |= WAITERS                                    position = …
+ *       ──────────────── each sees what the other did, or both do ────────────────
+ *       something there? ── yes ──> done                     asleep is 0? ── yes ──> done
+ *       futex_wait(asleep == WAITERS)                        asleep = 0, futex_wake(1)
+ *       asleep |= WAITERS      others may sleep still
+ *       something there? ── no ──> sleep again
+ *       asleep = 0, futex_wake(1)
+ *
+ * Rules, under which nobody sleeps while there is something for him, whoever is killed at whatever instruction:
+ * 1. Whoever takes WAITERS away wakes one, and has the futex pending (robust.h) from before until after: when he is killed
+ *    in between, the kernel wakes one, because nobody owns the word.
+ * 2. Whoever was woken sets WAITERS again, since others may sleep; looks; and if there is something, wakes another
+ *    *before* he goes for it. He has the futex pending until then. After that he may be killed anywhere: the other looks
+ *    too. (Afterwards would be too late: what is pending has to be the lock while that is taken.)
+ *    Mostly there is no other: then that call has found out that nobody sleeps, and WAITERS stays away.
+ * 3. Whoever leaves by himself (time is up, a signal) does the same, there being something or not: so WAITERS is not left
+ *    behind without need.
+ * 4. All who sleep on one futex sleep for the same: a message, or a quarter of the room. Senders that each waited for as
+ *    much as they need could wake one another in vain, for ever. It also makes them sleep seldom, and long.
+ * 5. What concerns this process alone (a close, a hang-up, a death) is an `alarm`: a count beside the futex, and knocking until
+ *    everybody who knew only the count before has left. The word alone could be taken away and be set again, by
+ *    somebody else, before who looked at it sleeps.
+ * 6. Spinning is for the case that the other side runs on another CPU just now. It adapts to how long that took lately, and
+ *    now and then tries longer: two that sleep because each spins too shortly for the other would never notice. There is
+ *    none on the CPU where the other side was last, which one CPU always is, with the other side in this process (it may
+ *    want the GIL), or when it sleeps.
+ */
+
+#include <errno.h>
+#include <limits.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include "futex.h"
+#include "ring_bell.h"
+#include "spin.h"
+
+/* Nanoseconds of spinning. The longest is what it takes two that sleep to wake each other. */
+enum { SHORTEST = 1000, LONGEST = 50000 };
+
+enum {
+    TRIES_LONGER = 16, /* one wait in so many */
+    LOOKS = 32,        /* between two looks at the clock */
+};
+
+uint64_t
+kin_ring_whereabouts(const struct kin_ring *ring)
+{
+    return (uint64_t)ring->process << 32 | (uint32_t)sched_getcpu();
+}
+
+/* ------------------------------------------------------------------------------------- spinning */
+
+static bool
+is_there(const struct kin_ring *ring, uint64_t need)
+{
+    uint64_t between = kin_ring_between(ring);
+    return ring->way == KIN_RING_SENDS ? ring->capacity - between >= need : between != 0;
+}
+
+/* Whether the other side may be at it just now. */
+static bool
+is_at_work(const struct kin_ring *ring)
+{
+    uint64_t there = atomic_load_explicit(&ring->theirs->whereabouts, memory_order_relaxed);
+    return there != 0 && there >> 32 != ring->process && (uint32_t)there != (uint32_t)sched_getcpu() &&
+           !kin_ring_has_sleepers(ring->theirs);
+}
+
+bool
+kin_ring_spin(struct kin_ring *ring, uint64_t need)
+{
+    if (!is_at_work(ring))
+        return false;
+    int usual = __atomic_load_n(&ring->spins, __ATOMIC_RELAXED), longest = 2 * usual + SHORTEST;
+    uint32_t waits = __atomic_fetch_add(&ring->waits, 1, __ATOMIC_RELAXED);
+    if (longest > LONGEST || waits % TRIES_LONGER == 0)
+        longest = LONGEST;
+    uint64_t begin = 0;
+    for (int took = 0; took < longest;) {
+        for (int i = 0; i < LOOKS; i++) {
+            if (is_there(ring, need)) {
+                __atomic_store_n(&ring->spins, usual + (took - usual) / 8, __ATOMIC_RELAXED);
+                return true;
+            }
+            kin_relax();
+        }
+        uint64_t now = kin_now();
+        begin = begin == 0 ? now : begin;
+        took = (int)(now - begin);
+    }
+    __atomic_store_n(&ring->spins, usual - usual / 4, __ATOMIC_RELAXED);
+    return false;
+}
+
+/* ------------------------------------------------------------------------------------- sleeping */
+
+void
+kin_ring_wake(struct kin_ring_side *side)
+{
+    if (atomic_exchange_explicit(&side->asleep, 0, memory_order_seq_cst) != 0)
+        kin_futex_wake(&side->asleep, 1);
+}
+
+static void
+announce(struct kin_ring_side *side)
+{
+    atomic_fetch_or_explicit(&side->asleep, FUTEX_WAITERS, memory_order_seq_cst);
+    /* SYNC POINT: kin_ring_tell */
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+static bool
+is_alarmed(struct kin_ring *ring, uint32_t alarm)
+{
+    return atomic_load_explicit(&ring->alarm, memory_order_seq_cst) != alarm;
+}
+
+/* The futex is pending. */
+static int
+sleep_until_there(struct kin_ring *ring, uint32_t alarm, const struct timespec *deadline)
+{
+    struct kin_ring_side *mine = ring->mine;
+    const uint64_t enough = kin_ring_threshold(ring);
+    announce(mine);
+    if (is_there(ring, enough))
+        return 0;
+    for (;;) {
+        if (is_alarmed(ring, alarm))
+            return 0;
+        int error = kin_futex_sleep(&mine->asleep, FUTEX_WAITERS, deadline);
+        announce(mine);
+        if (error != 0 || is_there(ring, enough)) {
+            kin_ring_wake(mine);
+            return error;
+        }
+    }
+}
+
+int
+kin_ring_wait(struct kin_ring *ring, uint32_t alarm, const struct timespec *deadline)
+{
+    struct kin_thread *thread = kin_thread();
+    if (thread == NULL)
+        return ENOTSUP;
+    /* SYNC POINT: kin_ring_alarm. Either it waits for this one, or is seen below. */
+    _Atomic uint32_t *count = &ring->waiting[alarm & 1];
+    atomic_fetch_add_explicit(count, 1, memory_order_seq_cst);
+    int error = 0;
+    if (!is_alarmed(ring, alarm)) {
+        kin_robust_begin(thread, kin_ring_bell(ring->mine));
+        error = sleep_until_there(ring, alarm, deadline);
+        kin_robust_end(thread);
+    }
+    if (error == 0 && is_alarmed(ring, alarm))
+        error = ECANCELED;
+    atomic_fetch_sub_explicit(count, 1, memory_order_seq_cst);
+    return error;
+}
+
+void
+kin_ring_alarm(struct kin_ring *ring)
+{
+    uint32_t before = atomic_fetch_add_explicit(&ring->alarm, 1, memory_order_seq_cst);
+    struct kin_thread *thread = kin_thread();
+    if (thread == NULL)
+        return; /* nor could any thread of ours have waited */
+    kin_robust_begin(thread, kin_ring_bell(ring->mine));
+    while (atomic_load_explicit(&ring->waiting[before & 1], memory_order_seq_cst) != 0) {
+        atomic_exchange_explicit(&ring->mine->asleep, 0, memory_order_seq_cst);
+        kin_futex_wake(&ring->mine->asleep, INT_MAX);
+        sched_yield();
+    }
+    kin_robust_end(thread);
+}
+
+void
+kin_ring_forked(struct kin_ring *ring)
+{
+    ring->process = (uint32_t)getpid();
+    ring->forks = kin_robust_forks();
+    atomic_store_explicit(&ring->waiting[0], 0, memory_order_relaxed);
+    atomic_store_explicit(&ring->waiting[1], 0, memory_order_relaxed);
+}

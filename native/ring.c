@@ -65,6 +65,8 @@ kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
     *ring = (struct kin_ring){.way = way};
     if (!may_be(capacity))
         return KIN_MISPLACED;
+    if (!kin_ring_can_wait())
+        return KIN_UNSUPPORTED;
     enum kin_finding found =
         kin_object_open(&guard, memory, room, KIN_RING, sizeof *there, format, &capacity);
     if (found != KIN_SOUND)

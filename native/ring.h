@@ -38,7 +38,7 @@ uint64_t kin_ring_room(uint64_t capacity);
 uint64_t kin_ring_most(const struct kin_ring *ring);
 
 /* Opens an end of the ring in `memory`, of which `room` bytes are there; makes it, `capacity` large, if they
- * are zero. KIN_OTHER_KIND: its own capacity does not fit into the room. */
+ * are zero. */
 enum kin_finding kin_ring_open(struct kin_ring *ring, void *memory, size_t room,
                                enum kin_ring_way way, uint64_t capacity);
 
@@ -85,6 +85,9 @@ bool kin_ring_spin(struct kin_ring *ring, uint64_t need);
 /* Sleeps until there is a message, or a quarter of the room. `alarm`: what `ring->alarm` was when the caller
  * last looked for what else may end its waiting. 0; ECANCELED: another alarm; ETIMEDOUT; EINTR; as enter. */
 int kin_ring_wait(struct kin_ring *ring, uint32_t alarm, const struct timespec *deadline);
+
+/* Whether the kernel can (Linux 5.16), and lets us. */
+bool kin_ring_can_wait(void);
 
 /* Has everybody who waits by this handle return, or see another alarm. By one thread at a time. */
 void kin_ring_alarm(struct kin_ring *ring);

@@ -1,32 +1,36 @@
 /* Waiting for a ring: a short spin, then sleep; and how no wake-up is lost.
  *
  *     who waits                                            who commits, for the other side
- *       asleep |= WAITERS                                    position = …
- *       ──────────────── each sees what the other did, or both do ────────────────
- *       something there? ── yes ──> done                     asleep is 0? ── yes ──> done
- *       futex_wait(asleep == WAITERS)                        asleep = 0, futex_wake(1)
- *       asleep |= WAITERS      others may sleep still
- *       something there? ── no ──> sleep again
- *       asleep = 0, futex_wake(1)
+ *    ┌> asleep = WAITERS                                   position = …
+ *    │  ──────────────── each sees what the other did, or both do ────────────────
+ *    │  something there? ── yes ─┐                         asleep is 0? ── yes ──> done
+ *    └─ sleep while asleep is    │                         asleep = 0, futex_wake(1)
+ *       WAITERS, and `position`  │
+ *       is what it was           ▼
+ *                              asleep = 0, futex_wake(1), and go for it
  *
- * Rules, under which nobody sleeps while there is something for him, whoever is killed at whatever instruction:
+ * Rules, under which nobody sleeps while there is something for him, whoever is killed at whatever instruction (the model in
+ * tests/native/model goes through all of them):
  * 1. Whoever takes WAITERS away wakes one, and has the futex pending (robust.h) from before until after: when he is killed
  *    in between, the kernel wakes one, because nobody owns the word.
- * 2. Whoever was woken sets WAITERS again, since others may sleep; looks; and if there is something, wakes another
+ * 2. Whoever was woken says again that others may sleep; looks; and if there is something, wakes another
  *    *before* he goes for it. He has the futex pending until then. After that he may be killed anywhere: the other looks
  *    too. (Afterwards would be too late: what is pending has to be the lock while that is taken.)
  *    Mostly there is no other: then that call has found out that nobody sleeps, and WAITERS stays away.
- * 3. Whoever leaves by himself (time is up, a signal) does the same, there being something or not: so WAITERS is not left
- *    behind without need.
- * 4. All who sleep on one futex sleep for the same: a message, or a quarter of the room. Senders that each waited for as
+ * 3. Nobody falls asleep on what he saw before a commit: the kernel compares the position too (futex_waitv(2)). WAITERS alone may
+ *    have been taken away and set again by somebody who was killed then, and whose death woke nobody, as nobody slept yet.
+ * 4. Whoever leaves by himself (time is up, a signal) wakes one too: so WAITERS is not left behind without need.
+ * 5. All who sleep on one futex sleep for the same: a message, or a quarter of the room. Senders that each waited for as
  *    much as they need could wake one another in vain, for ever. It also makes them sleep seldom, and long.
- * 5. What concerns this process alone (a close, a hang-up, a death) is an `alarm`: a count beside the futex, and knocking until
- *    everybody who knew only the count before has left. The word alone could be taken away and be set again, by
- *    somebody else, before who looked at it sleeps.
- * 6. Spinning is for the case that the other side runs on another CPU just now. It adapts to how long that took lately, and
+ * 6. What concerns this process alone (a close, a hang-up) is an `alarm`: a count beside the futex, and knocking until
+ *    everybody who knew only the count before has left.
+ * 7. Spinning is for the case that the other side runs on another CPU just now. It adapts to how long that took lately, and
  *    now and then tries longer: two that sleep because each spins too shortly for the other would never notice. There is
  *    none on the CPU where the other side was last, which one CPU always is, with the other side in this process (it may
  *    want the GIL), or when it sleeps.
+ *
+ * A position is compared by its lower half: for it to be the same again, 4 GiB have to go through while one who looked is
+ * kept from sleeping; the next commit wakes him.
  */
 
 #include <errno.h>
@@ -105,38 +109,60 @@ kin_ring_wake(struct kin_ring_side *side)
         kin_futex_wake(&side->asleep, 1);
 }
 
-static void
-announce(struct kin_ring_side *side)
-{
-    atomic_fetch_or_explicit(&side->asleep, FUTEX_WAITERS, memory_order_seq_cst);
-    /* SYNC POINT: kin_ring_tell */
-    atomic_thread_fence(memory_order_seq_cst);
-}
-
 static bool
 is_alarmed(struct kin_ring *ring, uint32_t alarm)
 {
     return atomic_load_explicit(&ring->alarm, memory_order_seq_cst) != alarm;
 }
 
+/* futex_waitv(2), of Linux 5.16; headers may be older. */
+struct compared {
+    uint64_t value;
+    uint64_t address;
+    uint32_t flags;
+    uint32_t reserved;
+};
+
+enum { FUTEX_WAITV = 449, FOUR_BYTES = 2 };
+
+bool
+kin_ring_can_wait(void)
+{
+    return syscall(FUTEX_WAITV, NULL, 0, 0, NULL, 0) < 0 && errno == EINVAL;
+}
+
+/* Sleeps while nobody has taken WAITERS away, nor moved the other side's position. As kin_futex_sleep. */
+static int
+sleep_while(struct kin_ring *ring, uint64_t seen, const struct timespec *deadline)
+{
+    struct compared both[2] = {
+        {FUTEX_WAITERS, (uintptr_t)&ring->mine->asleep, FOUR_BYTES, 0},
+        {(uint32_t)seen, (uintptr_t)&ring->theirs->position, FOUR_BYTES, 0},
+    };
+    if (syscall(FUTEX_WAITV, both, 2, 0, deadline, CLOCK_MONOTONIC) >= 0 || errno == EAGAIN)
+        return 0;
+    return errno;
+}
+
 /* The futex is pending. */
 static int
 sleep_until_there(struct kin_ring *ring, uint32_t alarm, const struct timespec *deadline)
 {
-    struct kin_ring_side *mine = ring->mine;
-    const uint64_t enough = kin_ring_threshold(ring);
-    announce(mine);
-    if (is_there(ring, enough))
-        return 0;
     for (;;) {
-        if (is_alarmed(ring, alarm))
-            return 0;
-        int error = kin_futex_sleep(&mine->asleep, FUTEX_WAITERS, deadline);
-        announce(mine);
-        if (error != 0 || is_there(ring, enough)) {
-            kin_ring_wake(mine);
-            return error;
+        atomic_exchange_explicit(&ring->mine->asleep, FUTEX_WAITERS, memory_order_seq_cst);
+        /* SYNC POINT: kin_ring_tell */
+        atomic_thread_fence(memory_order_seq_cst);
+        uint64_t seen = atomic_load_explicit(&ring->theirs->position, memory_order_relaxed);
+        int error = 0;
+        if (!is_there(ring, kin_ring_threshold(ring))) {
+            if (is_alarmed(ring, alarm))
+                return 0;
+            error = sleep_while(ring, seen, deadline);
+            if (error == 0)
+                continue;
         }
+        kin_ring_wake(ring->mine);
+        return error;
     }
 }
 

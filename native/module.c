@@ -30,6 +30,7 @@ int kin_add_keeper(PyObject *module);
 int kin_add_surroundings(PyObject *module);
 int kin_add_containment(PyObject *module);
 int kin_add_mutex(PyObject *module);
+int kin_add_ring(PyObject *module);
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
@@ -47,6 +48,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_surroundings},
     {Py_mod_exec, kin_add_containment},
     {Py_mod_exec, kin_add_mutex},
+    {Py_mod_exec, kin_add_ring},
     {0, NULL},
 };
 

@@ -6,7 +6,8 @@
  *
  *      presence FIFO  ─┐                          ┌─> wakes a kin_wait (sysv_wait.c)
  *      pidfd          ─┼─> epoll ─> the thread ───┼─> reaps a kin_child (child.c)
- *      (…)            ─┘                          └─> writes an eventfd
+ *      (…)            ─┘                          ├─> has the alarm of a kin_ring (ring_wait.c)
+ *                                                 └─> writes an eventfd
  *
  * Rules:
  * 1. A watch acts once (EPOLLONESHOT); who waits again, watches again. What is ready when the
@@ -23,8 +24,8 @@
  * 3. It handles no signals, knows no Python, allocates nothing, and sleeps unless something is
  *    ready.
  * 4. An action runs with the mutex held: when `remove` has returned, it is over. Actions wait for
- *    nobody who may wait for the watcher: kin_wait_wake is answered by a thread that left its
- *    system call, before that thread does anything else.
+ *    nobody who may wait for the watcher: kin_wait_wake and kin_ring_alarm are answered by threads
+ *    that left their system call, before they do anything else.
  */
 
 #include "watcher.h"
@@ -64,6 +65,8 @@ act(const struct kin_watcher *watcher, struct kin_watch *watch)
             ;
     if (watch->wait != NULL)
         kin_wait_wake(watch->wait);
+    if (watch->ring != NULL)
+        kin_ring_alarm(watch->ring);
     if (watch->child != NULL)
         give_back(watcher, watch);
 }

@@ -2,7 +2,7 @@
  *
  *     Watcher()
  *       .watch(fds, events, eventfd, waker)   -> Watch   eventfd: -1 for none; waker: None for none,
- *                                                        that of a SysvQueue or of a Child
+ *                                                        that of a SysvQueue, a Ring or a Child
  *       .before_fork(), .after_fork_in_parent(), .after_fork_in_child()
  *       .stop()                               ends the thread
  *     Watch
@@ -20,6 +20,7 @@
 #include <errno.h>
 
 #include "child_binding.h"
+#include "ring_binding.h"
 #include "sysv_wait_binding.h"
 #include "watcher.h"
 
@@ -172,6 +173,8 @@ watcher_watch(PyObject *object, PyObject *args)
     terms.events = events;
     if (PyCapsule_IsValid(waker, KIN_CHILD_CAPSULE)) {
         terms.child = PyCapsule_GetPointer(waker, KIN_CHILD_CAPSULE);
+    } else if (PyCapsule_IsValid(waker, KIN_RING_CAPSULE)) {
+        terms.ring = PyCapsule_GetPointer(waker, KIN_RING_CAPSULE);
     } else if (waker != Py_None) {
         terms.wait = PyCapsule_GetPointer(waker, KIN_WAIT_CAPSULE);
         if (terms.wait == NULL)

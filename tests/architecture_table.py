@@ -94,8 +94,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "contract",  # what a mechanism promises: limits, messages, transports
                 "codec framing claims credentials trust message_reader packet_format to_program",
                 "pipe_size kernel_buffers presence queue_limits packet_limits",
-                "pipe_transport queue_transport",
-                "posix_queue sysv_queue",
+                "pipe_transport queue_transport ring_memory",
+                "posix_queue sysv_queue ring_transport",
                 "pipe_sender pipe_receiver stream_reader packet_reader socket_names",  # what several mechanisms move their bytes with
                 "stream_terms packet_transport",
                 "socket_transport",

@@ -22,7 +22,7 @@ import contextlib
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Literal, NoReturn, Protocol
 
@@ -80,12 +80,13 @@ class Turnstile:
         self._on_empty: Callable[[], None] | None = on_empty
         self._torn = self._expired = self._settled = False
         self._shut = False  # closed or expired
+        # The token of who is inside, and who he is: setdefault is atomic.
+        self._inside: dict[None, tuple[object, Caller]] = {}
         self._clear()
         _turnstiles.add(self)
 
     def _clear(self) -> None:
-        # The token of who is inside, and who he is: setdefault is atomic.
-        self._inside: dict[None, tuple[object, Caller]] = {}
+        self._inside.clear()
         self._sleeper: Sleeper | None = None  # who is inside, while asleep
         self._queue: deque[Waiter] = deque()
 
@@ -93,6 +94,11 @@ class Turnstile:
         """Start anew in a forked child."""
         self._torn = self._torn or bool(self._inside)
         self._clear()
+
+    @property
+    def inside(self) -> Mapping[None, object]:
+        """Empty while nobody is inside; always the same object."""
+        return self._inside
 
     def enter(self, token: object, caller: Caller | None = None) -> bool:
         """Step in when nobody is inside or in line; ``token`` is this attempt's own. Raises Closed, ForkedCopy.

@@ -24,10 +24,12 @@ import posix_ipc
 import sysv_ipc
 
 import kinfolk as kin
+from kinfolk._native import Ring
 from kinfolk.channels import framing, packet_format
 from kinfolk.channels.address import parse
 from kinfolk.channels.codec import JSON, MSGPACK, OUT_OF_BAND, PICKLE
 from kinfolk.channels.framing import ABORT, ATOMIC_CHUNK, FIRST, LAST, MAX_CHUNK
+from kinfolk.channels.ring_memory import mapped
 from tests.conformance.link import Link
 from tests.conformance.peers import socket_of
 
@@ -43,6 +45,7 @@ FRAMING = {
     "unix-dgram": "packets",
     "mq": "footers",
     "sysv-mq": "footers",
+    "ring": "frames",
 }
 
 
@@ -93,11 +96,35 @@ def footed(body: bytes = b"", *, kind: int = 0, magic: bytes = b"kQ1") -> bytes:
     return body + bytes((kind,)) + magic
 
 
+def framed(body: bytes = b"", *, kind: int = 0) -> bytes:
+    """A message in a ring, for `RingStranger`: its kind stands in the frame's header."""
+    return bytes((kind,)) + body
+
+
+class RingStranger:
+    """Somebody who has mapped a ring's memory."""
+
+    def __init__(self, sender: Any) -> None:
+        self._ring = Ring(True)
+        memory = sender._sending._memory
+        assert self._ring.open(mapped(memory), sender.limits.capacity) == 0
+
+    def send(self, data: bytes) -> None:
+        """Wait for room, and send."""
+        while not self._ring.put(data[0], (data[1:],)):
+            self._ring.wait(None, self._ring.alarms)
+
+    def close(self) -> None:
+        """Go."""
+        self._ring.close()
+
+
 MAKERS: dict[str, Any] = {
     "packed chunks": chunk,
     "chunks": chunk,
     "packets": packet,
     "footers": footed,
+    "frames": framed,
 }
 
 
@@ -206,6 +233,7 @@ def tables(how: str) -> list[Garbage]:
         ],
         "packets": _PACKETS,
         "footers": _FOOTERS,
+        "frames": [],
     }
     make = MAKERS[how]
     whole: list[Any] = [
@@ -239,6 +267,8 @@ class Stranger:
             self._queue = posix_ipc.MessageQueue(name)
         elif scheme == "sysv-mq":
             self._queue = sysv_ipc.MessageQueue(int(name), max_message_size=8192)
+        elif scheme == "ring":
+            self._queue = RingStranger(sender)
         elif link.variant.way != "named":
             self.socket = socket_of(sender)
         else:
@@ -271,7 +301,7 @@ class Stranger:
             self.socket.close()
         elif self._fd >= 0:
             os.close(self._fd)
-        elif isinstance(self._queue, posix_ipc.MessageQueue):
+        elif isinstance(self._queue, (posix_ipc.MessageQueue, RingStranger)):
             self._queue.close()
 
     def __enter__(self) -> Stranger:

@@ -19,6 +19,7 @@ import posix_ipc
 import sysv_ipc
 
 import kinfolk as kin
+from kinfolk.channels import ring_memory
 from kinfolk.channels.address import parse
 from kinfolk.channels.mechanisms import SCHEMES, load
 from tests.conformance.mechanisms import Place, Variant
@@ -241,6 +242,10 @@ def _unix_name_exists(name: str) -> bool:
         return any(line.endswith(f" {name}\n") for line in file)
 
 
+def _ring_exists(name: str) -> bool:
+    return os.path.lexists(ring_memory.path_of(name))
+
+
 def _no_name(name: str) -> None:
     """A port is no object."""
 
@@ -250,6 +255,7 @@ _CLEANERS: dict[str, Callable[[str], None]] = {
     "sysv-mq": _remove_sysv_queue,
 }
 _EXISTS: dict[str, Callable[[str], bool | None]] = {
+    "ring": _ring_exists,
     "mq": _posix_queue_exists,
     "sysv-mq": _sysv_queue_exists,
     "unix": _unix_name_exists,

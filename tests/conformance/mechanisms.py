@@ -93,6 +93,8 @@ MAIN = {
     "sysv-mq-peers-named",
     "tcp-named",
     "tcp-listener",
+    "ring-named",
+    "ring-channel",
 }
 
 
@@ -198,6 +200,14 @@ TABLE: dict[str, list[Variant]] = {
             "caller": {"": _tcp(_SMALL)},
             "channel": {"": _bare(f"tcp:?codec=msgpack{_SMALL}")},
             "pair": {"": _bare(f"tcp:?codec=msgpack{_SMALL}")},
+        },
+    ),
+    "ring": _variants(
+        "ring",
+        {
+            "named": {"": lambda place: f"ring:{place.name()}"},
+            "channel": {"": _bare("ring:")},
+            "pair": {"": _bare("ring:")},
         },
     ),
 }

@@ -22,7 +22,7 @@ Rules for a transport:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -118,6 +118,18 @@ class _Transport(ABC):
     def peer(self) -> Peer | None:
         """Who is at the other end, where the kernel vouches for one."""
         return None
+
+    def shortcuts(self, end: object, *guards: Collection[object]) -> dict[str, Callable[..., Any]]:
+        """Methods of this end that the mechanism has a quicker way for, by their names; they mean the same.
+
+        One of them is never taken while a guard holds anything: that is somebody inside, or a message that waits to be
+        handed over. It refers to the end weakly.
+        """
+        return {}
+
+    def uncounted(self) -> tuple[int, int]:
+        """Messages and bytes that went by `shortcuts`."""
+        return 0, 0
 
     def depth(self) -> int | None:
         """Bytes (or messages, where `limits.depth` counts those) that wait in the kernel; None when unknown.

@@ -89,6 +89,13 @@ class End:
         counted = replace(self._statistics)
         for transport in transports:
             counted.dropped += getattr(transport, "dropped", 0)
+            messages, size = transport.uncounted()
+            if isinstance(transport, SendTransport):
+                counted.messages_sent += messages
+                counted.bytes_sent += size
+            else:
+                counted.messages_received += messages
+                counted.bytes_received += size
         counted.waits = sum(turn.waits for turn in self._turns())
         depth = _depth(transports[0])
         # After the look: before a descriptor is closed the end says so, and its number may have been somebody else's.

@@ -11,8 +11,8 @@ from functools import cache
 
 from kinfolk.channels.contract import Mechanism
 
-#: In the order in which people meet them. `ring` and `file` have their place here when they come.
-SCHEMES = ("pipe", "fifo", "unix", "unix-seqpacket", "unix-dgram", "tcp", "mq", "sysv-mq")
+#: In the order in which people meet them. `file` has its place here when it comes.
+SCHEMES = ("pipe", "fifo", "unix", "unix-seqpacket", "unix-dgram", "tcp", "mq", "sysv-mq", "ring")
 
 
 @cache
@@ -35,6 +35,8 @@ def load(scheme: str) -> Mechanism:
             from kinfolk.channels.mq import MECHANISM
         case "sysv-mq":
             from kinfolk.channels.sysv_mq import MECHANISM
+        case "ring":
+            from kinfolk.channels.ring import MECHANISM
         case _:
             raise KeyError(scheme)
     return MECHANISM

@@ -53,7 +53,7 @@ class Receives(End):
         held: list[Message] = []  # one at most
         readiness: list[Readiness] = []  # one at most, once somebody asked for a descriptor
         self._held, self._readiness = held, readiness
-        self._postponed: KinfolkError | None = None
+        self._postponed: list[KinfolkError] = []  # likewise
 
         # Not a method: a cycle would have the parts of a dropped end collected before the end.
         def finish() -> None:
@@ -66,6 +66,8 @@ class Receives(End):
 
         self._receive_turn = Turnstile(self._address, finish)
         self._receive_what = f"{self._address.removesuffix(':')}: receive"
+        guards = (self._receive_turn.inside, held, self._postponed)
+        vars(self).update(transport.shortcuts(self, *guards))
 
     def _receive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
         due, turn, token = deadline(timeout), self._receive_turn, object()
@@ -125,9 +127,8 @@ class Receives(End):
 
     def _next_message(self) -> Message | None:
         """What was held or postponed comes first; None when there is nothing now."""
-        if self._postponed is not None:
-            error, self._postponed = self._postponed, None
-            raise error
+        if self._postponed:
+            raise self._postponed.pop()
         if self._held:
             return self._held.pop()
         try:
@@ -168,7 +169,7 @@ class Receives(End):
         except UsageError:
             pass  # the next call will find the same, if it asks wrongly too
         except KinfolkError as error:
-            self._postponed = error  # what came before it is not lost: the next call says so
+            self._postponed.append(error)  # what came before it is not lost: the next call says so
         return objects
 
     def _check_most(self, most: int) -> None:

@@ -23,6 +23,7 @@ class Sends(End):
         self._sending = transport
         self._send_turn = Turnstile(self._address, transport.close)
         self._send_what = f"{self._address.removesuffix(':')}: send"
+        vars(self).update(transport.shortcuts(self, self._send_turn.inside))
 
     def _prepared(self, message: Message, priority: int | None) -> Message:
         size = message.size

@@ -1,0 +1,142 @@
+"""``ring:NAME`` — messages in shared memory, at the speed of memory.
+
+    ring:NAME   a ring by name; receivers make it (0600), senders wait for it
+    ring:       a new ring without a name, with `channel` and `pair`
+
+Options: capacity (bytes, rounded up to a power of two; 1 MiB), max_message, codec. Any number of processes send and receive, and
+each message goes to one of them. See `kinfolk.channels.ring_transport`, and docs/design/ring.md.
+
+Rules:
+1. It lives as long as its peers; a name that all of them left by being killed is taken over by the next receiver.
+2. All ends of a ring are of one user: whoever may write to its memory can do with the others what he likes.
+"""
+
+from __future__ import annotations
+
+import os
+
+from kinfolk.channels import ring_memory
+from kinfolk.channels.address import Address
+from kinfolk.channels.contract import Duplex, Mechanism, ReceiveTransport, SendTransport
+from kinfolk.channels.presence import Presence, presence_path
+from kinfolk.channels.ring_transport import RingReceiver, RingSender
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import AddressError
+from kinfolk.interest import Steps
+from kinfolk.rendezvous import retry
+
+_CAPACITY = 1 << 20
+_SMALLEST, _LARGEST = 1 << 12, 1 << 34
+_LONGEST_NAME = 255
+
+
+class RingMechanism(Mechanism):
+    """Rings in shared memory."""
+
+    scheme = "ring"
+    options = frozenset({"codec", "capacity", "max_message", "lifetime"})
+    remedy = "open two rings, one each way, or use unix:/path"
+
+    def completed(self, address: Address) -> Address:
+        """A ring can't outlive its peers."""
+        if address.options.lifetime == "name":
+            raise AddressError(
+                "a ring lives as long as its peers",
+                subject=str(address),
+                remedy="leave lifetime out",
+            )
+        return super().completed(address)
+
+    def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
+        """Make the ring, or join it as one of its receivers."""
+        name, capacity, subject = _name_of(address), _capacity_of(address), str(address)
+        presence = yield from Presence.join_receiver(
+            presence_path("ring", name), if_first=lambda: ring_memory.forget(name)
+        )
+        try:
+            memory = yield from retry(lambda: ring_memory.make_or_open(name, capacity, subject))
+        except BaseException:
+            presence.leave()
+            raise
+        return RingReceiver(memory, presence, name, subject, capacity, address.options.max_message)
+
+    def open_sender(self, address: Address) -> Steps[SendTransport]:
+        """Wait for a receiver, and join."""
+        name, capacity, subject = _name_of(address), _capacity_of(address), str(address)
+        presence = yield from Presence.join_sender(presence_path("ring", name))
+        try:
+            memory = yield from retry(lambda: ring_memory.open_existing(name, subject))
+        except BaseException:
+            presence.leave()
+            raise
+        return RingSender(memory, presence, name, subject, capacity, address.options.max_message)
+
+    def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
+        """Both ends: of the named ring, or of a new one without a name."""
+        if address.name:
+            receiver = yield from self.open_receiver(address)
+            try:
+                return receiver, (yield from self.open_sender(address))
+            except BaseException:
+                receiver.close()
+                raise
+        capacity, subject, most = _capacity_of(address), str(address), address.options.max_message
+        memory = ring_memory.nameless(capacity)
+        try:
+            second = Descriptor(os.dup(memory.fileno()), subject)
+            try:
+                receives, sends = Presence.anonymous()
+            except BaseException:
+                second.close()
+                raise
+        except BaseException:
+            memory.close()
+            raise
+        try:
+            receiving = RingReceiver(memory, receives, "", subject, capacity, most)
+        except BaseException:
+            second.close()
+            sends.leave()
+            raise
+        try:
+            return receiving, RingSender(second, sends, "", subject, capacity, most)
+        except BaseException:
+            receiving.close()
+            raise
+
+    def pair(self, address: Address) -> Steps[tuple[Duplex, Duplex]]:
+        """Two rings, one each way: of one, an end would receive what it sent itself."""
+        if address.name:
+            raise self._lacks("a ring goes one way only", address)
+        return super().pair(address)
+
+
+def _name_of(address: Address) -> str:
+    name = address.name
+    if not name or "/" in name or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise AddressError(
+            "this is no name of a ring",
+            subject=str(address),
+            why=f"it has between 1 and {_LONGEST_NAME} bytes, and no slash",
+            remedy="write ring:name",
+        )
+    return name
+
+
+def _capacity_of(address: Address) -> int:
+    """A power of two. Raises AddressError."""
+    options = address.options
+    wanted = _CAPACITY if options.capacity is None else options.capacity
+    if options.max_message is not None:
+        wanted = max(wanted, 4 * (options.max_message + 16))
+    if wanted > _LARGEST:
+        raise AddressError(
+            f"a ring of {wanted} bytes is too large",
+            subject=str(address),
+            why=f"the limit is {_LARGEST}",
+            remedy="ask for less capacity, or a smaller max_message",
+        )
+    return max(_SMALLEST, 1 << (wanted - 1).bit_length())
+
+
+MECHANISM: Mechanism = RingMechanism()

@@ -1,0 +1,105 @@
+"""The memory that a ring lies in: a file that all its ends map.
+
+    ring:NAME   /dev/shm/kinfolk-UID/ring-memory-NAME   as long as it has peers
+    ring:       a sealed memfd                          of those who inherit it, or get it
+
+Zeroed memory is a ring that nobody has opened yet (native/sync_object.c). So a file gets its name when it has its
+size and its space, and what a killed maker leaves is nothing, or completed by the next one.
+
+Rules:
+1. A file is 0600, ours, no symlink, or it is refused: whoever may write to it can do with its peers what he likes.
+2. Names are made and removed under the lock of the runtime directory, by the members of the ring's presence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import stat
+import sys
+
+from kinfolk import runtime_directory
+from kinfolk.channels.presence import presence_path
+from kinfolk.channels.trust import check_object
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import CorruptChannel
+from kinfolk.memfd import create
+from kinfolk.nameless_file import NamelessFile
+from kinfolk.rendezvous import NotYet
+
+#: What comes before the bytes of a ring (native/ring_layout.h).
+_HEAD = 4096
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+
+
+def path_of(name: str) -> str:
+    """Where the ring of a name lies, or would lie."""
+    return presence_path("ring-memory", name)
+
+
+def nameless(capacity: int) -> Descriptor:
+    """New memory without a name. Raises OSError."""
+    memory = Descriptor(create(), "ring")
+    try:
+        os.posix_fallocate(memory.fileno(), 0, _HEAD + capacity)
+        fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+def make_or_open(name: str, capacity: int, subject: str) -> Descriptor:
+    """The memory of a name, made if there is none. Raises UntrustedPeer, CorruptChannel, OSError; NotYet while it is locked."""
+    with runtime_directory.try_lock():
+        try:
+            return open_existing(name, subject)
+        except NotYet:
+            return _made(path_of(name), capacity, subject)
+
+
+def _made(path: str, capacity: int, subject: str) -> Descriptor:
+    file = NamelessFile(path)
+    try:
+        number = file.descriptor.fileno()
+        os.fchmod(number, 0o600)  # the umask may have taken more than it should
+        os.posix_fallocate(number, 0, _HEAD + capacity)
+        file.link()
+        return Descriptor(file.descriptor.detach(), subject)
+    finally:
+        file.close()
+
+
+def open_existing(name: str, subject: str) -> Descriptor:
+    """The memory of a name. Raises NotYet when there is none, UntrustedPeer, CorruptChannel, OSError."""
+    try:
+        # O_NONBLOCK: what was planted there may be a FIFO.
+        number = os.open(path_of(name), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotYet from None
+    memory = Descriptor(number, subject)
+    try:
+        status = os.fstat(number)
+        check_object(status.st_uid, status.st_mode, "pickle", subject, receiving=True)
+        if not stat.S_ISREG(status.st_mode) or status.st_size <= _HEAD:
+            raise CorruptChannel("this is no ring", subject=subject, remedy="remove the file")
+    except BaseException:
+        memory.close()
+        raise
+    return memory
+
+
+def forget(name: str) -> None:
+    """Remove the name. Under the lock of the runtime directory."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path_of(name))
+
+
+def mapped(memory: Descriptor) -> mmap.mmap:
+    """All of it, for reading and writing. Raises OSError."""
+    size = os.fstat(memory.fileno()).st_size
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(memory.fileno(), size, trackfd=False)
+    return mmap.mmap(memory.fileno(), size)

@@ -1,0 +1,307 @@
+"""Messages through a ring in shared memory (native/ring.c), for `ring:`.
+
+    end ── shortcuts: at once, or after a short spin ──────────> native Ring ──> shared memory
+     └──── turnstile, steps ──> RingSender, RingReceiver ─────────┘ │
+                                   └── Presence: who is there       └── sleeps on a futex
+                                           └── watcher ── hang-up ──> its alarm
+
+Rules:
+1. What is done at once does not come by here. Whoever has to sleep does, and whoever has news: that an end was closed (counted in
+   the ring) or that somebody died (an alarm). Then it is looked who is there.
+2. Before it is looked whether there is something to wait for, the hang-up is watched and the count of alarms is read: so
+   neither a hang-up nor a close gets lost between looking and sleeping.
+3. A receiver that finds the senders gone looks into the ring once more: what they sent before is received.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Collection
+from typing import Any, NoReturn
+
+from kinfolk._native import Ring, Watch
+from kinfolk.channels import ring_memory
+from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
+from kinfolk.channels.presence import Presence
+from kinfolk.descriptors import Descriptor
+from kinfolk.errors import (
+    BrokenChannel,
+    CorruptChannel,
+    EndOfChannel,
+    KinfolkError,
+    MessageTooBig,
+    Unsupported,
+)
+from kinfolk.interest import Interest, Steps
+from kinfolk.watcher import watching
+
+_SHORTCUTS = {
+    True: ("send", "send_bytes", "send_many"),
+    False: ("recv", "recv_bytes", "recv_many"),
+}
+_MOST_PIECES = 512
+
+#: kin_finding of include/kinfolk.h, as far as they are told apart here
+_SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _OTHER_BOOT, _UNSUPPORTED = 0, 3, 5, 6, 7
+
+
+class _RingEnd:
+    """What both directions do alike; also the call that blocks."""
+
+    limits: Limits
+    sends: bool
+
+    def __init__(
+        self,
+        memory: Descriptor,
+        presence: Presence,
+        name: str,
+        subject: str,
+        capacity: int,
+        most: int | None,
+    ) -> None:
+        """Take over the memory and the membership, also when it raises. ``most`` bytes in a message, if that is less than fit."""
+        self._memory, self._presence, self._name = memory, presence, name
+        self._subject, self._wanted = subject, most
+        self._native = Ring(self.sends)
+        self._watch: Watch | None = None
+        self._watched_since: tuple[int, int] | None = None
+        try:
+            found = self._native.open(ring_memory.mapped(memory), capacity)
+            if found != _SOUND:
+                raise _refusal(found, subject)
+            self.limits = _limits(self._native, most)
+            self._known = self._native.alarms
+        except BaseException:
+            self.close()
+            raise
+
+    # ── who is there ─────────────────────────────────────────────────────────────────────────
+
+    def _others_gone(self) -> bool:
+        self._watch_others()
+        self._known = self._native.alarms
+        self._native.look()
+        return self._presence.others_gone()
+
+    def _watch_others(self) -> None:
+        """Have the alarm sound when the other side has gone. It sounds once, and not in a forked copy."""
+        since = (self._native.alarms, os.getpid())
+        if since == self._watched_since:
+            return
+        if self._watch is not None:
+            self._watch.leave()
+        self._watch = watching(self._presence.fileno(), waker=self._native.waker)
+        self._watched_since = since
+
+    # ── waiting: a BlockingCall ──────────────────────────────────────────────────────────────
+
+    def block(self, milliseconds: int | None) -> bool:
+        """Sleep until it may be worth another try."""
+        self._native.wait(milliseconds, self._known)
+        return False
+
+    def wake(self) -> None:
+        """End a blocked call, in whatever thread."""
+        self._native.alarm()
+
+    # ── the rest ─────────────────────────────────────────────────────────────────────────────
+
+    def shortcuts(self, end: object, *guards: Collection[object]) -> dict[str, Callable[..., Any]]:
+        """Sending and receiving at once."""
+        self._watch_others()
+        self._native.look()
+        self._native.shorten(end, guards)
+        return {name: getattr(self._native, name) for name in _SHORTCUTS[self.sends]}
+
+    def uncounted(self) -> tuple[int, int]:
+        """What went by the shortcuts."""
+        return self._native.messages, self._native.size
+
+    def fileno(self) -> int:
+        """There is none as yet."""
+        raise Unsupported(
+            "a ring has no descriptor to wait on",
+            subject=self._subject,
+            remedy="wait in recv(), or await arecv()",
+        )
+
+    def depth(self) -> int:
+        """Bytes in the ring, with those that keep the messages apart."""
+        return self._native.depth
+
+    def unlink(self) -> None:
+        """Its last peer removes the name."""
+        raise Unsupported(
+            "a ring's name goes with its last peer",
+            subject=self._subject,
+            remedy="close it: that is all",
+        )
+
+    def close(self) -> None:
+        """Leave; the last peer removes the memory's name."""
+        if self._watch is not None:
+            self._watch.leave()
+            self._watch = None
+        self._presence.leave(self._forget)
+        try:
+            self._native.depart()
+        except OSError:
+            pass  # it was never opened
+        self._native.close()
+        self._memory.close()
+
+    def _forget(self) -> None:
+        if self._name:
+            ring_memory.forget(self._name)
+
+    def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """The same end in another process."""
+        return rebuilt, (
+            type(self),
+            Passed(self._memory.fileno()),
+            Passed(self._presence.fileno()),
+            self._presence.path,
+            self._name,
+            self._subject,
+            self._native.capacity,
+            self._wanted,
+        )
+
+    def _refused(self, error: OSError) -> NoReturn:
+        if isinstance(error, KinfolkError):
+            raise error
+        if error.errno == errno.EMSGSIZE:
+            raise MessageTooBig(
+                "it is too large for this ring",
+                subject=self._subject,
+                remedy=self.limits.too_big_remedy,
+            ) from error
+        if error.errno in {errno.EBADMSG, errno.EILSEQ}:
+            raise CorruptChannel(
+                "the memory of the ring was overwritten",
+                subject=self._subject,
+                remedy="close it on all sides, and open it anew",
+            ) from error
+        raise error
+
+
+class RingSender(_RingEnd, SendTransport):
+    """An end that sends into a ring."""
+
+    sends = True
+
+    def try_send(self, message: Message) -> bool:
+        """Send if there is room now."""
+        if self._others_gone():
+            raise BrokenChannel("every receiver has gone", subject=self._subject)
+        parts = tuple(message.parts)
+        if len(parts) > _MOST_PIECES:
+            parts = (b"".join(parts),)
+        try:
+            return self._native.put(message.kind, parts)
+        except OSError as error:
+            self._refused(error)
+
+    def send(self, message: Message) -> Steps[None]:
+        """Send. What is given up has not been sent."""
+        while not self.try_send(message):
+            yield Interest(call=self)
+
+
+class RingReceiver(_RingEnd, ReceiveTransport):
+    """An end that receives from a ring."""
+
+    sends = False
+    _ended = False
+
+    def receive(self) -> Steps[Message]:
+        """Take the next message."""
+        while (message := self.try_receive()) is None:
+            yield self.interest
+        return message
+
+    def try_receive(self) -> Message | None:
+        """Take the next message if there is one."""
+        if self._ended:
+            raise EndOfChannel("every sender has gone", subject=self._subject)
+        message = self._take()
+        if message is None and self._others_gone():
+            message = self._end()
+        if message is None:
+            message = self._take()  # it is looked after it is watched
+        if message is None:
+            self.interest = Interest(call=self)
+        return message
+
+    def _take(self) -> Message | None:
+        try:
+            taken = self._native.take()
+        except OSError as error:
+            self._refused(error)
+        return None if taken is None else Message(taken[0], (taken[1],))
+
+    def _end(self) -> Message | None:
+        """End, as every sender has gone; or the message that the last one sent between two looks."""
+        last: list[Message] = []
+
+        def found() -> bool:
+            if not self._presence.others_gone():
+                return True
+            if (message := self._take()) is not None:
+                last.append(message)
+            return bool(last)
+
+        self._ended = self._presence.end(found, self._forget)
+        if self._ended:
+            raise EndOfChannel("every sender has gone", subject=self._subject)
+        return last[0] if last else None
+
+
+def rebuilt(
+    kind: type[RingSender] | type[RingReceiver],
+    memory: int,
+    member: int,
+    path: str | None,
+    name: str,
+    subject: str,
+    capacity: int,
+    most: int | None,
+) -> RingSender | RingReceiver:
+    """An end that came from another process, or a clone."""
+    presence = Presence.passed(member, path)
+    return kind(Descriptor(memory, subject), presence, name, subject, capacity, most)
+
+
+def _limits(native: Ring, wanted: int | None) -> Limits:
+    return Limits(
+        "ring",
+        max_message=native.most if wanted is None else min(wanted, native.most),
+        capacity=native.capacity,
+        receivers="many",
+        too_big_remedy="open it with a capacity= of four times the message, rounded up to a power of two",
+        notes=(
+            "The largest message is a quarter of the capacity; senders that found it full sleep until a quarter is free.",
+            "A process that is stopped in the middle of a call holds up those who do the same.",
+            "For processes of one user, in one pid namespace.",
+        ),
+    )
+
+
+def _refusal(found: int, subject: str) -> KinfolkError:
+    match found:
+        case _ if found == _OTHER_VERSION:
+            why = "another version of kinfolk made it"
+        case _ if found == _OTHER_NAMESPACE:
+            why = "it belongs to another pid namespace, where thread ids mean something else"
+        case _ if found == _UNSUPPORTED:
+            return Unsupported(
+                "there can be no ring here",
+                subject=subject,
+                why="it takes futex_waitv(2), of Linux 5.16, and a robust list as glibc makes them",
+                remedy="use unix: or fifo:",
+            )
+        case _:
+            why = "it is no ring, or damaged"
+    return CorruptChannel("this ring can't be opened", subject=subject, why=why)

@@ -1,8 +1,76 @@
-/* What watcher_binding.c needs to know of ring_binding.c: the capsule around a kin_ring. */
+/* One end of a ring as a Python object: what the files of its type share, and the capsule for watcher_binding.c.
+ *
+ *     ring_binding.c             the type: opening, waiting, looking
+ *     ring_operation_binding.c   put and take: one message, with any number of pieces
+ *     ring_shortcuts_binding.c   send, recv and the like, at once
+ *
+ * Rule: the lock of the ring is held without a look at Python's objects, apart from a new bytes object, and never waited for
+ * with the GIL: its holder may be a thread of this process.
+ */
 
 #ifndef KIN_RING_BINDING_H
 #define KIN_RING_BINDING_H
 
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "placed_binding.h"
+#include "ring.h"
+
 #define KIN_RING_CAPSULE "kinfolk._native.kin_ring"
+
+enum {
+    KIN_RING_GUARDS = 3,
+    KIN_RING_PIECES = 512,
+    KIN_RING_LONG = 64 * 1024, /* bytes that are copied without the GIL */
+};
+
+/* What outlives the object while a thread or the robust list may look at it. */
+struct kin_opened_ring {
+    struct kin_ring ring;
+    struct kin_placed placed;
+    int references; /* the object, and capsules */
+    int inside;     /* threads in it without the GIL; a forked child has none of them */
+};
+
+struct kin_ring_object {
+    PyObject_HEAD
+    struct kin_opened_ring *opened; /* NULL: closed */
+    bool sends;
+    uint32_t departures, alarms; /* as they were when it was looked who is there */
+    unsigned long long messages, size; /* that went through shortcuts */
+    PyObject *end;                     /* a weak reference; NULL: not shortened */
+    PyObject *guards[KIN_RING_GUARDS];
+};
+
+/* Raises what an errno means. */
+PyObject *kin_ring_fail(int error);
+
+/* The ring of an open end, that of this process; NULL with an exception set. */
+struct kin_ring *kin_ring_of(struct kin_ring_object *self);
+
+/* After `inside` went up, and the GIL is back. */
+void kin_ring_come_out(struct kin_opened_ring *opened);
+
+/* Between enter and leave, which they do too. 0 or an errno. */
+int kin_ring_put_and_leave(struct kin_ring *ring, const struct iovec *pieces, int count,
+                           uint64_t length, uint8_t kind);
+int kin_ring_copy_and_leave(struct kin_ring *ring, const struct kin_ring_frame *frame, void *to);
+
+/* Of ring_operation_binding.c. */
+PyObject *kin_ring_py_put(PyObject *self, PyObject *args);
+PyObject *kin_ring_py_take(PyObject *self, PyObject *unused);
+
+/* Of ring_shortcuts_binding.c. */
+#define KIN_RING_SHORTCUT(name)                                                                 \
+    PyObject *kin_ring_py_##name(PyObject *self, PyObject *const *arguments, Py_ssize_t count,  \
+                                 PyObject *names)
+KIN_RING_SHORTCUT(send_bytes);
+KIN_RING_SHORTCUT(send);
+KIN_RING_SHORTCUT(send_many);
+KIN_RING_SHORTCUT(recv_bytes);
+KIN_RING_SHORTCUT(recv);
+KIN_RING_SHORTCUT(recv_many);
+PyObject *kin_ring_py_shorten(PyObject *self, PyObject *args);
 
 #endif

@@ -3,7 +3,7 @@
     ring:NAME   a ring by name; receivers make it (0600), senders wait for it
     ring:       a new ring without a name, with `channel` and `pair`
 
-Options: capacity (bytes, rounded up to a power of two; 1 MiB), max_message, codec. Any number of processes send and receive, and
+Options: capacity (bytes, rounded up to a power of two; 1 MiB), max_message, codec, framing. Any number of processes send and receive, and
 each message goes to one of them. See `kinfolk.channels.ring_transport`, and docs/design/ring.md.
 
 Rules:
@@ -21,7 +21,7 @@ from kinfolk.channels.contract import Duplex, Mechanism, ReceiveTransport, SendT
 from kinfolk.channels.presence import Presence, presence_path
 from kinfolk.channels.ring_transport import RingReceiver, RingSender
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import AddressError
+from kinfolk.errors import AddressError, UntrustedPeer
 from kinfolk.interest import Steps
 from kinfolk.rendezvous import retry
 
@@ -34,7 +34,7 @@ class RingMechanism(Mechanism):
     """Rings in shared memory."""
 
     scheme = "ring"
-    options = frozenset({"codec", "capacity", "max_message", "lifetime"})
+    options = frozenset({"codec", "framing", "capacity", "max_message", "lifetime", "mode"})
     remedy = "open two rings, one each way, or use unix:/path"
 
     def completed(self, address: Address) -> Address:
@@ -44,6 +44,13 @@ class RingMechanism(Mechanism):
                 "a ring lives as long as its peers",
                 subject=str(address),
                 remedy="leave lifetime out",
+            )
+        if (address.options.mode or 0o600) & 0o077:
+            raise UntrustedPeer(
+                "a ring is for processes of one user",
+                subject=str(address),
+                why="whoever may write to its memory can do with its peers what he likes",
+                remedy="leave mode out, or use unix: or fifo: with codec=msgpack between users",
             )
         return super().completed(address)
 
@@ -58,7 +65,7 @@ class RingMechanism(Mechanism):
         except BaseException:
             presence.leave()
             raise
-        return RingReceiver(memory, presence, name, subject, capacity, address.options.max_message)
+        return RingReceiver(memory, presence, name, subject, capacity, *_terms_of(address))
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver, and join."""
@@ -69,7 +76,7 @@ class RingMechanism(Mechanism):
         except BaseException:
             presence.leave()
             raise
-        return RingSender(memory, presence, name, subject, capacity, address.options.max_message)
+        return RingSender(memory, presence, name, subject, capacity, *_terms_of(address))
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
         """Both ends: of the named ring, or of a new one without a name."""
@@ -80,7 +87,7 @@ class RingMechanism(Mechanism):
             except BaseException:
                 receiver.close()
                 raise
-        capacity, subject, most = _capacity_of(address), str(address), address.options.max_message
+        capacity, subject, terms = _capacity_of(address), str(address), _terms_of(address)
         memory = ring_memory.nameless(capacity)
         try:
             second = Descriptor(os.dup(memory.fileno()), subject)
@@ -93,13 +100,13 @@ class RingMechanism(Mechanism):
             memory.close()
             raise
         try:
-            receiving = RingReceiver(memory, receives, "", subject, capacity, most)
+            receiving = RingReceiver(memory, receives, "", subject, capacity, *terms)
         except BaseException:
             second.close()
             sends.leave()
             raise
         try:
-            return receiving, RingSender(second, sends, "", subject, capacity, most)
+            return receiving, RingSender(second, sends, "", subject, capacity, *terms)
         except BaseException:
             receiving.close()
             raise
@@ -121,6 +128,10 @@ def _name_of(address: Address) -> str:
             remedy="write ring:name",
         )
     return name
+
+
+def _terms_of(address: Address) -> tuple[int | None, bool]:
+    return address.options.max_message, address.options.framing == "raw"
 
 
 def _capacity_of(address: Address) -> int:

@@ -6,8 +6,8 @@
                                            └── watcher ── hang-up ──> its alarm
 
 Rules:
-1. What is done at once does not come by here. Whoever has to sleep does, and whoever has news: that an end was closed (counted in
-   the ring) or that somebody died (an alarm). Then it is looked who is there.
+1. What is done at once does not come by here. Whoever has to sleep does; and whoever sends for the first time, or has news: that
+   an end was closed (counted in the ring) or that somebody died (an alarm). Then it is looked who is there.
 2. Before it is looked whether there is something to wait for, the hang-up is watched and the count of alarms is read: so
    neither a hang-up nor a close gets lost between looking and sleeping.
 3. A receiver that finds the senders gone looks into the ring once more: what they sent before is received.
@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 from kinfolk._native import Ring, Watch
 from kinfolk.channels import ring_memory
+from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.descriptors import Descriptor
@@ -30,6 +31,7 @@ from kinfolk.errors import (
     CorruptChannel,
     EndOfChannel,
     KinfolkError,
+    LimitReached,
     MessageTooBig,
     Unsupported,
 )
@@ -43,7 +45,7 @@ _SHORTCUTS = {
 _MOST_PIECES = 512
 
 #: kin_finding of include/kinfolk.h, as far as they are told apart here
-_SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _OTHER_BOOT, _UNSUPPORTED = 0, 3, 5, 6, 7
+_SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 3, 5, 7, 9
 
 
 class _RingEnd:
@@ -60,6 +62,7 @@ class _RingEnd:
         subject: str,
         capacity: int,
         most: int | None,
+        raw: bool,
     ) -> None:
         """Take over the memory and the membership, also when it raises. ``most`` bytes in a message, if that is less than fit."""
         self._memory, self._presence, self._name = memory, presence, name
@@ -67,11 +70,13 @@ class _RingEnd:
         self._native = Ring(self.sends)
         self._watch: Watch | None = None
         self._watched_since: tuple[int, int] | None = None
+        self._unwatched: OSError | KinfolkError | None = None
         try:
             found = self._native.open(ring_memory.mapped(memory), capacity)
             if found != _SOUND:
                 raise _refusal(found, subject)
             self.limits = _limits(self._native, most)
+            self._raw = raw
             self._known = self._native.alarms
         except BaseException:
             self.close()
@@ -80,9 +85,16 @@ class _RingEnd:
     # ── who is there ─────────────────────────────────────────────────────────────────────────
 
     def _others_gone(self) -> bool:
-        self._watch_others()
+        try:
+            self._watch_others()
+            self._unwatched = None
+            self._native.look()
+        except (
+            OSError,
+            KinfolkError,
+        ) as error:  # then each call looks who is there, and none sleeps
+            self._unwatched = error
         self._known = self._native.alarms
-        self._native.look()
         return self._presence.others_gone()
 
     def _watch_others(self) -> None:
@@ -92,6 +104,7 @@ class _RingEnd:
             return
         if self._watch is not None:
             self._watch.leave()
+            self._watched_since = None
         self._watch = watching(self._presence.fileno(), waker=self._native.waker)
         self._watched_since = since
 
@@ -99,6 +112,8 @@ class _RingEnd:
 
     def block(self, milliseconds: int | None) -> bool:
         """Sleep until it may be worth another try."""
+        if self._unwatched is not None:
+            raise self._unwatched
         self._native.wait(milliseconds, self._known)
         return False
 
@@ -110,8 +125,6 @@ class _RingEnd:
 
     def shortcuts(self, end: object, *guards: Collection[object]) -> dict[str, Callable[..., Any]]:
         """Sending and receiving at once."""
-        self._watch_others()
-        self._native.look()
         self._native.shorten(end, guards)
         return {name: getattr(self._native, name) for name in _SHORTCUTS[self.sends]}
 
@@ -167,6 +180,7 @@ class _RingEnd:
             self._subject,
             self._native.capacity,
             self._wanted,
+            self._raw,
         )
 
     def _refused(self, error: OSError) -> NoReturn:
@@ -240,7 +254,9 @@ class RingReceiver(_RingEnd, ReceiveTransport):
             taken = self._native.take()
         except OSError as error:
             self._refused(error)
-        return None if taken is None else Message(taken[0], (taken[1],))
+        if taken is None:
+            return None
+        return Message(RAW if self._raw else taken[0], (taken[1],))
 
     def _end(self) -> Message | None:
         """End, as every sender has gone; or the message that the last one sent between two looks."""
@@ -268,10 +284,11 @@ def rebuilt(
     subject: str,
     capacity: int,
     most: int | None,
+    raw: bool,
 ) -> RingSender | RingReceiver:
     """An end that came from another process, or a clone."""
     presence = Presence.passed(member, path)
-    return kind(Descriptor(memory, subject), presence, name, subject, capacity, most)
+    return kind(Descriptor(memory, subject), presence, name, subject, capacity, most, raw)
 
 
 def _limits(native: Ring, wanted: int | None) -> Limits:
@@ -295,6 +312,14 @@ def _refusal(found: int, subject: str) -> KinfolkError:
             why = "another version of kinfolk made it"
         case _ if found == _OTHER_NAMESPACE:
             why = "it belongs to another pid namespace, where thread ids mean something else"
+        case _ if found == _EXHAUSTED:
+            return LimitReached(
+                "it can't be opened",
+                subject=subject,
+                why="this process may open no more files",
+                remedy="close some, or raise the limit (ulimit -n)",
+                code=errno.EMFILE,
+            )
         case _ if found == _UNSUPPORTED:
             return Unsupported(
                 "there can be no ring here",

@@ -1,0 +1,312 @@
+/* Shortcuts: what an end of a channel does at once, or after a short spin, without Python's code in between.
+ *
+ *     end.send_bytes(data)  ──> here ── done at once ──────────────────────────> back
+ *                                └── else: type(end).send_bytes(end, data) ──> turnstile, steps, sleep, errors
+ *
+ * Rules:
+ * 1. They mean what the methods mean that they stand for. All that is not simple is left to these, with the same arguments: to
+ *    sleep, to refuse, to translate.
+ * 2. None is taken while one of the guards (a dict or list) holds anything, or, for one that sends, there is news of who
+ *    is there.
+ */
+
+#include <errno.h>
+
+#include "ring_binding.h"
+#include "timeout_binding.h"
+
+enum {
+    RAW = 0,    /* the kind of plain bytes, as in codec.py */
+    BATCH = 64, /* messages that are sent or taken at once */
+};
+
+PyObject *
+kin_ring_py_shorten(PyObject *object, PyObject *args)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    PyObject *end, *guards;
+    if (!PyArg_ParseTuple(args, "OO!:shorten", &end, &PyTuple_Type, &guards))
+        return NULL;
+    Py_ssize_t count = PyTuple_Size(guards);
+    if (count > KIN_RING_GUARDS)
+        return kin_ring_fail(E2BIG);
+    PyObject *reference = PyWeakref_NewRef(end, NULL);
+    if (reference == NULL)
+        return NULL;
+    Py_CLEAR(self->end);
+    self->end = reference;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_CLEAR(self->guards[i]);
+        self->guards[i] = Py_NewRef(PyTuple_GetItem(guards, i));
+    }
+    Py_RETURN_NONE;
+}
+
+/* Whether a shortcut may be taken: rule 1. */
+static inline bool
+is_clear(struct kin_ring_object *self)
+{
+    if (self->opened == NULL || self->end == NULL ||
+        self->opened->ring.forks != kin_robust_forks())
+        return false;
+    for (int i = 0; i < KIN_RING_GUARDS && self->guards[i] != NULL; i++) {
+        PyObject *guard = self->guards[i];
+        if ((PyDict_Check(guard) ? PyDict_Size(guard) : PyList_Size(guard)) != 0)
+            return false;
+    }
+    if (!self->sends)
+        return true; /* what is there is received, whoever is there */
+    const struct kin_ring *ring = &self->opened->ring;
+    return atomic_load_explicit(&ring->theirs->departures, memory_order_acquire) ==
+               self->departures &&
+           atomic_load_explicit(&ring->alarm, memory_order_relaxed) == self->alarms;
+}
+
+/* What the method of the end says: that of its class, with the same arguments. */
+static PyObject *
+detour(struct kin_ring_object *self, const char *name, PyObject *const *arguments, Py_ssize_t count,
+       PyObject *names)
+{
+    PyObject *end = self->end == NULL ? Py_None : PyWeakref_GetObject(self->end);
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
+    if (end == Py_None || end == NULL)
+        return kin_ring_fail(EBADF);
+    Py_INCREF(end);
+    PyObject *result = NULL;
+    PyObject *method = PyObject_GetAttrString((PyObject *)Py_TYPE(end), name);
+    PyObject *positional = PyTuple_New(count + 1), *by_name = named == 0 ? NULL : PyDict_New();
+    if (method == NULL || positional == NULL || (named != 0 && by_name == NULL))
+        goto done;
+    PyTuple_SetItem(positional, 0, Py_NewRef(end));
+    for (Py_ssize_t i = 0; i < count; i++)
+        PyTuple_SetItem(positional, i + 1, Py_NewRef(arguments[i]));
+    for (Py_ssize_t i = 0; i < named; i++)
+        if (PyDict_SetItem(by_name, PyTuple_GetItem(names, i), arguments[count + i]) < 0)
+            goto done;
+    result = PyObject_Call(method, positional, by_name);
+done:
+    Py_XDECREF(method);
+    Py_XDECREF(positional);
+    Py_XDECREF(by_name);
+    Py_DECREF(end);
+    return result;
+}
+
+/* Whether there is nothing by name but a timeout that makes sense: that may be left aside when nothing is waited for. */
+static bool
+is_simple(PyObject *const *values, PyObject *names)
+{
+    if (names == NULL)
+        return true;
+    if (PyTuple_Size(names) != 1 ||
+        PyUnicode_CompareWithASCIIString(PyTuple_GetItem(names, 0), "timeout") != 0)
+        return false;
+    struct timespec unused;
+    return values[0] == Py_None || kin_read_timeout(values[0], &unused);
+}
+
+static bool
+send_shortly(struct kin_ring_object *self, PyObject *data)
+{
+    struct kin_opened_ring *opened = self->opened;
+    char *start;
+    Py_ssize_t length;
+    PyBytes_AsStringAndSize(data, &start, &length);
+    if (length > KIN_RING_LONG || (uint64_t)length > kin_ring_most(&opened->ring))
+        return false;
+    struct iovec piece = {start, (size_t)length};
+    for (;;) {
+        int error = kin_ring_enter(&opened->ring, KIN_MUTEX_AWAKE);
+        if (error == 0)
+            error = kin_ring_put_and_leave(&opened->ring, &piece, 1, (uint64_t)length, RAW);
+        if (error == 0) {
+            self->messages++;
+            self->size += (unsigned long long)length;
+            return true;
+        }
+        if (error != EAGAIN || !kin_ring_spin(&opened->ring, kin_ring_framed((uint64_t)length)))
+            return false;
+    }
+}
+
+static PyObject *
+send_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ssize_t count,
+        PyObject *names)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    if (count == 1 && PyBytes_CheckExact(arguments[0]) && is_clear(self) &&
+        is_simple(arguments + 1, names) && send_shortly(self, arguments[0]))
+        Py_RETURN_NONE;
+    return detour(self, name, arguments, count, names);
+}
+
+PyObject *
+kin_ring_py_send_bytes(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    return send_by("send_bytes", object, arguments, count, names);
+}
+
+PyObject *
+kin_ring_py_send(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    return send_by("send", object, arguments, count, names);
+}
+
+/* A new reference; NULL without an exception: not like this. */
+static PyObject *
+take_shortly(struct kin_ring_object *self)
+{
+    struct kin_opened_ring *opened = self->opened;
+    struct kin_ring *ring = &opened->ring;
+    struct kin_ring_frame frame;
+    for (;;) {
+        int error = kin_ring_enter(ring, KIN_MUTEX_AWAKE);
+        if (error != 0)
+            return NULL;
+        error = kin_ring_next(ring, &frame);
+        PyObject *bytes = NULL;
+        if (error == 0 && frame.kind == RAW && frame.length <= KIN_RING_LONG) {
+            bytes = PyBytes_FromStringAndSize(NULL, frame.length);
+            if (bytes != NULL) {
+                kin_ring_copy_and_leave(ring, &frame, PyBytes_AsString(bytes));
+                self->messages++;
+                self->size += frame.length;
+                return bytes;
+            }
+            PyErr_Clear(); /* the detour says so */
+        }
+        kin_ring_withdraw(ring);
+        if (error != EAGAIN || !kin_ring_spin(ring, 1))
+            return NULL;
+    }
+}
+
+static PyObject *
+receive_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ssize_t count,
+           PyObject *names)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    if (count == 0 && is_clear(self) && is_simple(arguments, names)) {
+        PyObject *bytes = take_shortly(self);
+        if (bytes != NULL)
+            return bytes;
+    }
+    return detour(self, name, arguments, count, names);
+}
+
+PyObject *
+kin_ring_py_recv_bytes(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    return receive_by("recv_bytes", object, arguments, count, names);
+}
+
+PyObject *
+kin_ring_py_recv(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    return receive_by("recv", object, arguments, count, names);
+}
+
+/* -------------------------------------------------------------------------------- several at once */
+
+/* How many of the list, from `first` on, went out at once: 0: none. */
+static Py_ssize_t
+send_batch(struct kin_ring_object *self, PyObject *list, Py_ssize_t first, Py_ssize_t last)
+{
+    struct kin_ring *ring = &self->opened->ring;
+    if (kin_ring_enter(ring, KIN_MUTEX_AWAKE) != 0)
+        return 0;
+    Py_ssize_t at = first;
+    for (; at < last; at++) {
+        PyObject *data = PyList_GetItem(list, at);
+        if (!PyBytes_CheckExact(data))
+            break;
+        struct iovec piece = {PyBytes_AsString(data), (size_t)PyBytes_Size(data)};
+        if (piece.iov_len > KIN_RING_LONG ||
+            kin_ring_put(ring, &piece, 1, piece.iov_len, RAW) != 0)
+            break;
+        self->size += piece.iov_len;
+    }
+    kin_ring_leave(ring);
+    self->messages += (unsigned long long)(at - first);
+    return at - first;
+}
+
+PyObject *
+kin_ring_py_send_many(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    if (count != 1 || !PyList_CheckExact(arguments[0]) || !is_clear(self) ||
+        !is_simple(arguments + 1, names))
+        return detour(self, "send_many", arguments, count, names);
+    PyObject *list = arguments[0];
+    Py_ssize_t all = PyList_Size(list), sent = 0, now;
+    do {
+        Py_ssize_t last = all - sent > BATCH ? sent + BATCH : all;
+        now = send_batch(self, list, sent, last);
+        sent += now;
+    } while (now > 0 && sent < all);
+    if (sent == all)
+        return PyLong_FromSsize_t(sent);
+    if (sent == 0)
+        return detour(self, "send_many", arguments, count, names);
+    PyObject *rest = PyList_GetSlice(list, sent, all), *outcome = NULL;
+    if (rest != NULL) {
+        PyObject *others[2] = {rest, names == NULL ? NULL : arguments[1]};
+        outcome = detour(self, "send_many", others, 1, names);
+        Py_DECREF(rest);
+    }
+    if (outcome == NULL)
+        return NULL;
+    Py_ssize_t more = PyLong_AsSsize_t(outcome);
+    Py_DECREF(outcome);
+    return PyLong_FromSsize_t(sent + more);
+}
+
+/* Adds what is there, up to `most` in all. Whether there may be more of its kind. */
+static bool
+take_batch(struct kin_ring_object *self, PyObject *list, Py_ssize_t most)
+{
+    struct kin_ring *ring = &self->opened->ring;
+    struct kin_ring_frame frame;
+    if (kin_ring_enter(ring, KIN_MUTEX_AWAKE) != 0)
+        return false;
+    Py_ssize_t count = PyList_Size(list), before = count;
+    while (count < most && count - before < BATCH && kin_ring_next(ring, &frame) == 0 &&
+           frame.kind == RAW && frame.length <= KIN_RING_LONG) {
+        PyObject *bytes = PyBytes_FromStringAndSize(NULL, frame.length);
+        if (bytes == NULL || PyList_Append(list, bytes) < 0) {
+            Py_XDECREF(bytes);
+            PyErr_Clear();
+            break;
+        }
+        kin_ring_copy(ring, &frame, PyBytes_AsString(bytes));
+        Py_DECREF(bytes);
+        kin_ring_take(ring, &frame);
+        self->size += frame.length;
+        count++;
+    }
+    kin_ring_leave(ring);
+    self->messages += (unsigned long long)(count - before);
+    return count < most && count - before == BATCH;
+}
+
+PyObject *
+kin_ring_py_recv_many(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    if (count == 1 && PyLong_CheckExact(arguments[0]) && is_clear(self) &&
+        is_simple(arguments + 1, names)) {
+        Py_ssize_t most = PyLong_AsSsize_t(arguments[0]);
+        if (most == -1 && PyErr_Occurred())
+            PyErr_Clear();
+        PyObject *list = most < 1 ? NULL : PyList_New(0);
+        if (list == NULL && most >= 1)
+            return NULL;
+        while (list != NULL && take_batch(self, list, most))
+            ;
+        if (list != NULL && PyList_Size(list) > 0)
+            return list;
+        Py_XDECREF(list);
+    }
+    return detour(self, "recv_many", arguments, count, names);
+}

@@ -6,7 +6,7 @@
  *
  *      presence FIFO  ─┐                          ┌─> wakes a kin_wait (sysv_wait.c)
  *      pidfd          ─┼─> epoll ─> the thread ───┼─> reaps a kin_child (child.c)
- *      (…)            ─┘                          ├─> has the alarm of a kin_ring (ring_wait.c)
+ *      (…)            ─┘                          ├─> calls an alarm (ring_wait.c)
  *                                                 └─> writes an eventfd
  *
  * Rules:
@@ -24,7 +24,7 @@
  * 3. It handles no signals, knows no Python, allocates nothing, and sleeps unless something is
  *    ready.
  * 4. An action runs with the mutex held: when `remove` has returned, it is over. Actions wait for
- *    nobody who may wait for the watcher: kin_wait_wake and kin_ring_alarm are answered by threads
+ *    nobody who may wait for the watcher: kin_wait_wake and alarms are answered by threads
  *    that left their system call, before they do anything else.
  */
 
@@ -65,8 +65,8 @@ act(const struct kin_watcher *watcher, struct kin_watch *watch)
             ;
     if (watch->wait != NULL)
         kin_wait_wake(watch->wait);
-    if (watch->ring != NULL)
-        kin_ring_alarm(watch->ring);
+    if (watch->alarm != NULL)
+        watch->alarm(watch->alarmed);
     if (watch->child != NULL)
         give_back(watcher, watch);
 }

@@ -8,7 +8,6 @@
 #include <stdint.h>
 
 #include "child.h"
-#include "ring.h"
 #include "sysv_wait.h"
 
 /* What is watched for, and what is done then: once. */
@@ -17,7 +16,8 @@ struct kin_watch {
     uint32_t events;         /* EPOLLIN, …; 0: only a hang-up or an error (these always count) */
     int event_fd;            /* is written to, unless it is -1 */
     struct kin_wait *wait;   /* is woken, unless it is NULL */
-    struct kin_ring *ring;   /* has its alarm, unless it is NULL */
+    void (*alarm)(void *);   /* is called with `alarmed`, unless it is NULL: see rule 4 */
+    void *alarmed;
     struct kin_child *child; /* is collected, unless it is NULL; then fd is watched no more */
 };
 

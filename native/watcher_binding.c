@@ -132,6 +132,12 @@ static PyType_Spec watch_spec = {
 
 /* ------------------------------------------------------------------------------ the watcher */
 
+static void
+alarm_ring(void *ring)
+{
+    kin_ring_alarm(ring);
+}
+
 static PyObject *
 watcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
@@ -174,7 +180,8 @@ watcher_watch(PyObject *object, PyObject *args)
     if (PyCapsule_IsValid(waker, KIN_CHILD_CAPSULE)) {
         terms.child = PyCapsule_GetPointer(waker, KIN_CHILD_CAPSULE);
     } else if (PyCapsule_IsValid(waker, KIN_RING_CAPSULE)) {
-        terms.ring = PyCapsule_GetPointer(waker, KIN_RING_CAPSULE);
+        terms.alarmed = PyCapsule_GetPointer(waker, KIN_RING_CAPSULE);
+        terms.alarm = alarm_ring;
     } else if (waker != Py_None) {
         terms.wait = PyCapsule_GetPointer(waker, KIN_WAIT_CAPSULE);
         if (terms.wait == NULL)

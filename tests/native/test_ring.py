@@ -1,0 +1,114 @@
+"""The ring as plain C threads, under the sanitizers (see ring_test.c)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+NATIVE = HERE.parent.parent / "native"
+SOURCES = ("ring", "ring_wait", "mutex", "mutex_wait", "robust", "sync_object")
+HANG_LIMIT = 60  # seconds
+
+SANITIZERS = {
+    "plain": (),
+    # It does not know fences; both sides of each also use atomics in the strongest order.
+    "thread": ("-fsanitize=thread", "-Wno-tsan"),
+    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+}
+ROUNDS = {
+    "stream": 20000,
+    "many": 2000,
+    "batches": 5000,
+    "alarms": 200,
+    "overwritten": 1000,
+    "misuse": 1,
+}
+
+#: What is taken out, of which file, and what then shows it.
+MISTAKES = {
+    "lengths are believed": (
+        "ring.c",
+        "return kin_ring_framed(frame->length) <= there ? 0 : EBADMSG;",
+        "return 0;",
+        "overwritten",
+    ),
+    "positions are believed": (
+        "ring.c",
+        "    if (between > ring->capacity || seen % KIN_RING_FRAME != 0)\n        return false;\n",
+        "",
+        "overwritten",
+    ),
+    "what is read is not free yet": (
+        "ring.c",
+        "atomic_store_explicit(&ring->mine->position, ring->at, memory_order_release)",
+        "atomic_store_explicit(&ring->mine->position, ring->at, memory_order_relaxed)",
+        "stream",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("ring")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
+
+    def compile_to(name, flags=(), native=NATIVE):
+        """Compile, with the sources in a directory."""
+        program = directory / name
+        if not program.exists():
+            subprocess.run(
+                [
+                    *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread"),
+                    *("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", *flags),
+                    *(f"-I{native}", HERE / "ring_test.c"),
+                    *(native / f"{stem}.c" for stem in SOURCES),
+                    *("-o", program),
+                ],
+                check=True,
+            )
+        return program
+
+    return compile_to
+
+
+def run(program, what, rounds, limit=HANG_LIMIT):
+    try:
+        done = subprocess.run(
+            [program, what, str(rounds)],
+            check=False,
+            timeout=limit,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TSAN_OPTIONS": "detect_deadlocks=0"},
+        )
+    except subprocess.TimeoutExpired:
+        return None, "it hangs"
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("what", ROUNDS)
+@pytest.mark.parametrize("sanitizer", SANITIZERS)
+def test_the_core(sanitizer, what, build):
+    assert run(build(sanitizer, SANITIZERS[sanitizer]), what, ROUNDS[what]) == (0, "")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(mistake, build, tmp_path):
+    source, old, new, what = MISTAKES[mistake]
+    copy = tmp_path / "native"
+    shutil.copytree(NATIVE, copy)
+    shutil.copytree(NATIVE.parent / "include", tmp_path / "include")
+    text = (copy / source).read_text()
+    assert text.count(old) == 1, f"{old} stands {text.count(old)} times in {source}"
+    (copy / source).write_text(text.replace(old, new))
+    sanitizer = "thread" if what == "stream" else "address"
+    program = build(f"broken-{list(MISTAKES).index(mistake)}", SANITIZERS[sanitizer], copy)
+    code, _ = run(program, what, ROUNDS[what] * 3, limit=10)
+    assert code != 0

@@ -212,7 +212,8 @@ overwritten(void)
             memcpy(bytes + k, &word, sizeof word);
         }
         uint64_t noise = (uint64_t)rand_r(&seed) << 33 ^ (uint64_t)rand_r(&seed) << 3;
-        atomic_store(&ring->senders.position, i % 3 == 0 ? noise : noise + rand_r(&seed) % 5000);
+        uint64_t apart = (uint64_t)rand_r(&seed) % (i % 3 == 0 ? 1 : i % 3 == 1 ? 5000 : 1 << 30);
+        atomic_store(&ring->senders.position, noise + apart / 8 * 8);
         atomic_store(&ring->receivers.position, noise);
         atomic_store(&ring->shape.capacity, noise);
         struct iovec piece = {copy, (size_t)(rand_r(&seed) % 1000)};

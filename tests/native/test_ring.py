@@ -39,8 +39,8 @@ MISTAKES = {
     ),
     "positions are believed": (
         "ring.c",
-        "    if (between > ring->capacity || seen % KIN_RING_FRAME != 0)\n        return false;\n",
-        "",
+        "if (between > ring->capacity || seen % KIN_RING_FRAME != 0)",
+        "if (between == 1)",
         "overwritten",
     ),
     "what is read is not free yet": (

@@ -9,14 +9,11 @@
  *       .alarm()                            ends the wait in another thread
  *       .depart()                           has the other side look who is there
  *       .look()                             nothing but a departure or an alarm from now on is news
- *       .alarms, .depth, .capacity, .most, .messages, .size, .waker
+ *       .alarms, .depth, .capacity, .most, .messages, .size, .waits, .waker
  *
  *       .shorten(end, guards)               from then on, for an end of the channel:
  *       .send_bytes, .send, .send_many      quicker than its own; of the same meaning
- *       .recv_bytes, .recv, .recv_many
- *
- * The shortcuts are for ring_shortcuts_binding.c to explain, put and take for ring_operation_binding.c.
- */
+ *       .recv_bytes, .recv, .recv_many */
 
 #include <errno.h>
 #include <stdlib.h>
@@ -123,9 +120,15 @@ ring_close(PyObject *object, PyObject *unused)
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     struct kin_opened_ring *opened = self->opened;
     (void)unused;
+    if (opened == NULL)
+        Py_RETURN_NONE;
     self->opened = NULL;
-    if (opened != NULL)
-        release(opened);
+    if (opened->inside > 0 && opened->ring.forks == kin_robust_forks()) {
+        Py_BEGIN_ALLOW_THREADS /* the reference keeps it */
+        kin_ring_alarm(&opened->ring); /* a shortcut may sleep */
+        Py_END_ALLOW_THREADS
+    }
+    release(opened);
     Py_RETURN_NONE;
 }
 
@@ -171,6 +174,7 @@ kin_ring_of(struct kin_ring_object *self)
     }
     if (self->opened->ring.forks != kin_robust_forks()) {
         self->opened->inside = 0;
+        self->alarms = UINT32_MAX; /* what was watched is not watched here */
         kin_ring_forked(&self->opened->ring);
     }
     return &self->opened->ring;
@@ -293,19 +297,16 @@ ring_most(PyObject *object, void *unused)
     return number(self, self->opened == NULL ? 0 : kin_ring_most(&self->opened->ring));
 }
 
-static PyObject *
-ring_messages(PyObject *object, void *unused)
-{
-    (void)unused;
-    return PyLong_FromUnsignedLongLong(((struct kin_ring_object *)object)->messages);
-}
+#define COUNT(name)                                                                             \
+    static PyObject *ring_##name(PyObject *object, void *unused)                                \
+    {                                                                                           \
+        (void)unused;                                                                           \
+        return PyLong_FromUnsignedLongLong(((struct kin_ring_object *)object)->name);           \
+    }
 
-static PyObject *
-ring_size(PyObject *object, void *unused)
-{
-    (void)unused;
-    return PyLong_FromUnsignedLongLong(((struct kin_ring_object *)object)->size);
-}
+COUNT(messages)
+COUNT(size)
+COUNT(waits)
 
 /* A capsule keeps the memory, as the watcher may be about to look at it. */
 static void
@@ -356,6 +357,7 @@ static PyGetSetDef attributes[] = {
     {"capacity", ring_capacity, NULL, PyDoc_STR("Bytes that fit."), NULL},
     {"most", ring_most, NULL, PyDoc_STR("Bytes in the largest message."), NULL},
     {"messages", ring_messages, NULL, PyDoc_STR("That went through the shortcuts."), NULL},
+    {"waits", ring_waits, NULL, PyDoc_STR("How often a shortcut slept."), NULL},
     {"size", ring_size, NULL, PyDoc_STR("Bytes of them."), NULL},
     {"waker", ring_waker, NULL, PyDoc_STR("What Watcher wakes it by."), NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -38,7 +38,7 @@ struct kin_ring_object {
     struct kin_opened_ring *opened; /* NULL: closed */
     bool sends;
     uint32_t departures, alarms; /* as they were when it was looked who is there */
-    unsigned long long messages, size; /* that went through shortcuts */
+    unsigned long long messages, size, waits; /* that went through shortcuts */
     PyObject *end;                     /* a weak reference; NULL: not shortened */
     PyObject *guards[KIN_RING_GUARDS];
 };

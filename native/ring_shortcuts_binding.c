@@ -1,4 +1,4 @@
-/* Shortcuts: what an end of a channel does at once, or after a short spin, without Python's code in between.
+/* Shortcuts: what an end of a channel does at once, after a short spin, or a sleep without a time limit, without Python's code in between.
  *
  *     end.send_bytes(data)  ──> here ── done at once ──────────────────────────> back
  *                                └── else: type(end).send_bytes(end, data) ──> turnstile, steps, sleep, errors
@@ -42,6 +42,16 @@ kin_ring_py_shorten(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* Whether nothing has changed since it was looked who is there, and that is watched. */
+static inline bool
+is_watched(const struct kin_ring_object *self)
+{
+    const struct kin_ring *ring = &self->opened->ring;
+    return atomic_load_explicit(&ring->theirs->departures, memory_order_acquire) ==
+               self->departures &&
+           atomic_load_explicit(&ring->alarm, memory_order_relaxed) == self->alarms;
+}
+
 /* Whether a shortcut may be taken: rule 1. */
 static inline bool
 is_clear(struct kin_ring_object *self)
@@ -56,10 +66,7 @@ is_clear(struct kin_ring_object *self)
     }
     if (!self->sends)
         return true; /* what is there is received, whoever is there */
-    const struct kin_ring *ring = &self->opened->ring;
-    return atomic_load_explicit(&ring->theirs->departures, memory_order_acquire) ==
-               self->departures &&
-           atomic_load_explicit(&ring->alarm, memory_order_relaxed) == self->alarms;
+    return is_watched(self);
 }
 
 /* What the method of the end says: that of its class, with the same arguments. */
@@ -105,8 +112,29 @@ is_simple(PyObject *const *values, PyObject *names)
     return values[0] == Py_None || kin_read_timeout(values[0], &unused);
 }
 
+/* After EAGAIN: waits until it is worth another try. False: not like this; perhaps with an exception, of a signal handler. */
 static bool
-send_shortly(struct kin_ring_object *self, PyObject *data)
+wait_shortly(struct kin_ring_object *self, uint64_t need, bool for_ever)
+{
+    struct kin_opened_ring *opened = self->opened;
+    if (kin_ring_spin(&opened->ring, need))
+        return true;
+    if (!for_ever || !is_watched(self))
+        return false;
+    int error;
+    self->waits++;
+    opened->inside++;
+    Py_BEGIN_ALLOW_THREADS
+    error = kin_ring_wait(&opened->ring, self->alarms, NULL);
+    Py_END_ALLOW_THREADS
+    kin_ring_come_out(opened);
+    if (error == EINTR && PyErr_CheckSignals() < 0)
+        return false;
+    return (error == 0 || error == EINTR) && self->opened == opened;
+}
+
+static bool
+send_shortly(struct kin_ring_object *self, PyObject *data, bool for_ever)
 {
     struct kin_opened_ring *opened = self->opened;
     char *start;
@@ -124,7 +152,8 @@ send_shortly(struct kin_ring_object *self, PyObject *data)
             self->size += (unsigned long long)length;
             return true;
         }
-        if (error != EAGAIN || !kin_ring_spin(&opened->ring, kin_ring_framed((uint64_t)length)))
+        if (error != EAGAIN || !wait_shortly(self, kin_ring_framed((uint64_t)length), for_ever) ||
+            !is_clear(self))
             return false;
     }
 }
@@ -135,8 +164,10 @@ send_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ssize
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     if (count == 1 && PyBytes_CheckExact(arguments[0]) && is_clear(self) &&
-        is_simple(arguments + 1, names) && send_shortly(self, arguments[0]))
+        is_simple(arguments + 1, names) && send_shortly(self, arguments[0], names == NULL))
         Py_RETURN_NONE;
+    if (PyErr_Occurred())
+        return NULL;
     return detour(self, name, arguments, count, names);
 }
 
@@ -154,7 +185,7 @@ kin_ring_py_send(PyObject *object, PyObject *const *arguments, Py_ssize_t count,
 
 /* A new reference; NULL without an exception: not like this. */
 static PyObject *
-take_shortly(struct kin_ring_object *self)
+take_shortly(struct kin_ring_object *self, bool for_ever)
 {
     struct kin_opened_ring *opened = self->opened;
     struct kin_ring *ring = &opened->ring;
@@ -176,7 +207,7 @@ take_shortly(struct kin_ring_object *self)
             PyErr_Clear(); /* the detour says so */
         }
         kin_ring_withdraw(ring);
-        if (error != EAGAIN || !kin_ring_spin(ring, 1))
+        if (error != EAGAIN || !wait_shortly(self, 1, for_ever) || !is_clear(self))
             return NULL;
     }
 }
@@ -187,8 +218,8 @@ receive_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ss
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     if (count == 0 && is_clear(self) && is_simple(arguments, names)) {
-        PyObject *bytes = take_shortly(self);
-        if (bytes != NULL)
+        PyObject *bytes = take_shortly(self, names == NULL);
+        if (bytes != NULL || PyErr_Occurred())
             return bytes;
     }
     return detour(self, name, arguments, count, names);

@@ -127,9 +127,9 @@ class _Transport(ABC):
         """
         return {}
 
-    def uncounted(self) -> tuple[int, int]:
-        """Messages and bytes that went by `shortcuts`."""
-        return 0, 0
+    def uncounted(self) -> tuple[int, int, int]:
+        """Messages and bytes that went by `shortcuts`, and how often one slept."""
+        return 0, 0, 0
 
     def depth(self) -> int | None:
         """Bytes (or messages, where `limits.depth` counts those) that wait in the kernel; None when unknown.

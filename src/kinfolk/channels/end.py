@@ -87,16 +87,17 @@ class End:
 
     def _count(self, *transports: SendTransport | ReceiveTransport) -> Statistics:
         counted = replace(self._statistics)
+        counted.waits = sum(turn.waits for turn in self._turns())
         for transport in transports:
             counted.dropped += getattr(transport, "dropped", 0)
-            messages, size = transport.uncounted()
+            messages, size, waits = transport.uncounted()
+            counted.waits += waits
             if isinstance(transport, SendTransport):
                 counted.messages_sent += messages
                 counted.bytes_sent += size
             else:
                 counted.messages_received += messages
                 counted.bytes_received += size
-        counted.waits = sum(turn.waits for turn in self._turns())
         depth = _depth(transports[0])
         # After the look: before a descriptor is closed the end says so, and its number may have been somebody else's.
         counted.depth = None if self.closed else depth

@@ -95,7 +95,10 @@ class _RingEnd:
         ) as error:  # then each call looks who is there, and none sleeps
             self._unwatched = error
         self._known = self._native.alarms
-        return self._presence.others_gone()
+        gone = self._presence.others_gone()
+        if gone:
+            self._native.alarm()  # and it stays news: no shortcut is taken
+        return gone
 
     def _watch_others(self) -> None:
         """Have the alarm sound when the other side has gone. It sounds once, and not in a forked copy."""
@@ -128,9 +131,9 @@ class _RingEnd:
         self._native.shorten(end, guards)
         return {name: getattr(self._native, name) for name in _SHORTCUTS[self.sends]}
 
-    def uncounted(self) -> tuple[int, int]:
+    def uncounted(self) -> tuple[int, int, int]:
         """What went by the shortcuts."""
-        return self._native.messages, self._native.size
+        return self._native.messages, self._native.size, self._native.waits
 
     def fileno(self) -> int:
         """There is none as yet."""

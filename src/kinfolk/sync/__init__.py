@@ -3,4 +3,10 @@
 findings   what is wrong with memory in which no object of these can be opened
 places     where an object lies: by name, inside memory that is shared already, or anonymous
 mutex      one at a time, and the next one is told when the last has died
+file_lock  one at a time, or several that share, on a file: lock_path finds it, lock_holds and posix_hold lock it, lock_table knows
+           what this process has, lock_owner whose it is in here, lock_holders whose elsewhere
+posix_semaphore   libc's semaphore, which C programs share: posix_semaphore_file is what a named one is
+sysv_semaphore    sets that the kernel keeps, and what to undo when a process ends: sysv_set makes them, sysv_private removes those without a key,
+                  sysv_sem_limits and sysv_sem_errors say why not
+takings           the calls of this process that wait by one of these two
 """

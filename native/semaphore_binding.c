@@ -9,7 +9,6 @@
  *       .__enter__(), .__exit__()           acquire, itself; release, unless it was acquired by the parent
  *       ._entered(), ._left(n)              the same for blocks of Python
  *       .value
- *       ._try(n)                            -> whether it has taken them, without waiting
  *       ._now                               the value, without a look for the dead
  *       ._terms                             (initial, maximum, keeps, members), as it was made
  *       ._members()                         [(pid, balance), …]
@@ -153,8 +152,8 @@ sleep_for(struct kin_semaphore_handle *self, uint32_t count, const struct timesp
     return error == EINTR ? -1 : error;
 }
 
-static int
-try_at_once(struct kin_semaphore_handle *self, uint32_t count)
+int
+kin_semaphore_try_here(struct kin_semaphore_handle *self, uint32_t count)
 {
     int error;
     KIN_BEGIN_CALL(self)
@@ -178,7 +177,7 @@ acquire(struct kin_semaphore_handle *self, PyObject *timeout, uint32_t count)
     }
     int error = count == 1 ? kin_semaphore_take_one(&self->core) : EBUSY;
     if (error == EBUSY)
-        error = now ? try_at_once(self, count)
+        error = now ? kin_semaphore_try_here(self, count)
                     : sleep_for(self, count, timeout == NULL ? NULL : &deadline);
     if (error > 0)
         kin_refuse((PyObject *)self, error == EBUSY ? ETIMEDOUT : error, timeout);
@@ -205,23 +204,6 @@ semaphore_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count
     if (!acquire(self, values[0], number))
         return NULL;
     Py_RETURN_NONE;
-}
-
-static PyObject *
-semaphore_try(PyObject *object, PyObject *count)
-{
-    struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
-    if (!kin_semaphore_is_open(self))
-        return NULL;
-    uint32_t number = kin_semaphore_read_count(self, count, self->core.maximum);
-    if (number == 0)
-        return NULL;
-    int error = number == 1 ? kin_semaphore_take_one(&self->core) : EBUSY;
-    if (error == EBUSY)
-        error = try_at_once(self, number);
-    if (error != 0 && error != EBUSY)
-        return kin_refuse(object, error, NULL);
-    return PyBool_FromLong(error == 0);
 }
 
 static PyObject *
@@ -320,7 +302,6 @@ static PyMethodDef methods[] = {
     {"_repair", semaphore_repair, METH_VARARGS,
      PyDoc_STR("Make what was of another boot usable.")},
     {"_close", semaphore_close, METH_NOARGS, PyDoc_STR("Let go of the memory.")},
-    {"_try", semaphore_try, METH_O, PyDoc_STR("Take so many, if they are there.")},
     {"_members", kin_semaphore_members, METH_NOARGS, PyDoc_STR("Who uses it, and holds how many.")},
     {"acquire", (PyCFunction)(void (*)(void))semaphore_acquire, METH_FASTCALL | METH_KEYWORDS,
      PyDoc_STR("acquire($self, timeout=None, n=1)\n--\n\n"

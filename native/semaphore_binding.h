@@ -37,6 +37,9 @@ bool kin_semaphore_is_open(struct kin_semaphore_handle *semaphore);
 uint32_t kin_semaphore_read_count(struct kin_semaphore_handle *semaphore, PyObject *count,
                                   uint32_t most);
 
+/* As kin_semaphore_try. */
+int kin_semaphore_try_here(struct kin_semaphore_handle *semaphore, uint32_t count);
+
 /* Gives back so many: 0 or an errno. */
 int kin_semaphore_release_here(struct kin_semaphore_handle *semaphore, uint32_t count);
 

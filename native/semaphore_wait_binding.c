@@ -1,9 +1,9 @@
 /* SemaphoreWait: one acquire of a Semaphore, by a helper thread.
  *
  *     SemaphoreWait(semaphore, n)           a BlockingCall (kinfolk.helper_threads)
- *       .block(ms)                          None: for ever -> whether it has taken them
+ *       .attempt()                          -> whether it has taken them, without waiting
+ *       .block(ms)                          the same, None: for ever
  *       .wake()                             ends that in another thread, or the next one
- *       .done                               whether it has
  *       .give_back()                        what it took, or still takes
  */
 
@@ -67,6 +67,23 @@ give_back(struct wait *self)
 }
 
 static PyObject *
+wait_attempt(PyObject *object, PyObject *unused)
+{
+    struct wait *self = (struct wait *)object;
+    struct kin_semaphore_handle *semaphore = self->semaphore;
+    int error = 0;
+    (void)unused;
+    if (semaphore->core.state == NULL)
+        return kin_refuse((PyObject *)semaphore, EBADF, NULL);
+    if (!self->done)
+        error = kin_semaphore_try_here(semaphore, self->count);
+    self->done = error == 0;
+    if (error != 0 && error != EBUSY)
+        return kin_refuse((PyObject *)semaphore, error, NULL);
+    return PyBool_FromLong(self->done);
+}
+
+static PyObject *
 wait_block(PyObject *object, PyObject *patience)
 {
     struct wait *self = (struct wait *)object;
@@ -114,23 +131,12 @@ wait_give_back(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-wait_done(PyObject *object, void *unused)
-{
-    (void)unused;
-    return PyBool_FromLong(((struct wait *)object)->done);
-}
-
 static PyMethodDef methods[] = {
+    {"attempt", wait_attempt, METH_NOARGS, PyDoc_STR("Take, if there are enough.")},
     {"block", wait_block, METH_O, PyDoc_STR("Block until it is taken, woken, or out of time.")},
     {"wake", wait_wake, METH_NOARGS, PyDoc_STR("End the blocking in another thread.")},
     {"give_back", wait_give_back, METH_NOARGS, PyDoc_STR("Give back what was taken.")},
     {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef attributes[] = {
-    {"done", wait_done, NULL, PyDoc_STR("Whether it was taken."), NULL},
-    {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot slots[] = {
@@ -138,7 +144,6 @@ static PyType_Slot slots[] = {
     {Py_tp_new, wait_new},
     {Py_tp_dealloc, wait_dealloc},
     {Py_tp_methods, methods},
-    {Py_tp_getset, attributes},
     {0, NULL},
 };
 

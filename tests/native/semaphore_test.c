@@ -10,6 +10,7 @@
  *     behind     one sleeps behind another who wants more than there is
  *     dying      processes die with what they hold; who waits gets it
  *     leaving    rows of who has left, and a full table
+ *     recycled   a dead member's pid is another process's
  *     fairness   against one who never gives back for longer than an instant
  *     forks      a forked child holds nothing, watches nothing, and has a row of its own
  *     misuse     what is refused, and a reboot
@@ -417,6 +418,36 @@ leaving(void)
     CHECK(rows[0].pid == 0);
 }
 
+/* A dead member's number is another process's by now: of whom only the start time tells. */
+static void
+recycled(void)
+{
+    uint32_t value;
+    terms = (struct kin_semaphore_terms){1, 1, 0, MEMBERS};
+    open_at(&semaphore, memory);
+    CHECK(kin_semaphore_acquire(&semaphore, 1, NULL, NULL) == 0);
+    CHECK(kin_semaphore_release(&semaphore, 1) == 0); /* so this process has the first row */
+    struct kin_member *row = &semaphore.members.state->rows[1];
+    for (int i = 0; i < rounds; i++) {
+        pid_t child = fork_watched();
+        if (child == 0)
+            _exit(kin_semaphore_acquire(&semaphore, 1, NULL, NULL));
+        ends_well(child);
+        CHECK(row->pid == (uint32_t)child && row->start != 0);
+        row->pid = (uint32_t)getppid(); /* which lives */
+        atomic_fetch_add(&semaphore.members.state->changes, 1);
+        if (i % 2) { /* and when nothing is known of the start, it is believed */
+            row->start = 0;
+            CHECK(kin_semaphore_value(&semaphore, &value) == 0 && value == 0);
+            row->start = 1;
+            atomic_fetch_add(&semaphore.members.state->changes, 1);
+        }
+        CHECK(kin_semaphore_value(&semaphore, &value) == 0 && value == 1);
+        CHECK(row->pid == 0);
+    }
+    kin_semaphore_close(&semaphore);
+}
+
 static void
 forks(void)
 {
@@ -596,7 +627,7 @@ main(int argc, char *argv[])
     } all[] = {{"turns", turns},       {"several", several},   {"pairs", pairs},
                {"making", making},     {"stopping", stopping}, {"behind", behind},
                {"dying", dying},       {"leaving", leaving},   {"fairness", fairness},
-               {"forks", forks},       {"misuse", misuse}};
+               {"recycled", recycled}, {"forks", forks},       {"misuse", misuse}};
     if (argc != 3)
         return 2;
     rounds = atoi(argv[2]);

@@ -32,6 +32,7 @@ ROUNDS = {
     "behind": 20,
     "dying": 20,
     "leaving": 5,
+    "recycled": 10,
     "fairness": 10,
     "forks": 10,
     "misuse": 1,
@@ -95,6 +96,13 @@ def test_the_core(sanitizer, what, build):
             "hangs",
         ),
         (
+            "recycled",
+            "members.c",
+            "is_another(watched->pid, watched->start)",
+            "is_another(watched->pid, 0)",
+            "value == 1",
+        ),
+        (
             "turns",
             "semaphore_word.h",
             "memory_order_acq_rel, memory_order_relaxed);\n}\n\nstatic inline uint32_t\nkin_value_in",
@@ -109,7 +117,7 @@ def test_the_core(sanitizer, what, build):
             "MOST_TURNS",
         ),
     ],
-    ids=["wakes one of several", "sees nothing", "has patience"],
+    ids=["wakes one of several", "believes a pid", "sees nothing", "has patience"],
 )
 def test_a_broken_one_is_caught(what, source, old, new, seen, build, tmp_path):
     copy = tmp_path / "native"

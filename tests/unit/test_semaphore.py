@@ -470,6 +470,33 @@ def test_newcomers_are_watched_by_who_sleeps(peers, two):
         call.result()
 
 
+def test_who_sleeps_has_set_no_timer(peers, two):
+    """Neither the sleeper nor the thread that watches for it."""
+    if not os.path.exists("/proc/self/syscall"):
+        pytest.skip("this kernel does not tell where a thread is (/proc/PID/syscall)")
+    two.acquire(n=2)
+
+    def wait(voice) -> None:
+        voice.say()
+        two.acquire()
+
+    peer = peers.fork(wait)
+    peer.hear()
+
+    def timeouts() -> set[str]:
+        """The fourth argument: of futex(2) an address, of epoll_wait(2) milliseconds."""
+        found = set()
+        for thread in os.listdir(f"/proc/{peer.pid}/task"):
+            with open(f"/proc/{peer.pid}/task/{thread}/syscall") as file:
+                found.add((*file.read().split(), *4 * ["running"])[4])
+        return found
+
+    forever = {"0x0", "0xffffffff", "0xffffffffffffffff"}
+    until(lambda: timeouts() <= forever and len(timeouts()) == 2, "two who sleep for ever")
+    two.release()
+    peer.result()
+
+
 # ── forks, threads ───────────────────────────────────────────────────────────────────────────
 
 

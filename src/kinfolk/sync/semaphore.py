@@ -29,6 +29,7 @@ import errno
 import os
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from weakref import WeakValueDictionary
 
 from kinfolk import _native, watcher
 from kinfolk.deadlines import deadline
@@ -161,9 +162,10 @@ class Semaphore(_native.Semaphore, Placed):
         self._begin_lines()
 
     def _begin_lines(self) -> None:
-        # Tasks in line, by how many they want; of this process, and of none that is forked from it.
-        self._lines: dict[int, Turnstile] = {}
-        self._tasks, self._lines_of = 0, os.getpid()
+        # Of tasks, by how many they want; of this process, and of none that is forked from it.
+        self._lines: WeakValueDictionary[int, Turnstile] = WeakValueDictionary()
+        self._waits: set[_native.SemaphoreWait] = set()
+        self._lines_of = os.getpid()
 
     def _open(self, buffer: Any, offset: int, option: Any, /) -> int:
         return super()._open(buffer, offset, (*option.native(), watcher.core()))
@@ -191,23 +193,16 @@ class Semaphore(_native.Semaphore, Placed):
         if self._lines_of != os.getpid():
             self._begin_lines()
         line = self._lines.setdefault(n, Turnstile(self._subject, _nothing))
-        self._tasks += 1
+        self._waits.add(wait)
         try:
-            await arun(self._steps(wait, n), line, limit, "acquire")
-        except Timeout:
-            self._refused(errno.ETIMEDOUT, timeout)
-        finally:
-            self._tasks -= 1
-
-    def _steps(self, wait: _native.SemaphoreWait, n: int) -> Steps[None]:
-        if self._try(n):
-            return
-        try:
-            while not wait.done:
-                yield Interest(call=wait)
-        except BaseException:
+            await arun(_steps(wait), line, limit, "acquire")
+        except BaseException as error:
             wait.give_back()
+            if isinstance(error, Timeout) and timeout is not None:
+                self._refused(errno.ETIMEDOUT, timeout)
             raise
+        finally:
+            self._waits.discard(wait)
 
     async def __aenter__(self) -> Self:
         await self.aacquire()
@@ -222,7 +217,7 @@ class Semaphore(_native.Semaphore, Placed):
 
         Raises StillInUse while a thread or task of this process waits for it.
         """
-        if getattr(self, "_tasks", 0) and self._lines_of == os.getpid():
+        if getattr(self, "_waits", None) and self._lines_of == os.getpid():
             self._refused(errno.EBUSY, None)
         super().close()
 
@@ -303,6 +298,11 @@ class Semaphore(_native.Semaphore, Placed):
             return "there were too few, and nobody holds any,"
         word = "process" if len(holders) == 1 else "processes"
         return f"there were too few, held by {word} {', '.join(holders)},"
+
+
+def _steps(wait: _native.SemaphoreWait) -> Steps[None]:
+    while not wait.attempt():
+        yield Interest(call=wait)
 
 
 def _nothing() -> None:

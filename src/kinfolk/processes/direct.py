@@ -133,7 +133,9 @@ class Direct(Custody):
         return self._tree
 
     def abandon(self) -> None:
-        """Leave it to the watcher, pidfd and all."""
+        """Leave it to the watcher, pidfd and all. Twice is no more than once."""
+        if self._pidfd.closed:
+            return
         self._pidfd.detach()
         self._child.abandon()
         _abandoned.append(self)

@@ -36,7 +36,7 @@ from kinfolk.processes.direct import Direct
 from kinfolk.processes.exit_handlers import drop_inherited
 from kinfolk.processes.kernel_actions import undisturbed
 from kinfolk.processes.launch import Launch
-from kinfolk.processes.process import Process
+from kinfolk.processes.process import Process, handed_over
 
 #: Threads with such a name are kinfolk's own; they hold no lock of the program's, and are made anew in a child.
 _OURS = "kinfolk"
@@ -110,7 +110,7 @@ def fork(*, exit_handlers: bool = True, detach: bool = False) -> ForkSide:
             if not exit_handlers:
                 drop_inherited()
             return ForkSide(None)
-        return ForkSide(Process(child, f"fork of {os.getpid()}"))
+        return ForkSide(handed_over(Process(child, f"fork of {os.getpid()}")))
 
 
 class _IsChild(BaseException):

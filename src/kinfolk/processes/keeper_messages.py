@@ -38,16 +38,17 @@ from kinfolk.processes.launch import Launch
 #: Where the keeper finds its end of the line, and the owner's pidfd.
 LINE, OWNER = 3, 4
 
-#: What the keeper does not hear: a terminal, a shell or a service manager sends it to everybody, and it is the owner's business.
-DEAF_TO = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
+#: What the keeper hears: its children, what a fault raises in itself, and what nobody can be deaf to. A terminal, a shell, a service manager send
+#: the rest to everybody, `killall` to who has the name: it is the owner's business, and the keeper's end is that of everybody below it.
+_HEARD = {
+    signal.SIGCHLD,
+    signal.SIGCONT,
+    signal.SIGKILL,
+    signal.SIGSTOP,
+    *(signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL),
+    *(signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP),
+}
+DEAF_TO = tuple(sorted(signal.valid_signals() - _HEARD))
 
 #: Descriptors that ride with Started: pidfd, status pipe.
 OF_A_CHILD = 2

@@ -29,7 +29,14 @@ from kinfolk import _native, exit_hooks
 from kinfolk.ancillary import MOST_DESCRIPTORS
 from kinfolk.deadlines import NEVER
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import InvalidValue, KeeperDied, Unsupported, from_os_error, is_bare
+from kinfolk.errors import (
+    InvalidValue,
+    KeeperDied,
+    KinfolkError,
+    Unsupported,
+    from_os_error,
+    is_bare,
+)
 from kinfolk.identity import Identity, is_dead
 from kinfolk.interest import Steps
 from kinfolk.processes import inheritance, mark
@@ -182,8 +189,7 @@ class Keeping:
             raise_failed(launch, "executables", error.errno or 0, 0)
         if len(descriptors) >= MOST_DESCRIPTORS:
             raise _too_many(descriptors)
-        reply, received = yield from self._ask(lambda n: StartProgram(n, block), descriptors)
-        return self._child(launch, reply, received)
+        return (yield from self._started(launch, lambda n: StartProgram(n, block), descriptors))
 
     def start_function(self, launch: Launch, call: Errand) -> Steps[Kept]:
         """Start a function. The same."""
@@ -193,8 +199,7 @@ class Keeping:
         request, descriptors = call.request(launch, sys.argv)
         if len(descriptors) >= MOST_DESCRIPTORS:
             raise _too_many(descriptors)
-        reply, received = yield from self._ask(request, descriptors)
-        child = self._child(launch, reply, received)
+        child = yield from self._started(launch, request, descriptors)
         try:
             yield from child.begun(call, launch)
         except BaseException:
@@ -224,6 +229,20 @@ class Keeping:
             line = yield from self._renewed(around)
         own_group = self._containment == "keeper"
         return inheritance.completed(launch, around, line.limits, own_group=own_group)
+
+    def _started(
+        self, launch: Launch, request: Callable[[int], Request], descriptors: Sequence[int]
+    ) -> Steps[Kept]:
+        """The child that was asked for. Whoever is interrupted before he has it leaves none."""
+        try:
+            reply, received = yield from self._ask(request, descriptors)
+            return self._child(launch, reply, received)
+        except (KinfolkError, OSError):
+            raise
+        except BaseException:
+            if self._line is not None:
+                self._line.abandon()
+            raise
 
     def _child(self, launch: Launch, reply: Reply, received: list[int]) -> Kept:
         match reply:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from kinfolk.deadlines import NEVER, Deadline
+from kinfolk.errors import KinfolkError
 from kinfolk.identity import Identity, open_pidfd
 from kinfolk.interest import Interest, Steps
 from kinfolk.processes.custody import Containment, Custody, awaiting, blocking
@@ -44,6 +45,9 @@ class Process:
     stdin: IO[Any] | None
     stdout: IO[Any] | None
     stderr: IO[Any] | None
+
+    #: whether whoever started it has got it; an interrupt before that ends it, for nobody would know of it
+    _handed_over = False
 
     def __init__(self, custody: Custody, name: str, streams: Streams | None = None) -> None:
         """Made by `kinfolk.spawn`."""
@@ -239,6 +243,12 @@ class Process:
         if custody.known or custody.is_a_copy:
             custody.close()
             return
+        if not self._handed_over:
+            with contextlib.suppress(KinfolkError):
+                self._fell()
+            if not custody.known:
+                custody.abandon()
+            return
         custody.abandon()  # before the warning, which may be an error (python -W error)
         warnings.warn(
             f"nobody waited for {self}; it is reaped when it ends",
@@ -254,3 +264,9 @@ class Process:
         custody = self._custody
         state = "of another process" if custody.is_a_copy else custody.collect() or "running"
         return f"<kinfolk.Process {self.pid} {self._name}: {state}, {custody.containment}>"
+
+
+def handed_over(process: Process) -> Process:
+    """What whoever starts one returns, at once."""
+    process._handed_over = True
+    return process

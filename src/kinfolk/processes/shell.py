@@ -33,7 +33,7 @@ from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.processes.ignored_signals import InterruptsIgnored
 from kinfolk.processes.kernel_actions import masked, undisturbed
 from kinfolk.processes.options import Options, prepared
-from kinfolk.processes.process import Process
+from kinfolk.processes.process import Process, handed_over
 from kinfolk.processes.program import Word, encode
 from kinfolk.processes.streams import pipe
 
@@ -228,4 +228,4 @@ def _start(command: Command, options: Options) -> Process:
         streams.failed()
         raise
     streams.started()
-    return process
+    return handed_over(process)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -29,7 +30,7 @@ from kinfolk.processes.errand import Errand, errand
 from kinfolk.processes.keeping import keeping
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.options import Options, prepared
-from kinfolk.processes.process import Process
+from kinfolk.processes.process import Process, handed_over
 from kinfolk.processes.program import Word
 from kinfolk.processes.streams import Streams
 
@@ -78,8 +79,10 @@ def spawn(
     """
     with _prepared(what, args, kwargs, containment, detach, options) as steps:
         if containment == "direct" or detach:
-            return blocking(steps, None, "spawn")
-        return keeping(containment).run(steps)
+            process = blocking(steps, None, "spawn")
+        else:
+            process = keeping(containment).run(steps)
+    return handed_over(process)
 
 
 async def aspawn(
@@ -94,8 +97,10 @@ async def aspawn(
     """`spawn`, on asyncio. A start that is cancelled leaves no child."""
     with _prepared(what, args, kwargs, containment, detach, options) as steps:
         if containment == "direct" or detach:
-            return await awaiting(steps, None, "spawn")
-        return await keeping(containment).arun(steps)
+            process = await awaiting(steps, None, "spawn")
+        else:
+            process = await keeping(containment).arun(steps)
+    return handed_over(process)
 
 
 def preload(*modules: str) -> None:
@@ -176,7 +181,15 @@ def _check(containment: Containment, kwargs: Mapping[str, Any] | None) -> None:
 
 
 def _as_process(start: Steps[Custody], name: str, streams: Streams) -> Steps[Process]:
-    return Process((yield from start), name, streams)
+    custody = None
+    try:
+        custody = yield from start
+        return Process(custody, name, streams)
+    except BaseException:
+        if custody is not None:  # an interrupt: nobody will have it
+            custody.signal_tree(signal.SIGKILL)
+            custody.abandon()
+        raise
 
 
 def _start_program(launch: Launch, containment: Containment, detach: bool) -> Steps[Custody]:

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "heap_type_binding.h"
 #include "keeper_loop.h"
 
 int kin_add_keeper(PyObject *module);
@@ -36,8 +37,7 @@ keeper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "iiiip:KeeperLoop", names, &line, &owner,
                                      &ended, &death_signal, &vouches))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct keeper_loop *self = (struct keeper_loop *)allocate(type, 0);
+    struct keeper_loop *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->core.line = line;
@@ -52,10 +52,8 @@ keeper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 static void
 keeper_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     kin_keeper_release(&((struct keeper_loop *)object)->core);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 /* (packet, descriptors) */
@@ -195,8 +193,5 @@ static PyType_Spec spec = {
 int
 kin_add_keeper(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "KeeperLoop", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "KeeperLoop");
 }

@@ -9,6 +9,9 @@
  *     ready again <─────────────────── or: *failure = step, errno; _exit
  *     signals as before; reap if it failed
  *
+ * A process that was forked to run a function does what stands between signals and execve to itself
+ * (kin_spawn_become).
+ *
  * Rules:
  * 1. vfork by glibc, never clone(): glibc's own state stays right. kin_child_main is a function of
  *    its own that never returns, so the frame that vfork returns to twice is not written to.

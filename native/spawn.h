@@ -38,7 +38,7 @@ struct kin_spawn_limit {
 };
 
 struct kin_spawn {
-    char *const *executables; /* tried in order, ends with NULL; at least one. NULL: `become` */
+    char *const *executables; /* tried in order, ends with NULL; NULL for kin_spawn_become */
     char *const *argv;
     char *const *envp;
     const char *cgroup_procs; /* the path of a cgroup.procs; NULL: stay */

@@ -4,10 +4,9 @@
  *     pack_launch(launch) -> (block, descriptors)     for KeeperLoop in another process; raises
  *                                                     OSError, E2BIG, for what nobody could execute
  *     become(launch, parent, others) -> (step, errno, item)     all of it in this process, a fork of
- *                                                     `parent`, but signals, program and environment;
- *                                                     of `others`, a list of descriptors that it
- *                                                     goes on using, those that were in the way
- *                                                     have another number then
+ *                      `parent`, but the program, its environment and the actions of signals; of
+ *                      `others`, a list of descriptors that it goes on using, those that were in
+ *                      the way have another number then
  *
  * Without an env, the program gets that of this process, in a block too. On success of `spawn`
  * the pid is appended to the list `started` before anything can interrupt the call, and the errno is 0. Else no process is left; `step` is the field of the Launch that could not be
@@ -24,6 +23,7 @@
 
 #include "launch_binding.h"
 #include "launch_block.h"
+#include "spawn_descriptors.h"
 
 int kin_add_spawn(PyObject *module);
 

@@ -1,5 +1,5 @@
-/* The descriptors of a child that is being started: the plan's in their places, the rest closed, but in
- * a copy that goes on using some of the rest.
+/* The descriptors of a child that is being started: the plan's in their places, the rest closed,
+ * but for a copy that goes on using some of the rest.
  *
  *     a chain   3 -> 4 -> 5     from its free end: 4 becomes 5, then 3 becomes 4
  *     a cycle   3 -> 4 -> 3     one is moved away: 4 becomes 9, 3 becomes 4, 9 becomes 3

@@ -134,5 +134,6 @@ def interrupt_starts(containment: Any) -> None:
         if containment == "keeper":
             kin.preload()  # the keeper has seen to what it was asked before
         until(lambda: set(children_of(parent)) <= before, f"no child, interrupted at {stop_at}")
-    assert process is not None and stop_at > 50
+    assert process is not None
+    assert stop_at > 50
     process.stop(0)

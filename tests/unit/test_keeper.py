@@ -524,6 +524,32 @@ def test_a_module_that_can_not_be_imported_is_told(short_directory: Path) -> Non
     assert the_keeper() == pid
 
 
+def test_what_a_module_changed_before_it_failed_is_not_seen_by_functions(
+    peers: Peers, short_directory: Path
+) -> None:
+    (short_directory / "kinfolk_test_halfway.py").write_text(
+        "import os, signal\nos.environ['KINFOLK_TEST_LEFT'] = 'behind'\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\nraise ValueError"
+    )
+
+    def looks() -> None:
+        usual = signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+        print(os.environ.get("KINFOLK_TEST_LEFT"), usual)
+
+    def preloads(voice) -> None:
+        output_of(looks)  # the keeper settles after the first one
+        sys.path.append(str(short_directory))
+        with pytest.raises(kin.InvalidValue, match="ValueError"):
+            kin.preload("kinfolk_test_halfway")
+        voice.say(output_of(looks))
+        voice.say(kin.spawn(os.kill, 0, signal.SIGUSR1, process_group=0).wait(HANG).signal)
+        keeping.keeping().end(0)
+
+    owner = peers.fork(preloads)
+    assert owner.hear() == "None True\n"
+    assert owner.hear() == signal.SIGUSR1
+
+
 # ── how it ends ──────────────────────────────────────────────────────────────────────────────
 
 

@@ -25,9 +25,8 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from kinfolk import transfer
+from kinfolk import _native, transfer
 from kinfolk.processes import script_end
-from kinfolk.processes.becoming import NotPossible, become, step_aside
 from kinfolk.processes.keeper_messages import STEPS, Kind, Record, StartFunction
 from kinfolk.processes.launch import Launch
 
@@ -37,6 +36,9 @@ _USUAL: dict[int, Any] = {
     signal.SIGXFSZ: signal.SIG_IGN,
     signal.SIGINT: signal.default_int_handler,
 }
+
+#: Made ahead of forks, for what runs first in a child copies what it touches.
+_BEGUN = Record(Kind.BEGUN).pack()
 
 
 def live(
@@ -51,14 +53,18 @@ def live(
 
     ``actions``, and what the launch has ignored, are set before any signal is let through.
     """
-    try:
-        for number, action in {**actions, **dict.fromkeys(launch.ignored, signal.SIG_IGN)}.items():
-            signal.signal(number, action)
-        report, *descriptors = step_aside(launch, [report, *descriptors])
-        become(launch, parent)
-    except NotPossible as refused:
-        _tell(report, Record(Kind.FAILED, STEPS.index(refused.step), refused.code, refused.item))
+    for number, action in actions.items():
+        signal.signal(number, action)
+    for number in launch.ignored:
+        signal.signal(number, signal.SIG_IGN)
+    others = [report, *descriptors]
+    step, code, item = _native.become(launch, parent, others)
+    report, *descriptors = others
+    if code:
+        _tell(report, Record(Kind.FAILED, STEPS.index(step), code, item).pack())
         os._exit(127)
+    if launch.env is not None:
+        _set_environment(launch.env)
     error: BaseException | None = None
     try:
         _look_like_a_script(request)
@@ -73,12 +79,12 @@ def _arrive(request: StartFunction, descriptors: Sequence[int], report: int) -> 
     """The function and its arguments, once all of it is here and nowhere else."""
     moves = request.gate >= 0
     if not moves:
-        _tell(report, Record(Kind.BEGUN))
+        _tell(report, _BEGUN)
     try:
         return _unpickle(request, descriptors)
     finally:
         if moves:
-            _tell(report, Record(Kind.BEGUN))
+            _tell(report, _BEGUN)
         os.close(report)
         if moves:
             os.read(descriptors[request.gate], 1)
@@ -100,8 +106,9 @@ def _look_like_a_script(request: StartFunction) -> None:
     sys.path[:] = request.path
     sys.modules["__main__"] = types.ModuleType("__main__")
     # The numbers under these objects are the same, and nothing was read or written through them yet.
-    with contextlib.suppress(OSError, AttributeError):
-        sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    if os.isatty(1):
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
 def _unpickle(request: StartFunction, descriptors: Sequence[int]) -> Any:
@@ -115,6 +122,16 @@ def _unpickle(request: StartFunction, descriptors: Sequence[int]) -> Any:
             return pickle.loads(payload)
 
 
-def _tell(report: int, record: Record) -> None:
+def _set_environment(env: list[bytes]) -> None:
+    present: dict[bytes, bytes] = os.environb._data.copy()  # type: ignore[attr-defined]
+    wanted = dict(line.split(b"=", 1) for line in env)
+    for name in present.keys() - wanted.keys():
+        del os.environb[name]
+    for name, value in wanted.items():
+        if present.get(name) != value:
+            os.environb[name] = value
+
+
+def _tell(report: int, record: bytes) -> None:
     with contextlib.suppress(OSError):  # the owner has gone, or lost interest
-        os.write(report, record.pack())
+        os.write(report, record)

@@ -51,7 +51,7 @@ import msgspec
 from kinfolk import _native
 from kinfolk.ancillary import close_all
 from kinfolk.deadlines import Deadline
-from kinfolk.processes import felling, function_child, standard_streams
+from kinfolk.processes import felling, function_child, kernel_actions, standard_streams
 from kinfolk.processes.keeper_messages import (
     DEAF_TO,
     LINE,
@@ -68,7 +68,7 @@ from kinfolk.processes.keeper_messages import (
     decode_request,
     send,
 )
-from kinfolk.processes.launch import Launch
+from kinfolk.processes.launch import Launch, environment
 
 #: Milliseconds until another look for what is below, where no SIGCHLD tells of it.
 _ANOTHER_LOOK = 50
@@ -95,14 +95,16 @@ class Keeper:
             line.fileno(), owner, self._ended, signal.SIGKILL, self._vouches
         )
         self._adopt_orphans()
+        self._usual = {number: kernel_actions.action(number) for number in map(int, DEAF_TO)}
         self._settle()
         signal.pthread_sigmask(signal.SIG_SETMASK, (signal.SIGCHLD,))
 
     def _settle(self) -> None:
         """Be ready for forks, whatever was imported: what a child would have to put right, or to copy, is seen to here."""
         for number in DEAF_TO:
-            signal.signal(number, signal.SIG_IGN)
+            kernel_actions.to_ignored(number)
         self._actions = function_child.altered_signals()
+        self._environment = environment()
         standard_streams.flush()  # else each child would write it out again
         gc.collect()
         gc.freeze()
@@ -152,6 +154,8 @@ class Keeper:
 
             self._settle()
         launch = _here(request.launch, descriptors)
+        if launch.env == self._environment:  # it is looked at here, and not on cold pages there
+            launch = msgspec.structs.replace(launch, env=None)
         reader, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             try:
@@ -174,11 +178,11 @@ class Keeper:
             os.close(reader)
 
     def _forget_in_child(self) -> None:
-        """Close what is the keeper's alone."""
-        self._line.close()
-        for fd in (self._owner, self._ended, self._self):
+        """Close what is the keeper's alone, and hear what it is deaf to."""
+        for fd in (self._line.detach(), self._owner, self._ended, self._self):
             os.close(fd)
         self._loop.close_reports()
+        kernel_actions.put_all_back(self._usual)
 
     def _preload(self, request: Preload) -> None:
         sys.path[:] = request.path
@@ -187,6 +191,7 @@ class Keeper:
                 importlib.import_module(name)
             except BaseException as error:
                 why = "".join(traceback.format_exception_only(error)).strip()
+                self._settle()
                 self._reply(Refused(request.number, f"{name}: {why}"))
                 return
         self._settle()

@@ -60,7 +60,7 @@ from kinfolk.processes.keeper_messages import (
     StartProgram,
     Unable,
 )
-from kinfolk.processes.launch import Launch, raise_failed
+from kinfolk.processes.launch import Launch, environment, raise_failed
 from kinfolk.processes.lost_status import Orphaned
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
@@ -195,7 +195,7 @@ class Keeping:
         """Start a function. The same."""
         launch = yield from self._completed(launch)
         if launch.env is None:
-            launch = msgspec.structs.replace(launch, env=inheritance.environment())
+            launch = msgspec.structs.replace(launch, env=environment())
         request, descriptors = call.request(launch, sys.argv)
         if len(descriptors) >= MOST_DESCRIPTORS:
             raise _too_many(descriptors)

@@ -75,6 +75,13 @@ class Launch(msgspec.Struct, frozen=True):
         return self.new_session or self.process_group == 0
 
 
+def environment() -> list[bytes]:
+    """``NAME=value`` of each variable of this process, for who needs them as Python has them."""
+    # What os.environb shows; going through its mapping takes a tenth of the time of a whole start.
+    data: dict[bytes, bytes] = os.environb._data  # type: ignore[attr-defined]
+    return [name + b"=" + value for name, value in data.copy().items()]
+
+
 def start(launch: Launch, started: list[int] | None = None) -> int:
     """Start a program; its pid. The caller has to wait for it. Thread-safe.
 

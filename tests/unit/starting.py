@@ -7,7 +7,7 @@ from typing import Any
 from kinfolk.processes.direct import Direct
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.options import Options, prepared
-from kinfolk.processes.process import Process, handed_over
+from kinfolk.processes.process import Process
 from kinfolk.processes.streams import Redirect
 
 #: Runs until somebody ends it.
@@ -24,7 +24,7 @@ def start(argv: list[str], **options: Any) -> Process:
         streams.failed()
         raise
     streams.started()
-    return handed_over(Process(custody, argv[0], streams))
+    return Process(custody, argv[0], streams)
 
 
 def shell(script: str, **options: Any) -> Process:

@@ -23,6 +23,7 @@ import kinfolk as kin
 from kinfolk import _native
 from kinfolk.ancillary import close_all
 from kinfolk.processes import felling, inheritance, keeper_messages, keeping, lost_status
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.keeper_messages import Kind, Preload, Record, Started, StartProgram
 from kinfolk.processes.launch import Launch
 from tests.conformance.peers import (
@@ -401,7 +402,7 @@ def test_a_start_that_is_given_up_leaves_no_child() -> None:
     pid = the_keeper()
     before = open_descriptors()
     launch = Launch(argv=[b"sleep", b"1000"], executables=[b"/bin/sleep"])
-    steps = keeping.keeping().start_program(launch)
+    steps = keeping.keeping().start_program(launch, Handover())
     interest = next(steps)
     assert readable(interest.readable[0])  # it is there already
     children = felling.children_of(pid)

@@ -8,7 +8,7 @@ Rules:
 1. It is as a script of its own would be: SIGINT raises KeyboardInterrupt, SIGPIPE and SIGXFSZ are ignored, every other signal
    has its default action, but for those that the launch has ignored (`ignored_signals`); standard streams are those of the launch; what the function leaves unflushed is flushed.
 2. It ends as a script does (script_end.py).
-3. ``__main__`` is an empty module: whatever a function needs of the owner's came along in the pickle.
+3. ``__main__`` has nothing but what the function needs of the owner's, and what came along in the pickle (function_unpickle.py).
 4. What moves here moves in this order: unpickled, Begun, closed by the owner (the gate hangs up), the function. So there is no moment at
    which nobody has it, and none at which the function could meet the owner in it.
 """
@@ -16,9 +16,9 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import io
 import mmap
 import os
-import pickle
 import signal
 import sys
 import types
@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from kinfolk import _native, transfer
-from kinfolk.processes import script_end
+from kinfolk.processes import function_unpickle, script_end
 from kinfolk.processes.keeper_messages import STEPS, Kind, Record, StartFunction
 from kinfolk.processes.launch import Launch
 
@@ -102,8 +102,10 @@ def altered_signals() -> dict[int, Any]:
 
 
 def _look_like_a_script(request: StartFunction) -> None:
-    sys.argv[:] = request.argv
-    sys.path[:] = request.path
+    with contextlib.suppress(OSError), open("/proc/self/comm", "wb", buffering=0) as name:
+        name.write(_short_name(request.name))
+    sys.argv[:] = map(os.fsdecode, request.argv)
+    sys.path[:] = map(os.fsdecode, request.path)
     sys.modules["__main__"] = types.ModuleType("__main__")
     # The numbers under these objects are the same, and nothing was read or written through them yet.
     if os.isatty(1):
@@ -111,15 +113,20 @@ def _look_like_a_script(request: StartFunction) -> None:
             sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
 
+def _short_name(name: str) -> bytes:
+    """Of a function, as ps(1) shows it; the kernel takes 15 bytes."""
+    return name.rpartition(".")[2].encode()[:15].decode(errors="ignore").encode()
+
+
 def _unpickle(request: StartFunction, descriptors: Sequence[int]) -> Any:
     arriving = [descriptors[place] for place in request.arriving]
     with transfer.arriving(arriving):
         if request.payload_at < 0:
-            return pickle.loads(request.payload)
+            return function_unpickle.load(io.BytesIO(request.payload))
         held = descriptors[request.payload_at]
         with mmap.mmap(held, 0, mmap.MAP_PRIVATE, mmap.PROT_READ) as payload:
             os.close(held)
-            return pickle.loads(payload)
+            return function_unpickle.load(payload)
 
 
 def _set_environment(env: list[bytes]) -> None:

@@ -66,7 +66,9 @@ class KeeperLine:
     def __init__(self, containment: Containment) -> None:
         """Start a keeper. Raises LimitReached, Unsupported, … when it can't be started."""
         around = inheritance.look()
-        self.standing, self.limits = around.standing, around.limits
+        self.standing = around.standing
+        #: that it has, and that its owner had when they were last compared
+        self.limits = self.compared = around.limits
         self._numbers, self._latest = itertools.count(1), 0
         with contextlib.ExitStack() as lent, contextlib.ExitStack() as unless_started:
             try:

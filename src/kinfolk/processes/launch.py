@@ -109,8 +109,12 @@ def start(launch: Launch, started: list[int] | None = None) -> int:
 def end_unheard(launch: Launch, pid: int) -> None:
     """Kill and reap a child whose start was interrupted, and all that it has started already. It must not have been reaped."""
     with contextlib.suppress(OSError):  # no descriptor is left to look around with
-        if (identity := Identity.of(pid)) is not None:
-            Descendants(identity, leads=launch.leads).kill()
+        pidfd = os.pidfd_open(pid)
+        try:
+            if (identity := Identity.of(pid)) is not None:
+                Descendants(identity, leader=lambda: pidfd if launch.leads else None).kill()
+        finally:
+            os.close(pidfd)
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):

@@ -21,6 +21,7 @@
 #include <errno.h>
 
 #include "child_binding.h"
+#include "heap_type_binding.h"
 #include "sysv_wait_binding.h"
 #include "watcher.h"
 #include "watcher_binding.h"
@@ -47,21 +48,6 @@ fail(int error)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static PyObject *
-allocate(PyTypeObject *type)
-{
-    allocfunc function = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    return function(type, 0);
-}
-
-static void
-release(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
-}
-
 /* --------------------------------------------------------------------------------- a watch */
 
 static void
@@ -84,7 +70,7 @@ watch_dealloc(PyObject *object)
     leave(self);
     Py_XDECREF(self->waker);
     Py_XDECREF((PyObject *)self->watcher);
-    release(object);
+    kin_release(object);
 }
 
 static PyObject *
@@ -139,7 +125,7 @@ watcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static char *names[] = {NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, ":Watcher", names))
         return NULL;
-    struct watcher *self = (struct watcher *)allocate(type);
+    struct watcher *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     int error = kin_watcher_init(&self->core);
@@ -158,7 +144,7 @@ watcher_dealloc(PyObject *object)
     struct watcher *self = (struct watcher *)object;
     kin_watcher_end(&self->core);
     Py_XDECREF(self->watch_type);
-    release(object);
+    kin_release(object);
 }
 
 static PyObject *
@@ -179,7 +165,7 @@ watcher_watch(PyObject *object, PyObject *args)
         if (terms.wait == NULL)
             return NULL;
     }
-    struct watch *watch = (struct watch *)allocate((PyTypeObject *)self->watch_type);
+    struct watch *watch = kin_allocate((PyTypeObject *)self->watch_type);
     if (watch == NULL)
         return NULL;
     watch->watcher = (struct watcher *)Py_NewRef(object);
@@ -288,17 +274,10 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-static int
-add_type(PyObject *module, PyType_Spec *of, const char *name)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, of, NULL);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, name, type);
-    Py_XDECREF(type);
-    return result;
-}
-
 int
 kin_add_watcher(PyObject *module)
 {
-    return add_type(module, &watch_spec, "Watch") < 0 ? -1 : add_type(module, &spec, "Watcher");
+    if (kin_add_type(module, &watch_spec, "Watch") < 0)
+        return -1;
+    return kin_add_type(module, &spec, "Watcher");
 }

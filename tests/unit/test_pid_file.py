@@ -149,8 +149,38 @@ def test_a_file_that_holds_something_else_is_not_touched(path: Path, text: str) 
         with pytest.raises(kin.UntrustedPeer, match="holds something other than a pid"):
             use()
     assert pid_file.holder() is None
+    with pytest.raises(kin.UntrustedPeer, match="holds something other than a pid"):
+        kin.stop_daemon(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "\0\0\0\0"])
+def test_what_holds_nothing_is_not_removed_by_a_stop(path: Path, text: str) -> None:
+    """It may be somebody's, who is about to write to it; a number is the negative control."""
+    path.write_text(text)
     assert kin.stop_daemon(path) is None
     assert path.read_text() == text
+    path.write_text("1\n")
+    assert kin.stop_daemon(path) is None
+    assert not path.exists()
+
+
+def test_who_locks_a_file_of_another_kind_is_no_daemon(path: Path, peers: Peers) -> None:
+    path.write_text("notes\n")
+
+    def live(voice: Any) -> None:
+        with open(path, "r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            voice.say()
+            voice.hear()
+
+    peer = peers.fork(live)
+    peer.hear()
+    assert PidFile(path).holder() == kin.Identity.of(peer.pid)
+    with pytest.raises(kin.UntrustedPeer):
+        kin.stop_daemon(path)
+    peer.say()
+    peer.result()
 
 
 def test_a_forked_child_has_not_got_the_lock_and_does_not_end_it(path: Path, peers: Peers) -> None:

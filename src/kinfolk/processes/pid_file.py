@@ -43,6 +43,7 @@ from kinfolk.errors import (
     from_os_error,
 )
 from kinfolk.identity import Identity
+from kinfolk.processes.absolute_path import absolute
 
 _FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # of the file system, of the kernel (open(2))
@@ -64,7 +65,7 @@ class PidFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name it; nothing is opened. A relative path counts from the present directory, for good."""
+        """Name it; nothing is opened. A relative path counts from the present directory, for good. Raises InvalidValue, NotFound."""
         name = os.fspath(path)
         if not name or "\0" in name:
             raise InvalidValue(
@@ -72,7 +73,7 @@ class PidFile:
                 subject=repr(name),
                 remedy="name a file, such as /run/app.pid",
             )
-        self.path = os.path.join(os.getcwd(), name) if not os.path.isabs(name) else name
+        self.path = absolute(name)
         self._descriptor: Descriptor | None = None
         self._pid = 0
 
@@ -166,6 +167,14 @@ class PidFile:
             with contextlib.closing(found):
                 self._refuse(self._lock_at(found, _RUNNING))
                 self._refuse_other_content(found)
+
+    def refuse_other_content(self) -> None:
+        """Raise UntrustedPeer when the file that is there holds something other than a pid. Raises AccessDenied."""
+        if not self._is_locked_here():
+            found = self._open(os.O_RDONLY)
+            if found is not None:
+                with contextlib.closing(found):
+                    self._refuse_other_content(found)
 
     def release(self) -> None:
         """Remove the file and let go of the lock. Does nothing without the lock, so not in a forked child."""

@@ -45,6 +45,7 @@ enum kin_finding {
     KIN_OTHER_BOOT,        /* of the time before the last boot: kin_mutex_repair */
     KIN_UNSUPPORTED,       /* this thread has no robust list: not started by glibc */
     KIN_TOO_MANY,          /* it is blank, and this thread holds too many to make it */
+    KIN_EXHAUSTED,         /* there is no descriptor, or memory, to find out which boot this is */
 };
 
 struct kin_mutex_state; /* in shared memory; native/mutex.h draws it */

@@ -27,6 +27,7 @@
 
 #include "arguments_binding.h"
 #include "condition_binding.h"
+#include "heap_type_binding.h"
 #include "own_methods_binding.h"
 #include "timeout_binding.h"
 #include "watcher_binding.h"
@@ -126,11 +127,9 @@ static void
 condition_dealloc(PyObject *object)
 {
     struct kin_condition_handle *self = (struct kin_condition_handle *)object;
-    PyTypeObject *type = Py_TYPE(object);
     close_it(self);
     Py_XDECREF((PyObject *)self->mutex);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 struct kin_mutex *
@@ -362,8 +361,5 @@ static PyType_Spec spec = {
 int
 kin_add_condition(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Condition", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "Condition");
 }

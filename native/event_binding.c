@@ -22,6 +22,7 @@
 
 #include "event.h"
 #include "futex.h"
+#include "heap_type_binding.h"
 #include "object_binding.h"
 #include "own_methods_binding.h"
 #include "placed_binding.h"
@@ -112,10 +113,8 @@ event_close(PyObject *object, PyObject *unused)
 static void
 event_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     close_it((struct event *)object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 /* -------------------------------------------------------------------------------------- using */
@@ -274,8 +273,7 @@ wait_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     const struct kin_event_state *state = given ? state_of(event) : NULL;
     if (state == NULL)
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct event_wait *self = (struct event_wait *)allocate(type, 0);
+    struct event_wait *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->event = (struct event *)Py_NewRef(event);
@@ -287,10 +285,8 @@ static void
 wait_dealloc(PyObject *object)
 {
     struct event_wait *self = (struct event_wait *)object;
-    PyTypeObject *type = Py_TYPE(object);
     Py_XDECREF((PyObject *)self->event);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static PyObject *
@@ -354,18 +350,9 @@ static PyType_Spec wait_spec = {
     .slots = wait_slots,
 };
 
-static int
-add_type(PyObject *module, PyType_Spec *of, const char *name)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, of, NULL);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, name, type);
-    Py_XDECREF(type);
-    return result;
-}
-
 int
 kin_add_event(PyObject *module)
 {
-    return add_type(module, &event_spec, "Event") < 0 ? -1
-                                                      : add_type(module, &wait_spec, "EventWait");
+    int result = kin_add_type(module, &event_spec, "Event");
+    return result < 0 ? -1 : kin_add_type(module, &wait_spec, "EventWait");
 }

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "file_lock.h"
+#include "heap_type_binding.h"
 
 int kin_add_file_lock(PyObject *module);
 
@@ -35,8 +36,7 @@ file_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static char *names[] = {NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, ":LockedFile", names))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct locked_file *self = (struct locked_file *)allocate(type, 0);
+    struct locked_file *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->fd = -1;
@@ -61,10 +61,8 @@ give_back(struct locked_file *self)
 static void
 file_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     give_back((struct locked_file *)object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 /* Where a standard stream is closed its number is free, and would be taken for that stream (kinfolk.descriptors). */
@@ -182,8 +180,5 @@ static PyType_Spec spec = {
 int
 kin_add_file_lock(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "LockedFile", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "LockedFile");
 }

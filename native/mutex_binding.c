@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "heap_type_binding.h"
 #include "mutex_binding.h"
 #include "own_methods_binding.h"
 #include "sync_object.h"
@@ -112,10 +113,8 @@ mutex_close(PyObject *object, PyObject *unused)
 static void
 mutex_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     close_it((struct kin_mutex_handle *)object); /* held: its memory stays, see rule 2 */
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 /* --------------------------------------------------------------------------------- acquiring */
@@ -387,8 +386,5 @@ static PyType_Spec spec = {
 int
 kin_add_mutex(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Mutex", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "Mutex");
 }

@@ -96,8 +96,7 @@ taking_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     struct semaphore *whose = (struct semaphore *)semaphore;
     if (whose->sem == NULL)
         return kin_refuse(semaphore, EBADF, NULL);
-    struct taking *self =
-        (struct taking *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    struct taking *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     Py_ssize_t offset = (char *)whose->sem - (char *)whose->placed.view.buf;
@@ -116,7 +115,7 @@ taking_dealloc(PyObject *object)
     struct taking *self = (struct taking *)object;
     kin_unplace(&self->placed);
     kin_taking_end(&self->base);
-    kin_free_object(object);
+    kin_release(object);
 }
 
 static PyType_Slot taking_slots[] = {
@@ -199,7 +198,7 @@ static void
 semaphore_dealloc(PyObject *object)
 {
     close_it((struct semaphore *)object);
-    kin_free_object(object);
+    kin_release(object);
 }
 
 /* -------------------------------------------------------------------------- acquire, release */

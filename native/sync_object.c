@@ -21,24 +21,38 @@
 
 enum { MAKING = 5 }; /* seconds that a maker may take; else it is no maker, but alien memory */
 
-/* The boot id as 16 bytes; all zero where /proc has none. */
-static void
+/* The boot id as 16 bytes; all zero where /proc has none. False when it can't be had just now: then nothing may be
+ * said about the boot of an object, nor one be made. */
+static bool
 read_boot_id(uint8_t id[16])
 {
-    char text[36];
-    memset(id, 0, 16);
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    ssize_t length = read(fd, text, sizeof text);
-    close(fd);
-    for (int i = 0, digit = 0; i < length && digit < 32; i++) {
-        int value = text[i] >= 'a' ? text[i] - 'a' + 10 : text[i] - '0';
-        if (text[i] == '-')
-            continue;
-        id[digit / 2] = (uint8_t)(id[digit / 2] << 4 | (value & 15));
-        digit++;
+    static _Atomic uint64_t halves[2];
+    static _Atomic bool known;
+    uint64_t words[2] = {0, 0};
+    if (!atomic_load_explicit(&known, memory_order_acquire)) {
+        char text[36];
+        uint8_t *bytes = (uint8_t *)words;
+        int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+        if (fd < 0 && errno != ENOENT && errno != EACCES && errno != EPERM)
+            return false;
+        ssize_t length = fd < 0 ? 0 : read(fd, text, sizeof text);
+        if (fd >= 0)
+            close(fd);
+        for (int i = 0, digit = 0; i < length && digit < 32; i++) {
+            int value = text[i] >= 'a' ? text[i] - 'a' + 10 : text[i] - '0';
+            if (text[i] == '-')
+                continue;
+            bytes[digit / 2] = (uint8_t)(bytes[digit / 2] << 4 | (value & 15));
+            digit++;
+        }
+        for (int i = 0; i < 2; i++)
+            atomic_store_explicit(&halves[i], words[i], memory_order_relaxed);
+        atomic_store_explicit(&known, true, memory_order_release);
     }
+    for (int i = 0; i < 2; i++)
+        words[i] = atomic_load_explicit(&halves[i], memory_order_relaxed);
+    memcpy(id, words, sizeof words);
+    return true;
 }
 
 static uint64_t
@@ -129,6 +143,8 @@ check(const struct kin_object *object, size_t room, enum kin_kind kind, size_t s
     if ((uintptr_t)object % KIN_OBJECT_ALIGNMENT != 0 || room < size)
         return KIN_MISPLACED;
     struct kin_object_header ours = header_of(kind, size, pid_namespace);
+    if (!read_boot_id(ours.boot_id))
+        return KIN_EXHAUSTED;
     for (;;) {
         uint64_t magic = magic_of(object);
         if (magic == KIN_OBJECT_MAGIC)

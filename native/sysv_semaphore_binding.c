@@ -100,8 +100,7 @@ taking_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     struct semaphore *whose = (struct semaphore *)semaphore;
     if (!whose->open)
         return kin_refuse(semaphore, EBADF, NULL);
-    struct taking *self =
-        (struct taking *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    struct taking *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->set = whose->set;
@@ -123,7 +122,7 @@ taking_dealloc(PyObject *object)
     struct taking *self = (struct taking *)object;
     PyMem_Free(self->operations);
     kin_taking_end(&self->base);
-    kin_free_object(object);
+    kin_release(object);
 }
 
 static PyType_Slot taking_slots[] = {
@@ -338,7 +337,7 @@ static PyMethodDef methods[] = {
 static void
 semaphore_dealloc(PyObject *object)
 {
-    kin_free_object(object);
+    kin_release(object);
 }
 
 static PyType_Slot slots[] = {

@@ -185,22 +185,3 @@ kin_entered_remove(struct kin_entered *entered)
     entered->count--;
     return true;
 }
-
-/* ---------------------------------------------------------------------------------- the types */
-
-void
-kin_free_object(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
-}
-
-int
-kin_add_type(PyObject *module, PyType_Spec *spec, const char *name)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, name, type);
-    Py_XDECREF(type);
-    return result;
-}

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "heap_type_binding.h"
 #include "sysv_wait.h"
 
 struct kin_taking;
@@ -46,12 +47,6 @@ bool kin_taking_timeout(PyObject *semaphore, PyObject *timeout);
 /* Takes, waiting by the `_wait` of the semaphore's subclass. `taking` is stolen, and may be NULL with an exception set. False with one
  * set: nothing was taken, or it was given back. */
 bool kin_take(PyObject *semaphore, PyObject *taking, PyObject *timeout);
-
-/* What a type's dealloc ends with. */
-void kin_free_object(PyObject *object);
-
-/* Makes a type and adds it to a module. 0, or -1 with an exception set. */
-int kin_add_type(PyObject *module, PyType_Spec *spec, const char *name);
 
 /* `with` blocks that this process has entered: what a forked child leaves were its parent's. */
 struct kin_entered {

@@ -23,6 +23,7 @@ class Finding(enum.IntEnum):
     OTHER_BOOT = 6
     UNSUPPORTED = 7
     TOO_MANY = 8
+    EXHAUSTED = 9
 
 
 def refusal(finding: int, kind: str, subject: str, size: int) -> KinfolkError:
@@ -52,6 +53,14 @@ def refusal(finding: int, kind: str, subject: str, size: int) -> KinfolkError:
                 subject=subject,
                 why="it is released by the number of its owner's thread, which means something else here",
                 remedy="use it in the container it was made in, or a file lock or a socket between containers",
+            )
+        case Finding.EXHAUSTED:
+            return LimitReached(
+                "it can't be opened",
+                subject=subject,
+                why="this process may open no more files",
+                remedy="close some, or raise the limit (ulimit -n)",
+                code=errno.EMFILE,
             )
         case Finding.UNSUPPORTED:
             return Unsupported(

@@ -193,7 +193,7 @@ def test_another_user_is_let_in_by_the_mode(sem_name, foreign_user):
         except kin.AccessDenied:
             return "denied"
         found.acquire(timeout=0)
-        with pytest.raises(kin.AccessDenied, match="name can't be removed.*its owner can"):
+        with pytest.raises(kin.AccessDenied, match=r"name can't be removed.*its owner can"):
             found.unlink()
         return "taken"
 

@@ -13,6 +13,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "heap_type_binding.h"
+
 int kin_add_finally(PyObject *module);
 
 enum { TRIES = 8 }; /* each but the first needs one more interrupt, within microseconds */
@@ -29,8 +31,7 @@ finally_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     PyObject *function, *argument;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO:Finally", names, &function, &argument))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct finally *self = (struct finally *)allocate(type, 0);
+    struct finally *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->function = Py_NewRef(function);
@@ -60,11 +61,9 @@ finally_clear(PyObject *object)
 static void
 finally_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     finally_clear(object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static PyObject *
@@ -123,8 +122,5 @@ static PyType_Spec spec = {
 int
 kin_add_finally(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Finally", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "Finally");
 }

@@ -281,6 +281,23 @@ kin_keeper_reap(struct kin_keeper *keeper)
     return reap_all(keeper); /* what had ended before the read, and is not signalled again */
 }
 
+void
+kin_keeper_forget_lost(struct kin_keeper *keeper)
+{
+    for (int row = 0; row < KIN_KEEPER_ROWS; row++)
+        for (struct kin_keeper_child **at = &keeper->children[row], *each; (each = *at) != NULL;) {
+            siginfo_t unused;
+            if (waitid(P_PID, (id_t)each->pid, &unused, WEXITED | WNOHANG | WNOWAIT) == 0 ||
+                errno != ECHILD) {
+                at = &each->next;
+                continue;
+            }
+            close_report(each);
+            *at = each->next;
+            free(each);
+        }
+}
+
 /* --------------------------------------------------------------------------------- the loop */
 
 static void
@@ -312,11 +329,12 @@ receive(const struct kin_keeper *keeper, struct kin_keeper_request *request)
     if (size < 0)
         return size;
     request->size = (size_t)size;
+    request->truncated = (message.msg_flags & MSG_CTRUNC) != 0;
     take_descriptors(&message, request);
     return size;
 }
 
-/* Starts the program if it is a request for one. */
+/* Starts the program if it is a request for one, or says why not. */
 static bool
 serve(struct kin_keeper *keeper, struct kin_keeper_request *request)
 {
@@ -325,8 +343,11 @@ serve(struct kin_keeper *keeper, struct kin_keeper_request *request)
     size_t size;
     if (!kin_wire_is_program(request->packet, request->size, &number, &block, &size))
         return false;
-    kin_keeper_start_program(keeper, number, block, size, request->descriptors,
-                             request->descriptor_count);
+    if (request->truncated)
+        refuse(keeper, number, EMFILE);
+    else
+        kin_keeper_start_program(keeper, number, block, size, request->descriptors,
+                                 request->descriptor_count);
     for (size_t i = 0; i < request->descriptor_count; i++)
         close(request->descriptors[i]);
     return true;

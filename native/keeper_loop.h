@@ -45,6 +45,7 @@ struct kin_keeper_request {
     size_t size;
     int descriptors[KIN_KEEPER_DESCRIPTORS]; /* the caller's */
     size_t descriptor_count;
+    bool truncated; /* for want of descriptors here: there are fewer than were sent */
 };
 
 /* Serves until there is something to tell. */
@@ -63,6 +64,10 @@ void kin_keeper_hand_over(struct kin_keeper *keeper, uint64_t number, pid_t pid,
 
 /* Reaps whatever has ended, orphans too; whether there is any child left. Never blocks. */
 bool kin_keeper_reap(struct kin_keeper *keeper);
+
+/* Closes the status pipes of those whom somebody else has reaped: a module while it was imported, or the
+ * kernel, if it had SIGCHLD ignored. */
+void kin_keeper_forget_lost(struct kin_keeper *keeper);
 
 /* The child that was started for a request, until it is reaped; 0: there is none. */
 pid_t kin_keeper_child_of(const struct kin_keeper *keeper, uint64_t number);

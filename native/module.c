@@ -31,6 +31,14 @@ int kin_add_surroundings(PyObject *module);
 int kin_add_containment(PyObject *module);
 int kin_add_mutex(PyObject *module);
 int kin_add_ring(PyObject *module);
+int kin_add_semaphore(PyObject *module);
+int kin_add_semaphore_wait(PyObject *module);
+int kin_add_event(PyObject *module);
+int kin_add_condition(PyObject *module);
+int kin_add_file_lock(PyObject *module);
+int kin_add_posix_semaphore(PyObject *module);
+int kin_add_sysv_semaphore(PyObject *module);
+int kin_add_sysv_sem(PyObject *module);
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
@@ -49,6 +57,14 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_containment},
     {Py_mod_exec, kin_add_mutex},
     {Py_mod_exec, kin_add_ring},
+    {Py_mod_exec, kin_add_semaphore},
+    {Py_mod_exec, kin_add_semaphore_wait},
+    {Py_mod_exec, kin_add_event},
+    {Py_mod_exec, kin_add_condition},
+    {Py_mod_exec, kin_add_file_lock},
+    {Py_mod_exec, kin_add_posix_semaphore},
+    {Py_mod_exec, kin_add_sysv_semaphore},
+    {Py_mod_exec, kin_add_sysv_sem},
     {0, NULL},
 };
 

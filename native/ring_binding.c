@@ -19,6 +19,7 @@
 #include <stdlib.h>
 
 #include "ring_binding.h"
+#include "heap_type_binding.h"
 
 int kin_add_ring(PyObject *module);
 
@@ -40,8 +41,7 @@ ring_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     int sends;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "p:Ring", names, &sends))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct kin_ring_object *self = (struct kin_ring_object *)allocate(type, 0);
+    struct kin_ring_object *self = kin_allocate(type);
     if (self != NULL)
         self->sends = sends != 0;
     return (PyObject *)self;
@@ -156,13 +156,11 @@ ring_clear(PyObject *object)
 static void
 ring_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     ring_clear(object);
     if (((struct kin_ring_object *)object)->opened != NULL)
         release(((struct kin_ring_object *)object)->opened);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 struct kin_ring *
@@ -384,8 +382,5 @@ static PyType_Spec spec = {
 int
 kin_add_ring(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Ring", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "Ring");
 }

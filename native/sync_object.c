@@ -107,8 +107,13 @@ all_zero(const struct kin_object *object, size_t size)
     return true;
 }
 
-/* The words of a header after `magic` that are the same for whoever makes it: up to `owner`. */
-enum { FIRST_WORD = 1, OWNERS_WORD = offsetof(struct kin_object_header, owner) / sizeof(uint64_t) };
+/* The words of a header after `magic` that are the same for whoever makes it, but for the size, of which a kind may have several: up to
+ * `owner`. */
+enum {
+    FIRST_WORD = 1,
+    SIZE_WORD = offsetof(struct kin_object_header, size) / sizeof(uint64_t),
+    OWNERS_WORD = offsetof(struct kin_object_header, owner) / sizeof(uint64_t),
+};
 
 /* Whether a header may be one that a maker was killed at, or is at just now. */
 static bool
@@ -116,7 +121,7 @@ half_written(const struct kin_object_header *header, const struct kin_object_hea
 {
     for (size_t i = FIRST_WORD; i < OWNERS_WORD; i++) {
         uint64_t found = word_at(header, i);
-        if (found != 0 && found != word_at(whole, i))
+        if (i != SIZE_WORD && found != 0 && found != word_at(whole, i))
             return false;
     }
     return word_at(header, OWNERS_WORD) >> 32 == 0 && word_at(header, OWNERS_WORD + 1) == 0;
@@ -197,10 +202,36 @@ kin_object_open(struct kin_mutex *guard, void *memory, size_t room, enum kin_kin
     enum kin_finding found = kin_object_look(memory, room, kind, size);
     if (found == KIN_SOUND)
         found = kin_mutex_bind(guard, &object->guard);
-    if (found != KIN_SOUND || magic_of(object) != 0)
-        return found;
-    found = make(guard, object, kind, size, format, argument);
+    if (found == KIN_SOUND && magic_of(object) == 0)
+        found = make(guard, object, kind, size, format, argument);
+    /* Again: if it was blank, somebody else may have made another one since. */
     return found == KIN_SOUND ? kin_object_look(memory, room, kind, size) : found;
+}
+
+size_t
+kin_object_size(const void *memory, size_t room, enum kin_kind kind, size_t otherwise)
+{
+    const struct kin_object *object = memory;
+    bool is_one = (uintptr_t)memory % KIN_OBJECT_ALIGNMENT == 0 && room >= sizeof *object &&
+                  magic_of(object) == KIN_OBJECT_MAGIC && object->header.kind == kind &&
+                  object->header.size >= sizeof *object &&
+                  object->header.size % KIN_OBJECT_ALIGNMENT == 0;
+    return is_one ? object->header.size : otherwise;
+}
+
+enum kin_finding
+kin_object_open_sized(struct kin_mutex *guard, void *memory, size_t room, enum kin_kind kind,
+                      size_t *size, kin_object_format *format, void *argument)
+{
+    size_t made = kin_object_size(memory, room, kind, *size), before;
+    enum kin_finding found;
+    do {
+        before = *size = made;
+        found = kin_object_open(guard, memory, room, kind, *size, format, argument);
+        /* Again if somebody has just made one of another size. */
+        made = kin_object_size(memory, room, kind, *size);
+    } while (found == KIN_OTHER_KIND && made != before);
+    return found;
 }
 
 void

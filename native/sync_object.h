@@ -53,6 +53,14 @@ enum kin_finding kin_object_open(struct kin_mutex *guard, void *memory, size_t r
                                  enum kin_kind kind, size_t size, kin_object_format *format,
                                  void *argument);
 
+/* The same for a kind of which there are several sizes: `size` is that of one to be made, and becomes that of the one that is there. */
+enum kin_finding kin_object_open_sized(struct kin_mutex *guard, void *memory, size_t room,
+                                       enum kin_kind kind, size_t *size, kin_object_format *format,
+                                       void *argument);
+
+/* The size of the object of a kind that lies there; `otherwise` if there is none. */
+size_t kin_object_size(const void *memory, size_t room, enum kin_kind kind, size_t otherwise);
+
 /* Looks, and changes nothing; KIN_SOUND too for memory that is blank. */
 enum kin_finding kin_object_look(const void *memory, size_t room, enum kin_kind kind, size_t size);
 

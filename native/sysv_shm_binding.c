@@ -20,6 +20,8 @@
 #include <sys/ipc.h>
 #include <sys/shm.h>
 
+#include "heap_type_binding.h"
+
 int kin_add_sysv_shm(PyObject *module);
 
 struct attachment {
@@ -36,8 +38,7 @@ attachment_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     int id, read_only;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "ip:SysvAttachment", names, &id, &read_only))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct attachment *self = (struct attachment *)allocate(type, 0);
+    struct attachment *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->read_only = read_only;
@@ -61,11 +62,9 @@ static void
 attachment_dealloc(PyObject *object)
 {
     struct attachment *self = (struct attachment *)object;
-    PyTypeObject *type = Py_TYPE(object);
     if (self->address != NULL)
         shmdt(self->address);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static int
@@ -169,8 +168,6 @@ static PyMethodDef functions[] = {
 int
 kin_add_sysv_shm(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "SysvAttachment", type);
-    Py_XDECREF(type);
+    int result = kin_add_type(module, &spec, "SysvAttachment");
     return result == 0 ? PyModule_AddFunctions(module, functions) : result;
 }

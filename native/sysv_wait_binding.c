@@ -23,6 +23,7 @@
 #include <sys/ipc.h>
 #include <sys/msg.h>
 
+#include "heap_type_binding.h"
 #include "sysv_wait.h"
 #include "sysv_wait_binding.h"
 
@@ -45,8 +46,7 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static char *names[] = {"id", NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "i:SysvQueue", names, &id))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct queue *self = (struct queue *)allocate(type, 0);
+    struct queue *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->id = id;
@@ -62,10 +62,8 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 static void
 queue_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     PyMem_Free(((struct queue *)object)->room);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static bool
@@ -273,8 +271,5 @@ static PyType_Spec spec = {
 int
 kin_add_sysv_wait(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "SysvQueue", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "SysvQueue");
 }

@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "ground",
             (
-                "addresses deadlines descriptors exit_hooks sysctl",
+                "addresses deadlines descriptors exit_hooks ownership record_locks sysctl",
                 "identity helper_threads interpreter_exit memfd nameless_file process_limit sysv_keys",
                 "transfer",
                 "turnstile ancillary",

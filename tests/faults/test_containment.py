@@ -276,6 +276,32 @@ def test_without_the_death_signal_they_would_live_on(peers: Peers, family: Famil
     owner.result()
 
 
+def test_a_keeper_sleeps_while_it_waits_for_what_it_can_not_kill(
+    peers: Peers, family: Family
+) -> None:
+    owner = peers.fork(own_everything, family.mark, "tests.faults.weak_keepers:that_can_not_kill")
+    keeper, *children = owner.hear()
+    family.until(EVERYTHING)
+    owner.kill()
+    before = sleeps(keeper)
+    until(lambda: sleeps(keeper) > before + 3, "a keeper that sleeps")
+    for pid in children[:2]:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: {state(pid) for pid in children[:2]} == {"X"}, "what has ended is reaped")
+    assert state(keeper) in "SR"
+    family.killed()
+    until(lambda: state(keeper) in "ZX", "the keeper's end")
+
+
+def sleeps(pid: int) -> int:
+    """How often a process has given its processor away to wait."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "voluntary_ctxt_switches":
+            return int(value)
+    raise KeyError(pid)
+
+
 def test_a_keeper_that_dies_of_a_request_is_told(peers: Peers, family: Family) -> None:
     def asks(voice, weakness: str) -> None:
         os.environ[MARK] = family.mark

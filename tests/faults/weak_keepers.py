@@ -61,6 +61,12 @@ def with_one_round() -> None:
     keeper.main()
 
 
+def that_can_not_kill() -> None:
+    """As where all below it are another user's."""
+    felling.kill_below = lambda pid, pidfd: felling.children_of(pid)
+    keeper.main()
+
+
 def that_dies_of_requests() -> None:
     """Reads a request, and is killed before it can answer."""
 

@@ -23,6 +23,7 @@ import kinfolk as kin
 from kinfolk import _native
 from kinfolk.ancillary import close_all
 from kinfolk.processes import felling, inheritance, keeper_messages, keeping, lost_status
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.keeper_messages import Kind, Preload, Record, Started, StartProgram
 from kinfolk.processes.launch import Launch
 from tests.conformance.peers import (
@@ -401,7 +402,7 @@ def test_a_start_that_is_given_up_leaves_no_child() -> None:
     pid = the_keeper()
     before = open_descriptors()
     launch = Launch(argv=[b"sleep", b"1000"], executables=[b"/bin/sleep"])
-    steps = keeping.keeping().start_program(launch)
+    steps = keeping.keeping().start_program(launch, Handover())
     interest = next(steps)
     assert readable(interest.readable[0])  # it is there already
     children = felling.children_of(pid)
@@ -522,6 +523,32 @@ def test_a_module_that_can_not_be_imported_is_told(short_directory: Path) -> Non
     finally:
         sys.path.pop()
     assert the_keeper() == pid
+
+
+def test_what_a_module_changed_before_it_failed_is_not_seen_by_functions(
+    peers: Peers, short_directory: Path
+) -> None:
+    (short_directory / "kinfolk_test_halfway.py").write_text(
+        "import os, signal\nos.environ['KINFOLK_TEST_LEFT'] = 'behind'\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\nraise ValueError"
+    )
+
+    def looks() -> None:
+        usual = signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+        print(os.environ.get("KINFOLK_TEST_LEFT"), usual)
+
+    def preloads(voice) -> None:
+        output_of(looks)  # the keeper settles after the first one
+        sys.path.append(str(short_directory))
+        with pytest.raises(kin.InvalidValue, match="ValueError"):
+            kin.preload("kinfolk_test_halfway")
+        voice.say(output_of(looks))
+        voice.say(kin.spawn(os.kill, 0, signal.SIGUSR1, process_group=0).wait(HANG).signal)
+        keeping.keeping().end(0)
+
+    owner = peers.fork(preloads)
+    assert owner.hear() == "None True\n"
+    assert owner.hear() == signal.SIGUSR1
 
 
 # ── how it ends ──────────────────────────────────────────────────────────────────────────────

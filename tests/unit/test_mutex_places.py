@@ -11,6 +11,8 @@ import os
 import signal
 import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -331,6 +333,48 @@ def test_from_before_a_reboot_it_is_repaired(was_held):
         assert held.owner_died is was_held
     with kin.Mutex.inside(memory) as held:
         assert not held.owner_died
+
+
+#: A fresh interpreter: the boot's id is read from /proc for the first object, and kept.
+NO_DESCRIPTOR_LEFT = """
+import mmap, os, resource, sys
+import kinfolk as kin
+
+kin.Mutex, kin.LimitReached  # imported while that can be done
+memory = mmap.mmap(int(sys.argv[1]), mmap.PAGESIZE)
+highest = max(os.dup(0) for _ in range(8))
+resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, highest + 1))
+for before in (memory[:], bytes(mmap.PAGESIZE)):
+    memory[:] = before
+    try:
+        kin.Mutex.inside(memory)
+    except kin.LimitReached as error:
+        assert memory[:] == before
+        print(error.errno)
+os.close(highest)
+kin.Mutex.inside(memory).acquire(timeout=0)
+print("made")
+"""
+
+
+def test_without_a_free_descriptor_none_is_from_before_a_reboot():
+    """Else a held one would be repaired, under its holder."""
+    file = os.memfd_create("memory")
+    os.truncate(file, PAGE)
+    with mmap.mmap(file, PAGE) as memory:
+        mutex = kin.Mutex.inside(memory)
+        ended = subprocess.run(
+            [sys.executable, "-c", NO_DESCRIPTOR_LEFT, str(file)],
+            pass_fds=[file],
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+            check=False,
+        )
+        mutex.close()
+    os.close(file)
+    assert ended.stderr == ""
+    assert ended.stdout == f"{errno.EMFILE}\n{errno.EMFILE}\nmade\n"
 
 
 def test_zeroed_while_it_is_held(peers):

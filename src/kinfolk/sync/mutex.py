@@ -30,18 +30,15 @@ import contextlib
 import errno
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar, NoReturn
 
 from kinfolk import _native
-from kinfolk.deadlines import deadline
 from kinfolk.errors import (
-    Closed,
     CorruptObject,
     Deadlock,
     ForkedCopy,
-    InvalidValue,
-    KernelError,
     NotOwner,
     OwnerDied,
     StillInUse,
@@ -49,21 +46,17 @@ from kinfolk.errors import (
     Unsupported,
 )
 from kinfolk.sync import places
-from kinfolk.sync.findings import ALIGNMENT, too_many
+from kinfolk.sync.placed import Placed
 
 
-class Mutex(_native.Mutex):
+class Mutex(_native.Mutex, Placed):
     """A lock between processes that no death leaves locked. Thread-safe; as a context manager it acquires and releases.
 
     The methods that matter are native: acquire and release take about as long as two calls of any C function.
     """
 
-    __slots__ = ("__weakref__", "_place", "_strict")
-
-    #: bytes that it takes inside memory
+    KIND: ClassVar[str] = "mutex"
     SIZE: ClassVar[int] = 128
-    #: what its offset is a multiple of
-    ALIGNMENT: ClassVar[int] = ALIGNMENT
 
     def __init__(self, name: str | None = None, *, strict: bool = False) -> None:
         """The one of this user's ``name``, made if there is none; without a name, one of this process and those it starts.
@@ -72,9 +65,9 @@ class Mutex(_native.Mutex):
         UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported.
         """
         if name is None:
-            self._begin(places.anonymous("mutex", self.SIZE), strict)
+            self._begin(places.anonymous(self.KIND, self.SIZE), strict)
         else:
-            self._begin(places.named("mutex", name, self.SIZE), strict)
+            self._begin(places.named(self.KIND, name, self.SIZE), strict)
 
     @classmethod
     def inside(cls, memory: places.Memory | Any, offset: int = 0, *, strict: bool = False) -> Mutex:
@@ -83,21 +76,7 @@ class Mutex(_native.Mutex):
         It takes `SIZE` bytes at a multiple of `ALIGNMENT`, zeroed before the first use. The memory can't be closed while the mutex
         is open. Raises InvalidValue, CorruptObject, Unsupported.
         """
-        return cls._at(places.inside("mutex", memory, offset), strict)
-
-    @classmethod
-    def _at(cls, place: places.Place, strict: bool) -> Mutex:
-        mutex = cls.__new__(cls)
-        mutex._begin(place, strict)
-        return mutex
-
-    def _begin(self, place: places.Place, strict: bool) -> None:
-        try:
-            place.open(self, self.SIZE, strict)
-        except BaseException:
-            place.close()
-            raise
-        self._place, self._strict = place, strict
+        return cls._at(places.inside(cls.KIND, memory, offset), strict)
 
     # ── acquiring: acquire, release, give_up, locked, owner_died are native ──────────────────
 
@@ -121,33 +100,25 @@ class Mutex(_native.Mutex):
     async def __aexit__(self, *exception: object) -> None:
         """Never reached."""
 
-    # ── the end ──────────────────────────────────────────────────────────────────────────────
+    # ── conditions ───────────────────────────────────────────────────────────────────────────
 
-    def close(self) -> None:
-        """Let go of it; others keep it. Closing twice does nothing.
+    def _waited_by(self, condition: Any) -> None:
+        """A `kinfolk.sync.condition.Condition` goes with it, as long as that is alive."""
+        known: dict[int, weakref.ref[Any]] = self.__dict__.setdefault("_conditions", {})
+        key = id(condition)
+        known[key] = weakref.ref(condition, lambda _: known.pop(key, None))
 
-        Raises StillInUse while a thread of this process holds it or waits for it: its memory is looked at by the kernel.
-        """
-        self._close()
-        getattr(self, "_place", _NOWHERE).close()
+    def _gave_up(self) -> None:
+        # Who waits there would wait for a notify by somebody who holds it.
+        for condition in list(self.__dict__.get("_conditions", {}).values()):
+            if (waited := condition()) is not None:
+                waited._wake()
 
-    def unlink(self) -> None:
-        """Remove its name; who has it open keeps it, and who opens the name later makes another.
-
-        Raises NotFound when it was removed already, Unsupported for one without a name.
-        """
-        self._place.unlink()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (type(self), self._strict, self.SIZE, *self._place.passable())
+    # ── the rest ─────────────────────────────────────────────────────────────────────────────
 
     def __repr__(self) -> str:
         state = f"held by thread {holder}" if (holder := self._holder) else "free"
-        return f"<Mutex {self._subject.removeprefix('mutex').strip() or 'anonymous'}, {state}>"
-
-    @property
-    def _subject(self) -> str:
-        return getattr(self, "_place", _NOWHERE).subject
+        return f"<Mutex {self._named()}, {state}>"
 
     # ── what the native side refuses ─────────────────────────────────────────────────────────
 
@@ -161,11 +132,6 @@ class Mutex(_native.Mutex):
                     why=f"{self._whose()} for all the {timeout:g} s",
                     remedy="see what holds it, or wait longer",
                 )
-            case errno.EINVAL:
-                deadline(timeout)
-                raise InvalidValue(f"timeout={timeout!r} makes no sense", subject=subject)
-            case errno.EBADF:
-                raise Closed("this mutex is closed", subject=subject)
             case errno.EDEADLK:
                 raise Deadlock(
                     "this thread holds it already",
@@ -200,16 +166,8 @@ class Mutex(_native.Mutex):
                 raise CorruptObject(
                     "its memory was overwritten while this thread held it", subject=subject
                 )
-            case errno.ENOLCK:
-                raise too_many(subject)
-            case errno.EXDEV:
-                raise Unsupported(
-                    "this process is in another pid namespace by now",
-                    subject=subject,
-                    remedy="use it in the namespace that it was opened in",
-                )
             case _:
-                raise KernelError(os.strerror(error), subject=subject, code=error)
+                super()._refused(error, timeout)
 
     def _not_ours(self, subject: str) -> ForkedCopy | NotOwner:
         if self._held_before_fork:
@@ -244,11 +202,3 @@ class Mutex(_native.Mutex):
         if process == os.getpid():
             return f"thread {thread} of this process holds it"
         return f"process {process} ({name}) holds it"
-
-
-#: Of one that was made without being opened.
-_NOWHERE = places.Place("mutex", "mutex", None, 0)
-
-
-def _arrive(cls: type[Mutex], strict: bool, size: int, *place: Any) -> Mutex:
-    return cls._at(places.arrive(size, *place), strict)

@@ -40,6 +40,7 @@ from kinfolk.errors import (
     NotFound,
     Unsupported,
     UntrustedPeer,
+    UsageError,
     from_os_error,
 )
 from kinfolk.interest import Steps
@@ -154,6 +155,10 @@ class Place:
 
         self._locked(remove)
 
+    def part(self, kind: str, offset: int) -> Place:
+        """That of an object which is a part of the one here, at an ``offset`` of it."""
+        return _Part(kind, f"{kind} of {self.subject}", self._buffer, self._offset + offset)
+
     def passable(self) -> tuple[Any, ...]:
         """What `arrive` makes the place of in another process. Raises UsageError unless one is being started."""
         if self._file is None:
@@ -166,6 +171,18 @@ class Place:
         return (self.kind, self.subject, self._path, carry(self._file.fileno()))
 
 
+class _Part(Place):
+    """Where a part of another object lies. It goes where that one goes."""
+
+    def passable(self) -> tuple[Any, ...]:
+        raise UsageError(
+            f"this {self.kind} can't be passed on by itself",
+            subject=self.subject,
+            why="it is a part of the other",
+            remedy="pass that on",
+        )
+
+
 def arrive(size: int, kind: str, subject: str, path: str | None, carried: Any) -> Place:
     """The place of an object that was passed to this process."""
     if isinstance(carried, tuple):
@@ -173,6 +190,16 @@ def arrive(size: int, kind: str, subject: str, path: str | None, carried: Any) -
         return inside(kind, memory, offset)
     file = _File(arrived(carried), subject)
     return Place(kind, subject, _map(file, size), 0, path=path, file=file)
+
+
+def of_file(kind: str, subject: str, number: int, size: int, path: str | None) -> Place:
+    """In a file that was opened for it, whose descriptor this takes over. Raises OSError."""
+    file = _File(number, subject)
+    try:
+        return Place(kind, subject, _map(file, size), 0, path=path, file=file)
+    except BaseException:
+        file.close()
+        raise
 
 
 def inside(kind: str, memory: Memory | Any, offset: int) -> Place:
@@ -225,8 +252,10 @@ def _map(file: _File, size: int) -> mmap.mmap:
 # ── by name ──────────────────────────────────────────────────────────────────────────────────
 
 
-def named(kind: str, name: str, size: int) -> Place:
-    """In a file of its own, made if there is none.
+def named(kind: str, name: str, size: int, least: int | None = None) -> Place:
+    """In a file of its own, made with ``size`` bytes if there is none.
+
+    One that is there has to be as large; or, where a kind has several sizes, to have at least the ``least``. All of it is mapped.
 
     Raises InvalidValue, UntrustedPeer, CorruptObject, NoSpace, AccessDenied, LimitReached.
     """
@@ -242,8 +271,9 @@ def named(kind: str, name: str, size: int) -> Place:
             file = _File(_open(path), subject)
         except FileNotFoundError:
             file = _File(_made(path, size), subject)
-        _check(file.fileno(), path, size)
-        return Place(kind, subject, _map(file, size), 0, path=path, file=file)
+        _check(file.fileno(), path, least or size)
+        whole = os.fstat(file.fileno()).st_size if least else size
+        return Place(kind, subject, _map(file, whole), 0, path=path, file=file)
 
     return _under_lock(opened, subject)
 

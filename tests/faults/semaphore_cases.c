@@ -1,0 +1,365 @@
+/* Cases of the semaphore, for harness.c. With -DKEEPS what the dead took does not come back: the negative control.
+ *
+ * It has ALL. Whoever takes notes how many are out, and afterwards takes ALL, which has to be there, and no more.
+ */
+
+#include "harness.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "semaphore.h"
+
+enum { ALL = 2, MANY = 40, MEMBERS = 12, TURNS = 200 };
+
+#ifdef KEEPS
+enum { KEPT = 1 };
+#else
+enum { KEPT = 0 };
+#endif
+
+struct shared {
+    _Alignas(64) char object[2048];
+    _Atomic uint32_t go;
+    pid_t victim;
+};
+
+/* Each process has its own copy. */
+static struct kin_semaphore semaphore;
+static struct kin_watcher watcher;
+static uint32_t all = ALL;
+
+/* ---------------------------------------------------------------------------- the semaphore */
+
+static void
+open_of(struct shared *shared, uint32_t initial)
+{
+    struct kin_semaphore_terms terms = {initial, initial ? initial : ALL, KEPT, MEMBERS};
+    if (semaphore.state != NULL)
+        return;
+    if (kin_watcher_init(&watcher) != 0 ||
+        kin_semaphore_open(&semaphore, shared->object, sizeof shared->object, &terms, &watcher) !=
+            KIN_SOUND)
+        violated("the semaphore can't be opened");
+    all = semaphore.initial;
+}
+
+static void
+opens(void *memory)
+{
+    open_of(memory, ALL);
+}
+
+/* … and has a thread that watches: its making is thousands of instructions of libc's. */
+static void
+opens_warm(void *memory)
+{
+    struct kin_watch never = {.fd = eventfd(0, 0), .event_fd = -1, .owns = true};
+    uint64_t number = 0;
+    opens(memory);
+    if (kin_watcher_add(&watcher, &never, &number) != 0)
+        violated("can't watch");
+}
+
+/* … and is a member that watches the others. */
+static void
+joins(void *memory)
+{
+    uint32_t value;
+    opens(memory);
+    if (kin_members_join(&semaphore.members) != 0 || kin_semaphore_value(&semaphore, &value) != 0)
+        violated("can't join");
+}
+
+static void
+take(uint32_t count)
+{
+    int error;
+    do
+        error = kin_semaphore_acquire(&semaphore, count, NULL, NULL);
+    while (error == EINTR);
+    if (error != 0)
+        violated("can't take");
+}
+
+static void
+give(uint32_t count)
+{
+    if (kin_semaphore_release(&semaphore, count) != 0)
+        violated("can't give back what was taken");
+}
+
+/* ------------------------------------------------------------------------------- the parts */
+
+static void
+prepare(void *memory)
+{
+    open_of(memory, ALL);
+    kin_semaphore_close(&semaphore);
+}
+
+static void
+prepare_many(void *memory)
+{
+    open_of(memory, MANY);
+    kin_semaphore_close(&semaphore);
+}
+
+static void
+prepare_none(void *memory)
+{
+    open_of(memory, 0);
+    kin_semaphore_close(&semaphore);
+}
+
+static void
+joins_and_takes(void *memory)
+{
+    joins(memory);
+    take(1);
+}
+
+static void
+joins_and_takes_all(void *memory)
+{
+    joins(memory);
+    take(all);
+}
+
+static void
+takes(void *memory)
+{
+    (void)memory;
+    take(1);
+}
+
+static void
+takes_all(void *memory)
+{
+    (void)memory;
+    take(all);
+}
+
+static void
+gives(void *memory)
+{
+    (void)memory;
+    give(1);
+}
+
+static void
+gives_all(void *memory)
+{
+    (void)memory;
+    give(all);
+}
+
+static void
+takes_and_gives(void *memory)
+{
+    (void)memory;
+    take(1);
+    give(1);
+}
+
+static void
+takes_and_gives_twice(void *memory)
+{
+    takes_and_gives(memory);
+    takes_and_gives(memory);
+}
+
+/* All of them is all there is. */
+static void
+takes_and_gives_all(void *memory)
+{
+    (void)memory;
+    take(all);
+    if (kin_semaphore_try(&semaphore, 1) != EBUSY)
+        violated("there is more than there was");
+    give(all);
+}
+
+static void
+takes_turns(void *memory)
+{
+    (void)memory;
+    for (int i = 0; i < TURNS; i++) {
+        uint32_t count = 1 + (uint32_t)i % all;
+        take(count);
+        give(count);
+    }
+}
+
+static void
+takes_turns_for_ever(void *memory)
+{
+    for (;;)
+        takes_turns(memory);
+}
+
+static void
+closes(void *memory)
+{
+    (void)memory;
+    kin_semaphore_close(&semaphore);
+}
+
+static void
+wait_for_go(struct shared *shared)
+{
+    while (shared->go == 0)
+        syscall(SYS_futex, &shared->go, FUTEX_WAIT, 0, NULL, NULL, 0);
+}
+
+static void
+gives_on_go(void *memory)
+{
+    wait_for_go(memory);
+    give(1);
+}
+
+static void
+gives_all_on_go(void *memory)
+{
+    wait_for_go(memory);
+    give(all);
+}
+
+static void
+dies_on_go(void *memory)
+{
+    wait_for_go(memory);
+    _exit(0);
+}
+
+static void
+ends(void *memory)
+{
+    (void)memory;
+    _exit(0);
+}
+
+static void
+say_go(void *memory)
+{
+    struct shared *shared = memory;
+    shared->go = 1;
+    syscall(SYS_futex, &shared->go, FUTEX_WAKE, 4, NULL, NULL, 0);
+}
+
+/* Unless the victim has: then whoever sleeps has to hear of it by its death alone. */
+static void
+give_instead(void *memory)
+{
+    opens(memory);
+    if (kin_semaphore_now(&semaphore) == 0)
+        give(1);
+    kin_semaphore_close(&semaphore);
+    kin_watcher_end(&watcher);
+}
+
+static void
+nothing(int number)
+{
+    (void)number;
+}
+
+static void
+joins_with_handler(void *memory)
+{
+    struct shared *shared = memory;
+    struct sigaction action = {.sa_handler = nothing};
+    sigaction(SIGUSR1, &action, NULL);
+    shared->victim = getpid();
+    joins(shared);
+}
+
+/* The victim leaves without it, if it still waits. */
+static void
+interrupt(void *memory)
+{
+    kill(((struct shared *)memory)->victim, SIGUSR1);
+    say_go(memory);
+}
+
+static void
+takes_unless_interrupted(void *memory)
+{
+    (void)memory;
+    kin_semaphore_acquire(&semaphore, 1, NULL, NULL);
+}
+
+static void
+waits_briefly(void *memory)
+{
+    struct timespec deadline = kin_timespec(kin_now() + 10 * KIN_MILLISECOND);
+    (void)memory;
+    kin_semaphore_acquire(&semaphore, 1, &deadline, NULL);
+}
+
+/* ------------------------------------------------------------------------------- the table */
+
+#define BLANK(name_) .name = name_, .size = sizeof(struct shared)
+#define OF(name_) BLANK(name_), .prepare = prepare
+#define OF_MANY(name_) BLANK(name_), .prepare = prepare_many
+#define TAKES_ONE(when_) {when_, joins, takes_and_gives}
+#define TAKES_ALL(when_) {when_, joins, takes_and_gives_all}
+#define HAS_ALL(act_) {EARLY, joins_and_takes_all, act_}
+#define HAS_ONE(act_) {EARLY, joins_and_takes, act_}
+#define TAKES_TURNS {ALONGSIDE, joins, takes_turns}
+
+const struct fault_case fault_cases[] = {
+    /* what stands in the word at first is nobody's, its own, another's; or does not fit into it */
+    {OF("take"), .ready = joins, .act = takes, .bystanders = {TAKES_ALL(AFTERWARDS)}},
+    {OF("give"), .ready = joins_and_takes, .act = gives, .bystanders = {TAKES_ALL(AFTERWARDS)}},
+    {OF("take-after-another"), .ready = joins, .act = takes_and_gives_twice,
+     .bystanders = {{EARLY, joins, takes_and_gives}, TAKES_ALL(AFTERWARDS)}},
+    {OF_MANY("take-many"), .ready = joins, .act = takes_all, .bystanders = {TAKES_ALL(AFTERWARDS)}},
+    {OF_MANY("give-many"), .ready = joins_and_takes_all, .act = gives_all,
+     .bystanders = {TAKES_ALL(AFTERWARDS)}},
+    /* coming and going */
+    {BLANK("make"), .act = opens, .bystanders = {TAKES_ALL(AFTERWARDS), TAKES_ONE(AFTERWARDS)}},
+    {OF("join"), .ready = opens_warm, .act = takes, .unblock = say_go,
+     .bystanders = {HAS_ONE(gives_on_go), {NEXT, joins, takes_and_gives_all}, TAKES_ALL(AFTERWARDS)}},
+    {BLANK("join-and-give"), .prepare = prepare_none, .ready = opens_warm, .act = gives,
+     .unblock = give_instead, .bystanders = {{NEXT, joins, takes}}},
+    {OF("leave"), .ready = joins, .act = closes, .bystanders = {TAKES_ALL(AFTERWARDS)}},
+    {OF("leave-holding"), .ready = joins_and_takes, .act = closes,
+     .bystanders = {TAKES_ALL(AFTERWARDS)}},
+    /* waiting, and being woken */
+    {OF("wait"), .ready = joins, .act = takes, .unblock = say_go,
+     .bystanders = {HAS_ALL(gives_all_on_go), TAKES_ONE(MEANWHILE), TAKES_ONE(MEANWHILE),
+                    TAKES_ALL(AFTERWARDS)}},
+    {OF("wait-cold"), .ready = opens, .act = takes, .unblock = say_go,
+     .bystanders = {HAS_ALL(gives_all_on_go), TAKES_ONE(MEANWHILE), TAKES_ALL(AFTERWARDS)}},
+    {OF("wait-at-first"), .ready = opens_warm, .act = takes, .unblock = say_go,
+     .bystanders = {HAS_ALL(gives_all_on_go), TAKES_ONE(MEANWHILE), TAKES_ALL(AFTERWARDS)}},
+    {OF("wait-behind"), .ready = joins, .act = takes, .unblock = say_go,
+     .bystanders = {HAS_ALL(gives_on_go), TAKES_ONE(EARLY), TAKES_ALL(AFTERWARDS)}},
+    {OF("wait-for-all"), .ready = joins, .act = takes_all, .unblock = say_go,
+     .bystanders = {HAS_ONE(gives_on_go), TAKES_ALL(EARLY), TAKES_ONE(MEANWHILE)}},
+    {OF("wake"), .ready = joins_and_takes_all, .act = gives,
+     .bystanders = {TAKES_ONE(NEXT), TAKES_ONE(NEXT), TAKES_ALL(AFTERWARDS)}},
+    {OF("wake-several"), .ready = joins_and_takes_all, .act = gives_all,
+     .bystanders = {TAKES_ALL(NEXT), TAKES_ONE(NEXT), TAKES_ALL(AFTERWARDS)}},
+    {OF("time-out"), .ready = joins, .act = waits_briefly, .unblock = say_go,
+     .bystanders = {HAS_ALL(gives_all_on_go), TAKES_ONE(MEANWHILE), TAKES_ALL(AFTERWARDS)}},
+    {OF("interrupt"), .ready = joins_with_handler, .act = takes_unless_interrupted,
+     .unblock = interrupt,
+     .bystanders = {HAS_ALL(gives_all_on_go), TAKES_ONE(MEANWHILE), TAKES_ALL(AFTERWARDS)}},
+    /* taking back */
+    {OF("reclaim"), .ready = opens_warm, .act = takes_all,
+     .bystanders = {HAS_ALL(ends), TAKES_ALL(AFTERWARDS)}},
+    {OF_MANY("reclaim-many"), .ready = opens_warm, .act = takes_all,
+     .bystanders = {HAS_ALL(ends), HAS_ONE(ends), TAKES_ALL(AFTERWARDS)}},
+    {OF("wait-for-dying"), .ready = joins, .act = takes, .unblock = say_go,
+     .bystanders = {HAS_ALL(dies_on_go), TAKES_ONE(MEANWHILE), TAKES_ALL(MEANWHILE)}},
+    {OF("turns"), .ready = joins, .act = takes_turns_for_ever,
+     .bystanders = {TAKES_TURNS, TAKES_TURNS, TAKES_ONE(ALONGSIDE), TAKES_ALL(AFTERWARDS)}},
+    {0},
+};

@@ -18,8 +18,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#include "ring_binding.h"
 #include "heap_type_binding.h"
+#include "ring_binding.h"
 
 int kin_add_ring(PyObject *module);
 

@@ -35,9 +35,21 @@ may_be(uint64_t capacity)
 }
 
 uint64_t
-kin_ring_room(uint64_t capacity)
+kin_ring_room(const struct kin_ring_terms *terms)
 {
-    return may_be(capacity) ? KIN_RING_BYTES_AT + capacity : 0;
+    struct kin_arena_shape arena = kin_arena_shape_of(terms->arena);
+    return may_be(terms->capacity) && arena.units != 0
+               ? KIN_RING_BYTES_AT + terms->capacity + kin_arena_room(&arena)
+               : 0;
+}
+
+uint64_t
+kin_ring_head(const struct kin_ring_terms *terms)
+{
+    struct kin_arena_shape arena = kin_arena_shape_of(terms->arena);
+    return kin_ring_room(terms) == 0
+               ? 0
+               : KIN_RING_BYTES_AT + terms->capacity + kin_arena_head(&arena);
 }
 
 uint64_t
@@ -50,47 +62,71 @@ static void
 format(struct kin_object *object, void *argument)
 {
     struct kin_ring_memory *memory = (struct kin_ring_memory *)(void *)object;
+    const struct kin_ring_terms *terms = argument;
     memory->shape = (struct kin_ring_shape){
         .layout = KIN_RING_LAYOUT,
-        .capacity = *(const uint64_t *)argument,
+        .capacity = terms->capacity,
+        .arena = kin_arena_shape_of(terms->arena),
     };
+    kin_arena_format((unsigned char *)(memory + 1) + terms->capacity, &memory->shape.arena);
+}
+
+/* Whether what is there fits into so many bytes. */
+static enum kin_finding
+check(const struct kin_ring_shape *shape, size_t room)
+{
+    uint64_t arena = kin_arena_room(&shape->arena);
+    if (shape->layout != KIN_RING_LAYOUT)
+        return KIN_OTHER_VERSION;
+    if (!may_be(shape->capacity) || arena == 0)
+        return KIN_ALIEN;
+    room -= KIN_RING_BYTES_AT;
+    return shape->capacity <= room && arena <= room - shape->capacity ? KIN_SOUND : KIN_MISPLACED;
 }
 
 enum kin_finding
 kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_way way,
-              uint64_t capacity)
+              const struct kin_ring_terms *terms, struct kin_watcher *watcher)
 {
     struct kin_ring_memory *there = memory;
-    struct kin_mutex guard;
+    struct kin_ring_terms wanted = *terms;
     *ring = (struct kin_ring){.way = way};
-    if (!may_be(capacity))
+    uint64_t need = kin_ring_room(terms);
+    if (need == 0)
         return KIN_MISPLACED;
     if (!kin_ring_can_wait())
         return KIN_UNSUPPORTED;
-    enum kin_finding found =
-        kin_object_open(&guard, memory, room, KIN_RING, sizeof *there, format, &capacity);
+    enum kin_finding found = kin_object_look(memory, room, KIN_RING, sizeof *there);
+    if (found == KIN_SOUND && atomic_load(&there->object.header.magic) == 0 && need > room)
+        return KIN_MISPLACED; /* it would be made beyond the end */
+    found = kin_object_open(&ring->arena.guard, memory, room, KIN_RING, sizeof *there, format, &wanted);
     if (found != KIN_SOUND)
         return found;
     struct kin_ring_shape shape = there->shape;
-    if (shape.layout != KIN_RING_LAYOUT)
-        return KIN_OTHER_VERSION;
-    if (!may_be(shape.capacity))
-        return KIN_ALIEN;
-    if (shape.capacity > room - sizeof *there)
-        return KIN_MISPLACED;
+    found = check(&shape, room);
+    if (found != KIN_SOUND)
+        return found;
     bool sends = way == KIN_RING_SENDS;
     ring->mine = sends ? &there->senders : &there->receivers;
     ring->theirs = sends ? &there->receivers : &there->senders;
     ring->bytes = (unsigned char *)memory + KIN_RING_BYTES_AT;
     ring->capacity = shape.capacity;
     kin_ring_forked(ring);
+    if (!kin_arena_bind(&ring->arena, ring, ring->bytes + ring->capacity, &shape.arena, watcher))
+        return KIN_ALIEN;
     return kin_mutex_bind(&ring->lock, &ring->mine->lock);
 }
 
 int
 kin_ring_close(struct kin_ring *ring)
 {
-    return ring->mine == NULL ? 0 : kin_mutex_close(&ring->lock);
+    if (ring->mine == NULL)
+        return 0;
+    int error = kin_mutex_close(&ring->lock);
+    if (error != 0)
+        return error;
+    kin_arena_close(&ring->arena);
+    return kin_mutex_close(&ring->arena.guard);
 }
 
 uint64_t
@@ -176,8 +212,8 @@ fits(const struct kin_ring *ring, uint64_t need)
 }
 
 int
-kin_ring_put(struct kin_ring *ring, const struct iovec *pieces, int count, uint64_t length,
-             uint8_t kind)
+kin_ring_put_flagged(struct kin_ring *ring, const struct iovec *pieces, int count,
+                     uint64_t length, uint8_t kind, uint8_t flags)
 {
     if (length > kin_ring_most(ring))
         return EMSGSIZE;
@@ -188,7 +224,7 @@ kin_ring_put(struct kin_ring *ring, const struct iovec *pieces, int count, uint6
         if (!fits(ring, need))
             return EAGAIN;
     }
-    struct kin_ring_frame frame = {.length = (uint32_t)length, .kind = kind};
+    struct kin_ring_frame frame = {.length = (uint32_t)length, .kind = kind, .flags = flags};
     memcpy(ring->bytes + (ring->at & (ring->capacity - 1)), &frame, sizeof frame);
     uint64_t at = ring->at + KIN_RING_FRAME;
     for (int i = 0; i < count; i++) {
@@ -197,6 +233,13 @@ kin_ring_put(struct kin_ring *ring, const struct iovec *pieces, int count, uint6
     }
     ring->at += need;
     return 0;
+}
+
+int
+kin_ring_put(struct kin_ring *ring, const struct iovec *pieces, int count, uint64_t length,
+             uint8_t kind)
+{
+    return kin_ring_put_flagged(ring, pieces, count, length, kind, 0);
 }
 
 /* ------------------------------------------------------------------------------------ receiving */

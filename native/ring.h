@@ -5,6 +5,7 @@
 
 #include <sys/uio.h>
 
+#include "arena.h"
 #include "ring_layout.h"
 
 enum kin_ring_way { KIN_RING_SENDS, KIN_RING_RECEIVES };
@@ -16,6 +17,7 @@ struct kin_ring {
     uint64_t capacity;
     enum kin_ring_way way;
     struct kin_mutex lock; /* of `mine` */
+    struct kin_arena arena;
 
     /* Between `enter` and `leave`, or `withdraw`: */
     uint64_t from; /* `mine->position` */
@@ -31,16 +33,24 @@ struct kin_ring {
     _Atomic uint32_t waiting[2]; /* threads in `kin_ring_wait`, by the alarm (odd, even) that they know of */
 };
 
-/* The bytes of memory that a ring of this capacity takes; 0 for a capacity that can't be. */
-uint64_t kin_ring_room(uint64_t capacity);
+/* Bytes, each a power of two: of the ring, and of the units of its arena. */
+struct kin_ring_terms {
+    uint64_t capacity, arena;
+};
 
-/* The largest message that fits. */
+/* The bytes of memory that such a ring takes; 0 for one that can't be. So many at the beginning have to have memory behind
+ * them; the rest gets it when it is first used. */
+uint64_t kin_ring_room(const struct kin_ring_terms *terms);
+uint64_t kin_ring_head(const struct kin_ring_terms *terms);
+
+/* The largest message that fits without a block. */
 uint64_t kin_ring_most(const struct kin_ring *ring);
 
-/* Opens an end of the ring in `memory`, of which `room` bytes are there; makes it, `capacity` large, if they
- * are zero. */
+/* Opens an end of the ring in `memory`, of which `room` bytes are there; makes it, by the terms, if they
+ * are zero. The watcher outlives it. */
 enum kin_finding kin_ring_open(struct kin_ring *ring, void *memory, size_t room,
-                               enum kin_ring_way way, uint64_t capacity);
+                               enum kin_ring_way way, const struct kin_ring_terms *terms,
+                               struct kin_watcher *watcher);
 
 /* 0 or EBUSY: a thread of this process is in it. Afterwards the memory may be unmapped. */
 int kin_ring_close(struct kin_ring *ring);
@@ -67,6 +77,10 @@ void kin_ring_withdraw(struct kin_ring *ring);
 /* Adds a message, of pieces that are `length` bytes together. */
 int kin_ring_put(struct kin_ring *ring, const struct iovec *pieces, int count, uint64_t length,
                  uint8_t kind);
+
+/* The same with flags of its frame. */
+int kin_ring_put_flagged(struct kin_ring *ring, const struct iovec *pieces, int count,
+                         uint64_t length, uint8_t kind, uint8_t flags);
 
 /* Looks at the next message. */
 int kin_ring_next(struct kin_ring *ring, struct kin_ring_frame *frame);

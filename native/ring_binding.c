@@ -1,15 +1,19 @@
 /* Ring: one end of a ring, for kinfolk.channels.ring.
  *
  *     Ring(sends)                           closed
- *       .open(buffer, capacity)             -> a kin_finding; 0: it is open, and keeps the buffer
+ *       .sizes(capacity, arena)             -> bytes that need memory, and of all; of any
+ *       .open(buffer, capacity, arena, watcher)   -> a kin_finding; 0: it is open, and keeps the buffer
  *       .close()                            waits for nobody: who is inside lets go of the buffer
  *       .put(kind, parts)                   -> whether there was room
- *       .take()                             -> (kind, bytes), or None
+ *       .take()                             -> (kind, bytes or a Block), or None
+ *       .allocate(length)                   -> a Block for a large message, or None
+ *       .put_block(kind, block)             -> whether there was room
+ *       .wait_for_block(length, milliseconds, alarm)   as wait
  *       .wait(milliseconds, alarm)          sleeps until either may do better; None: for ever
  *       .alarm()                            ends the wait in another thread
  *       .depart()                           has the other side look who is there
  *       .look()                             nothing but a departure or an alarm from now on is news
- *       .alarms, .depth, .capacity, .most, .messages, .size, .waits, .waker
+ *       .alarms, .depth, .capacity, .arena, .most, .most_in_block, .messages, .size, .waits, .waker
  *
  *       .shorten(end, guards)               from then on, for an end of the channel:
  *       .send_bytes, .send, .send_many      quicker than its own; of the same meaning
@@ -20,6 +24,7 @@
 
 #include "heap_type_binding.h"
 #include "ring_binding.h"
+#include "watcher_binding.h"
 
 int kin_add_ring(PyObject *module);
 
@@ -56,11 +61,12 @@ let_go(struct kin_opened_ring *opened)
     if (kin_ring_close(&opened->ring) != 0)
         return; /* a robust list points to it: it stays */
     kin_unplace(&opened->placed);
+    Py_XDECREF(opened->watcher);
     free(opened);
 }
 
-static void
-release(struct kin_opened_ring *opened)
+void
+kin_ring_release(struct kin_opened_ring *opened)
 {
     opened->references--;
     let_go(opened);
@@ -85,9 +91,12 @@ static PyObject *
 ring_open(PyObject *object, PyObject *args)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
-    PyObject *buffer;
-    unsigned long long capacity;
-    if (!PyArg_ParseTuple(args, "OK:open", &buffer, &capacity))
+    PyObject *buffer, *watcher;
+    unsigned long long capacity, arena;
+    if (!PyArg_ParseTuple(args, "OKKO:open", &buffer, &capacity, &arena, &watcher))
+        return NULL;
+    struct kin_watcher *core = PyCapsule_GetPointer(watcher, KIN_WATCHER_CAPSULE);
+    if (core == NULL)
         return NULL;
     if (self->opened != NULL)
         return kin_ring_fail(EEXIST);
@@ -99,12 +108,15 @@ ring_open(PyObject *object, PyObject *args)
         return NULL;
     }
     enum kin_ring_way way = self->sends ? KIN_RING_SENDS : KIN_RING_RECEIVES;
+    struct kin_ring_terms terms = {capacity, arena};
     enum kin_finding found;
     Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_ring_open(&opened->ring, opened->placed.memory, opened->placed.room, way, capacity);
+    found = kin_ring_open(&opened->ring, opened->placed.memory, opened->placed.room, way, &terms,
+                          core);
     Py_END_ALLOW_THREADS
     if (found == KIN_SOUND) {
         opened->references = 1;
+        opened->watcher = Py_NewRef(watcher);
         self->opened = opened;
         self->alarms = UINT32_MAX; /* nobody has looked */
     } else {
@@ -112,6 +124,18 @@ ring_open(PyObject *object, PyObject *args)
         free(opened);
     }
     return PyLong_FromLong(found);
+}
+
+static PyObject *
+ring_sizes(PyObject *unused, PyObject *args)
+{
+    unsigned long long capacity, arena;
+    (void)unused;
+    if (!PyArg_ParseTuple(args, "KK:sizes", &capacity, &arena))
+        return NULL;
+    struct kin_ring_terms terms = {capacity, arena};
+    return Py_BuildValue("KK", (unsigned long long)kin_ring_head(&terms),
+                         (unsigned long long)kin_ring_room(&terms));
 }
 
 static PyObject *
@@ -128,7 +152,7 @@ ring_close(PyObject *object, PyObject *unused)
         kin_ring_alarm(&opened->ring); /* a shortcut may sleep */
         Py_END_ALLOW_THREADS
     }
-    release(opened);
+    kin_ring_release(opened);
     Py_RETURN_NONE;
 }
 
@@ -159,7 +183,7 @@ ring_dealloc(PyObject *object)
     PyObject_GC_UnTrack(object);
     ring_clear(object);
     if (((struct kin_ring_object *)object)->opened != NULL)
-        release(((struct kin_ring_object *)object)->opened);
+        kin_ring_release(((struct kin_ring_object *)object)->opened);
     kin_release(object);
 }
 
@@ -180,6 +204,26 @@ kin_ring_of(struct kin_ring_object *self)
 
 /* ----------------------------------------------------------------------------------- waiting */
 
+bool
+kin_ring_deadline(PyObject *milliseconds, struct timespec *time, const struct timespec **deadline)
+{
+    *deadline = NULL;
+    if (milliseconds == Py_None)
+        return true;
+    long patience = PyLong_AsLong(milliseconds);
+    if (patience == -1 && PyErr_Occurred())
+        return false;
+    clock_gettime(CLOCK_MONOTONIC, time);
+    time->tv_sec += patience / 1000;
+    time->tv_nsec += patience % 1000 * 1000000;
+    if (time->tv_nsec >= 1000000000) {
+        time->tv_nsec -= 1000000000;
+        time->tv_sec++;
+    }
+    *deadline = time;
+    return true;
+}
+
 static PyObject *
 ring_wait(PyObject *object, PyObject *args)
 {
@@ -188,26 +232,17 @@ ring_wait(PyObject *object, PyObject *args)
     unsigned int alarm;
     if (ring == NULL || !PyArg_ParseTuple(args, "OI:wait", &milliseconds, &alarm))
         return NULL;
-    struct timespec deadline;
-    clock_gettime(CLOCK_MONOTONIC, &deadline);
-    if (milliseconds != Py_None) {
-        long patience = PyLong_AsLong(milliseconds);
-        if (patience == -1 && PyErr_Occurred())
-            return NULL;
-        deadline.tv_sec += patience / 1000;
-        deadline.tv_nsec += patience % 1000 * 1000000;
-        if (deadline.tv_nsec >= 1000000000) {
-            deadline.tv_nsec -= 1000000000;
-            deadline.tv_sec++;
-        }
-    }
+    struct timespec time;
+    const struct timespec *deadline;
+    if (!kin_ring_deadline(milliseconds, &time, &deadline))
+        return NULL;
     struct kin_opened_ring *opened = ((struct kin_ring_object *)object)->opened;
     int error;
     opened->inside++;
     Py_BEGIN_ALLOW_THREADS
     error = kin_ring_spin(ring, kin_ring_most(ring))
                 ? 0
-                : kin_ring_wait(ring, alarm, milliseconds == Py_None ? NULL : &deadline);
+                : kin_ring_wait(ring, alarm, deadline);
     Py_END_ALLOW_THREADS
     kin_ring_come_out(opened);
     if (error == EINTR && PyErr_CheckSignals() < 0)
@@ -276,7 +311,8 @@ ring_depth(PyObject *object, void *unused)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     (void)unused;
-    return number(self, self->opened == NULL ? 0 : kin_ring_depth(&self->opened->ring));
+    return number(self, self->opened == NULL ? 0 : kin_ring_depth(&self->opened->ring) +
+                            kin_arena_depth(&self->opened->ring.arena));
 }
 
 static PyObject *
@@ -295,6 +331,22 @@ ring_most(PyObject *object, void *unused)
     return number(self, self->opened == NULL ? 0 : kin_ring_most(&self->opened->ring));
 }
 
+static PyObject *
+ring_arena(PyObject *object, void *unused)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    (void)unused;
+    return number(self, self->opened == NULL ? 0 : 2 * kin_arena_most(&self->opened->ring.arena));
+}
+
+static PyObject *
+ring_most_in_block(PyObject *object, void *unused)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    (void)unused;
+    return number(self, self->opened == NULL ? 0 : kin_arena_most(&self->opened->ring.arena));
+}
+
 #define COUNT(name)                                                                             \
     static PyObject *ring_##name(PyObject *object, void *unused)                                \
     {                                                                                           \
@@ -310,7 +362,7 @@ COUNT(waits)
 static void
 release_opened(PyObject *capsule)
 {
-    release(PyCapsule_GetContext(capsule));
+    kin_ring_release(PyCapsule_GetContext(capsule));
 }
 
 static PyObject *
@@ -332,9 +384,14 @@ ring_waker(PyObject *object, void *unused)
 
 static PyMethodDef methods[] = {
     {"open", ring_open, METH_VARARGS, PyDoc_STR("Open what lies there, or make it.")},
+    {"sizes", ring_sizes, METH_VARARGS | METH_STATIC, PyDoc_STR("Bytes of memory.")},
     {"close", ring_close, METH_NOARGS, PyDoc_STR("Let go of the memory.")},
     {"put", kin_ring_py_put, METH_VARARGS, PyDoc_STR("Send, if there is room.")},
     {"take", kin_ring_py_take, METH_NOARGS, PyDoc_STR("Take a message if one is there.")},
+    {"allocate", kin_ring_py_allocate, METH_O, PyDoc_STR("A block, if there is one.")},
+    {"put_block", kin_ring_py_put_block, METH_VARARGS, PyDoc_STR("Send one, if there is room.")},
+    {"wait_for_block", kin_ring_py_wait_for_block, METH_VARARGS,
+     PyDoc_STR("Block until it may be worth another try.")},
     {"wait", ring_wait, METH_VARARGS, PyDoc_STR("Block until it may be worth another try.")},
     {"alarm", ring_alarm, METH_NOARGS, PyDoc_STR("End the waits in other threads.")},
     {"depart", ring_depart, METH_NOARGS, PyDoc_STR("Have the other side look who is there.")},
@@ -353,7 +410,9 @@ static PyGetSetDef attributes[] = {
     {"alarms", ring_alarms, NULL, PyDoc_STR("How often `alarm` was called."), NULL},
     {"depth", ring_depth, NULL, PyDoc_STR("Bytes that wait in it."), NULL},
     {"capacity", ring_capacity, NULL, PyDoc_STR("Bytes that fit."), NULL},
-    {"most", ring_most, NULL, PyDoc_STR("Bytes in the largest message."), NULL},
+    {"most", ring_most, NULL, PyDoc_STR("Bytes in the largest message that takes no block."), NULL},
+    {"arena", ring_arena, NULL, PyDoc_STR("Bytes of blocks."), NULL},
+    {"most_in_block", ring_most_in_block, NULL, PyDoc_STR("Bytes in the largest block."), NULL},
     {"messages", ring_messages, NULL, PyDoc_STR("That went through the shortcuts."), NULL},
     {"waits", ring_waits, NULL, PyDoc_STR("How often a shortcut slept."), NULL},
     {"size", ring_size, NULL, PyDoc_STR("Bytes of them."), NULL},

@@ -3,6 +3,7 @@
  *     ring_binding.c             the type: opening, waiting, looking
  *     ring_operation_binding.c   put and take: one message, with any number of pieces
  *     ring_shortcuts_binding.c   send, recv and the like, at once
+ *     arena_binding.c            blocks for large messages, and their type
  *
  * Rule: the lock of the ring is held without a look at Python's objects, apart from a new bytes object, and never waited for
  * with the GIL: its holder may be a thread of this process.
@@ -29,7 +30,8 @@ enum {
 struct kin_opened_ring {
     struct kin_ring ring;
     struct kin_placed placed;
-    int references; /* the object, and capsules */
+    PyObject *watcher; /* the capsule of the one that it watches by */
+    int references;    /* the object, its blocks, and capsules */
     int inside;     /* threads in it without the GIL; a forked child has none of them */
 };
 
@@ -52,6 +54,9 @@ struct kin_ring *kin_ring_of(struct kin_ring_object *self);
 /* After `inside` went up, and the GIL is back. */
 void kin_ring_come_out(struct kin_opened_ring *opened);
 
+/* One reference less; the last unmaps it. */
+void kin_ring_release(struct kin_opened_ring *opened);
+
 /* Between enter and leave, which they do too. 0 or an errno. */
 int kin_ring_put_and_leave(struct kin_ring *ring, const struct iovec *pieces, int count,
                            uint64_t length, uint8_t kind);
@@ -60,6 +65,19 @@ int kin_ring_copy_and_leave(struct kin_ring *ring, const struct kin_ring_frame *
 /* Of ring_operation_binding.c. */
 PyObject *kin_ring_py_put(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_take(PyObject *self, PyObject *unused);
+
+/* Of arena_binding.c. */
+PyObject *kin_ring_py_allocate(PyObject *self, PyObject *length);
+PyObject *kin_ring_py_put_block(PyObject *self, PyObject *args);
+PyObject *kin_ring_py_wait_for_block(PyObject *self, PyObject *args);
+
+/* What a message in a block, which this process holds, is received as: the block itself, or a copy of its bytes. */
+PyObject *kin_block_received(struct kin_opened_ring *opened, const struct kin_block *block,
+                             uint8_t kind);
+
+/* Reads a number of milliseconds, or None: then *deadline is NULL, else `time`. False with an exception set. */
+bool kin_ring_deadline(PyObject *milliseconds, struct timespec *time,
+                       const struct timespec **deadline);
 
 /* Of ring_shortcuts_binding.c. */
 #define KIN_RING_SHORTCUT(name)                                                                 \

@@ -1,4 +1,4 @@
-/* How a ring lies in shared memory. Version 1.
+/* How a ring lies in shared memory. Version 2.
  *
  *        0 ┌──────────────────────────────┐
  *          │ header, guard                │ as every object has them: sync_object.c
@@ -13,9 +13,11 @@
  *          │ position   whereabouts       │   │ bytes ever taken: gives the room back
  *          │ asleep  departures           │   │ the futex of those who wait for a message
  *      768 ├──────────────────────────────┤   ┘
- *          │ reserved                     │ cursors of a broadcast, members, blocks
+ *          │ reserved                     │ cursors of a broadcast
  *     4096 ├──────────────────────────────┤
  *          │ bytes                        │ `capacity` of them, a power of two
+ *          ├──────────────────────────────┤
+ *          │ arena                        │ for large messages: arena_layout.h draws it
  *          └──────────────────────────────┘
  *
  *                       received              sent
@@ -25,6 +27,7 @@
  *      └──────────────────────────────────────────────────────────┘
  *
  *      frame:   0 length │ 4 kind │ 5 flags, 0 │ 8 the bytes, around the end if need be │ to a multiple of 8
+ *      flags:   1: the bytes are where a block of the arena lies, which holds the message
  *
  * Positions only grow, and never come round: 2^64 bytes are some centuries. Each stands in a cache line that
  * only its own side writes; sides are 128 bytes apart and more, as CPUs fetch lines in pairs.
@@ -33,12 +36,14 @@
 #ifndef KIN_RING_LAYOUT_H
 #define KIN_RING_LAYOUT_H
 
+#include "arena_layout.h"
 #include "sync_object.h"
 
 enum {
-    KIN_RING_LAYOUT = 1,
+    KIN_RING_LAYOUT = 2,
     KIN_RING_BYTES_AT = 4096,
     KIN_RING_FRAME = 8, /* what comes before a message, and what it is aligned to */
+    KIN_RING_IN_BLOCK = 1,
 };
 
 #define KIN_RING_SMALLEST UINT64_C(4096)
@@ -48,7 +53,8 @@ struct kin_ring_shape {
     uint32_t layout;
     uint32_t unused;
     uint64_t capacity; /* of the ring of bytes */
-    uint64_t reserved[14];
+    struct kin_arena_shape arena;
+    uint64_t reserved[12];
 };
 
 struct kin_ring_side {
@@ -81,7 +87,7 @@ _Static_assert(offsetof(struct kin_ring_side, asleep) % 64 == 0, "a cache line o
 struct kin_ring_frame {
     uint32_t length;
     uint8_t kind;
-    uint8_t flags;
+    uint8_t flags; /* KIN_RING_IN_BLOCK */
     uint16_t unused;
 };
 

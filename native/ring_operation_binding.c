@@ -62,10 +62,29 @@ kin_ring_copy_and_leave(struct kin_ring *ring, const struct kin_ring_frame *fram
     return 0;
 }
 
+/* The next message, inside: if it is in a block, that is taken. 0, EAGAIN, another errno; all of these withdraw. */
+static int
+next_or_block(struct kin_ring *ring, struct kin_ring_frame *frame, struct kin_block *block)
+{
+    int error = kin_ring_next(ring, frame);
+    if (error == 0 && frame->flags & ~KIN_RING_IN_BLOCK)
+        error = EBADMSG;
+    if (error == 0 && frame->flags & KIN_RING_IN_BLOCK)
+        error = kin_ring_next_block(ring, frame, block);
+    if (error != 0) {
+        kin_ring_withdraw(ring);
+    } else if (frame->flags & KIN_RING_IN_BLOCK) {
+        kin_ring_take(ring, frame);
+        kin_ring_leave(ring);
+    }
+    return error;
+}
+
 /* The same while others are at it: the lock is waited for, and given back, without the GIL. So there is no bytes object to
  * copy to as yet. */
 static int
-take_from_others(struct kin_opened_ring *opened, struct kin_ring_frame *frame, PyObject **bytes)
+take_from_others(struct kin_opened_ring *opened, struct kin_ring_frame *frame,
+                 struct kin_block *block, PyObject **bytes)
 {
     struct kin_ring *ring = &opened->ring;
     void *copy = NULL;
@@ -74,32 +93,32 @@ take_from_others(struct kin_opened_ring *opened, struct kin_ring_frame *frame, P
     do {
         Py_BEGIN_ALLOW_THREADS
         error = kin_ring_enter(ring, 0);
-        if (error == 0 && (error = kin_ring_next(ring, frame)) != 0)
-            kin_ring_withdraw(ring);
-        else if (error == 0)
+        if (error == 0)
+            error = next_or_block(ring, frame, block);
+        if (error == 0 && !(frame->flags & KIN_RING_IN_BLOCK))
             error = kin_ring_copy_and_leave(ring, frame, copy = malloc((size_t)frame->length + 1));
         Py_END_ALLOW_THREADS
     } while (error == EINTR && PyErr_CheckSignals() == 0);
     kin_ring_come_out(opened);
-    if (error == 0 && (*bytes = PyBytes_FromStringAndSize(copy, frame->length)) == NULL)
+    if (error == 0 && !(frame->flags & KIN_RING_IN_BLOCK) &&
+        (*bytes = PyBytes_FromStringAndSize(copy, frame->length)) == NULL)
         error = -1;
     free(copy);
     return error == EINTR ? -1 : error;
 }
 
-/* As send_one. */
+/* As send_one. What is in a block is in `block` then, else in *bytes. */
 static int
-take_one(struct kin_opened_ring *opened, struct kin_ring_frame *frame, PyObject **bytes)
+take_one(struct kin_opened_ring *opened, struct kin_ring_frame *frame, struct kin_block *block,
+         PyObject **bytes)
 {
     struct kin_ring *ring = &opened->ring;
     int error = kin_ring_enter(ring, KIN_MUTEX_AWAKE);
     if (error != 0)
-        return error == EBUSY ? take_from_others(opened, frame, bytes) : error;
-    error = kin_ring_next(ring, frame);
-    if (error != 0) {
-        kin_ring_withdraw(ring);
+        return error == EBUSY ? take_from_others(opened, frame, block, bytes) : error;
+    error = next_or_block(ring, frame, block);
+    if (error != 0 || frame->flags & KIN_RING_IN_BLOCK)
         return error;
-    }
     *bytes = PyBytes_FromStringAndSize(NULL, frame->length);
     if (*bytes == NULL) {
         kin_ring_withdraw(ring);
@@ -157,13 +176,28 @@ kin_ring_py_take(PyObject *object, PyObject *unused)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     struct kin_ring_frame frame;
-    PyObject *bytes = NULL;
+    PyObject *body = NULL;
     (void)unused;
     if (kin_ring_of(self) == NULL)
         return NULL;
-    int error = take_one(self->opened, &frame, &bytes);
+    struct kin_opened_ring *opened = self->opened;
+    struct kin_block block;
+    int error = take_one(opened, &frame, &block, &body);
+    if (error == ENOENT) { /* its first block */
+        opened->inside++;
+        Py_BEGIN_ALLOW_THREADS
+        error = kin_members_join(&opened->ring.arena.members);
+        Py_END_ALLOW_THREADS
+        kin_ring_come_out(opened);
+        if (error == 0)
+            error = take_one(opened, &frame, &block, &body);
+    }
+    if (error == 0 && frame.flags & KIN_RING_IN_BLOCK) {
+        body = kin_block_received(opened, &block, frame.kind);
+        error = body == NULL ? -1 : 0;
+    }
     if (error == 0)
-        return Py_BuildValue("iN", (int)frame.kind, bytes);
+        return Py_BuildValue("iN", (int)frame.kind, body);
     if (error == EAGAIN)
         Py_RETURN_NONE;
     return error > 0 ? kin_ring_fail(error) : NULL;

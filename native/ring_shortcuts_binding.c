@@ -196,7 +196,8 @@ take_shortly(struct kin_ring_object *self, bool for_ever)
             return NULL;
         error = kin_ring_next(ring, &frame);
         PyObject *bytes = NULL;
-        if (error == 0 && frame.kind == RAW && frame.length <= KIN_RING_LONG) {
+        if (error == 0 && frame.kind == RAW && frame.flags == 0 &&
+            frame.length <= KIN_RING_LONG) {
             bytes = PyBytes_FromStringAndSize(NULL, frame.length);
             if (bytes != NULL) {
                 kin_ring_copy_and_leave(ring, &frame, PyBytes_AsString(bytes));
@@ -303,7 +304,8 @@ take_batch(struct kin_ring_object *self, PyObject *list, Py_ssize_t most)
         return false;
     Py_ssize_t count = PyList_Size(list), before = count;
     while (count < most && count - before < BATCH && kin_ring_next(ring, &frame) == 0 &&
-           frame.kind == RAW && frame.length <= KIN_RING_LONG) {
+           frame.kind == RAW && frame.flags == 0 &&
+            frame.length <= KIN_RING_LONG) {
         PyObject *bytes = PyBytes_FromStringAndSize(NULL, frame.length);
         if (bytes == NULL || PyList_Append(list, bytes) < 0) {
             Py_XDECREF(bytes);

@@ -198,6 +198,7 @@ kin_ring_alarm(struct kin_ring *ring)
     while (atomic_load_explicit(&ring->waiting[before & 1], memory_order_seq_cst) != 0) {
         atomic_exchange_explicit(&ring->mine->asleep, 0, memory_order_seq_cst);
         kin_futex_wake(&ring->mine->asleep, INT_MAX);
+        kin_arena_wake(&ring->arena);
         sched_yield();
     }
     kin_robust_end(thread);

@@ -30,6 +30,7 @@ from kinfolk.channels.address import parse
 from kinfolk.channels.codec import JSON, MSGPACK, OUT_OF_BAND, PICKLE
 from kinfolk.channels.framing import ABORT, ATOMIC_CHUNK, FIRST, LAST, MAX_CHUNK
 from kinfolk.channels.ring_memory import mapped
+from kinfolk.watcher import core
 from tests.conformance.link import Link
 from tests.conformance.peers import socket_of
 
@@ -107,7 +108,7 @@ class RingStranger:
     def __init__(self, sender: Any) -> None:
         self._ring = Ring(True)
         memory = sender._sending._memory
-        assert self._ring.open(mapped(memory), sender.limits.capacity) == 0
+        assert self._ring.open(mapped(memory), 1 << 20, 1 << 20, core()) == 0  # as it was made
 
     def send(self, data: bytes) -> None:
         """Wait for room, and send."""

@@ -15,7 +15,10 @@ import pytest
 
 from tests.faults.harness import Build, broken
 
-SOURCES = ("ring", "ring_wait", "mutex", "mutex_wait", "robust", "sync_object")
+SOURCES = (
+    *("ring", "ring_wait", "arena", "arena_ring", "arena_wait"),
+    *("members", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
+)
 
 #: Every so many instructions, in the short run; the long one takes each.
 CASES = {

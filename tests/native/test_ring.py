@@ -11,7 +11,10 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent.parent / "native"
-SOURCES = ("ring", "ring_wait", "mutex", "mutex_wait", "robust", "sync_object")
+SOURCES = (
+    *("ring", "ring_wait", "arena", "arena_ring", "arena_wait"),
+    *("members", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
+)
 HANG_LIMIT = 60  # seconds
 
 SANITIZERS = {

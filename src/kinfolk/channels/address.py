@@ -39,6 +39,8 @@ class Options:
     mode: int | None = None
     #: bytes that the kernel buffers (F_SETPIPE_SZ, SO_SNDBUF, msg_qbytes)
     capacity: int | None = None
+    #: bytes of blocks for large messages, of a ring
+    arena: int | None = None
     #: messages that a queue holds
     depth: int | None = None
     #: the largest message, in bytes
@@ -95,6 +97,7 @@ _READERS: Readers = {
     "lifetime": one_of("peers", "name"),
     "mode": read_mode,
     "capacity": read_size,
+    "arena": read_size,
     "depth": read_positive,
     "max_message": read_size,
     "senders": one_of("one", "many"),

@@ -6,6 +6,8 @@ A message has a kind, one byte, which travels in the mechanism's own header:
     1 pickle    protocol 5
     2 msgpack   through msgspec
     3 json      through msgspec
+    4 array     one NumPy array, out of band: its type and shape in plain bytes, for every receiver
+    5 memory    bytes that are looked at where they are (`Sender.reserve`): recv() gives a memoryview
     +128        out of band: the body begins with a table, and buffers follow the encoded object
 
         count u32, 0 u32, length u64 × (count + 1)  │ object │ pad │ buffer 1 │ pad │ buffer 2 …
@@ -17,7 +19,8 @@ Rules:
 2. What is received is read-only, unless the receiver asked for a copy of its own.
 3. A receiver decodes pickles only if it was opened with the pickle codec: `allowed`. msgpack, json and raw can harm
    nobody and are always decoded, so a sender may choose them alone.
-4. Every length in the table is checked against the message before it is used.
+4. Every length in the table is checked against the message before it is used. What is decoded is copied out of memory that
+   others can write first: the buffers alone are not.
 5. msgspec is imported by what uses it: it takes a third of the time in which a program opens a channel.
 """
 
@@ -25,6 +28,7 @@ from __future__ import annotations
 
 import copyreg
 import io
+import math
 import pickle
 import struct
 import sys
@@ -38,7 +42,7 @@ from kinfolk.errors import CodecError, CorruptChannel, DecodeError
 if TYPE_CHECKING:
     import msgspec
 
-RAW, PICKLE, MSGPACK, JSON = range(4)
+RAW, PICKLE, MSGPACK, JSON, ARRAY, MEMORY = range(6)
 OUT_OF_BAND = 0x80
 
 KINDS: dict[Codec, int] = {"raw": RAW, "pickle": PICKLE, "msgpack": MSGPACK, "json": JSON}
@@ -46,6 +50,7 @@ KINDS: dict[Codec, int] = {"raw": RAW, "pickle": PICKLE, "msgpack": MSGPACK, "js
 _ALIGNMENT = 16
 _MOST_PIECES = 512  # half of what writev(2) and sendmsg(2) take at once; a header comes before them
 _COUNTS = struct.Struct("<II")
+_ARRAY_ALIGNMENT = 64  # of an array alone: a cache line, and what vector instructions like best
 _ARRAY_EXTENSION = 1  # msgpack ext type: [index of the buffer, described dtype, shape]
 
 
@@ -53,6 +58,8 @@ def encode(obj: object, codec: Codec) -> Message:
     """The message for an object. Raises CodecError, which names the codec that could."""
     if type(obj) is bytes:
         return Message(RAW, (obj,))
+    if codec in _TAKE_ARRAYS and (alone := _array_alone(obj)) is not None:
+        return Message(ARRAY | OUT_OF_BAND, alone)
     buffers: list[memoryview] = []
     try:
         body = _ENCODERS[codec](obj, buffers)
@@ -89,8 +96,12 @@ def decode(message: Message, allowed: Codec, *, copy: bool = False) -> Any:
     buffers: list[Buffer] = []
     if message.kind & OUT_OF_BAND:
         body, *buffers = _split(body)
+        if isinstance(message.body, memoryview):
+            body = bytes(body)
         if copy:
             buffers = [bytearray(buffer) for buffer in buffers]
+    if kind == MEMORY:
+        return bytearray(body) if copy else memoryview(body).toreadonly()
     if kind == RAW:
         return body if isinstance(body, bytes) else bytes(body)
     decoder = _DECODERS.get(kind)
@@ -145,6 +156,70 @@ def _split(body: Buffer) -> list[Buffer]:
         pieces.append(view[offset : offset + length])
         offset += length
     return pieces
+
+
+# ── one array alone ──────────────────────────────────────────────────────────────────────────
+
+
+def _array_alone(obj: object) -> Sequence[Buffer] | None:
+    """The pieces of a message of kind `ARRAY`, or None for what is no plain array."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(obj) is not numpy.ndarray:
+        return None
+    dtype = obj.dtype
+    if not obj.flags.c_contiguous or not _is_plain(dtype):
+        return None
+    return array_head(dtype, obj.shape), bytes_of_array(obj)
+
+
+def _is_plain(dtype: Any) -> bool:
+    """Whether its string says all of it."""
+    return (
+        dtype.kind in "biufcmMSU"
+        and dtype.metadata is None
+        and sys.modules["numpy"].dtype(dtype.str) == dtype
+    )
+
+
+def array_head(dtype: Any, shape: Sequence[int]) -> bytes:
+    """What comes before the bytes of an array, at the beginning of a message of kind `ARRAY`. Raises ValueError."""
+    if dtype.hasobject:
+        raise ValueError(f"dtype {dtype} holds Python objects, which are of one process")
+    name = dtype.str
+    if not _is_plain(dtype):
+        import msgspec
+
+        name = msgspec.json.encode(_described(dtype)).decode()
+    described = struct.pack(f"<{len(shape) + 1}q", len(shape), *shape) + name.encode()
+    table = _COUNTS.size + 2 * 8
+    end = -(-(table + len(described)) // _ARRAY_ALIGNMENT) * _ARRAY_ALIGNMENT
+    described = described.ljust(end - table - table % _ALIGNMENT, b" ")
+    nbytes = math.prod(shape) * dtype.itemsize
+    head = _COUNTS.pack(1, 0) + struct.pack("<QQ", len(described), nbytes)
+    return (head + bytes(-table % _ALIGNMENT) + described).ljust(end, b" ")
+
+
+def _decode_array(body: Buffer, buffers: list[Buffer]) -> Any:
+    try:
+        import numpy
+    except ImportError:
+        raise DecodeError(
+            "the message is an array, and NumPy is not installed", remedy="pip install numpy"
+        ) from None
+    (count,) = struct.unpack_from("<q", body)
+    if not 0 <= count <= 64 or len(buffers) != 1:
+        raise CorruptChannel("the description of an array is wrong")
+    shape = struct.unpack_from(f"<{count}q", body, 8)
+    name = bytes(body[8 * (count + 1) :]).decode().rstrip()
+    if name[:1] in ("{", "["):
+        import msgspec
+
+        dtype = numpy.dtype(_as_dtype(msgspec.json.decode(name)))
+    else:
+        dtype = numpy.dtype(name)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(buffers[0]) or min(shape, default=0) < 0:
+        raise CorruptChannel("the description of an array is wrong")
+    return numpy.ndarray(shape, dtype, buffers[0])
 
 
 # ── pickle ───────────────────────────────────────────────────────────────────────────────────
@@ -338,7 +413,9 @@ _ENCODERS: dict[Codec, _Encoder] = {
     "json": _encode_json,
     "raw": _encode_raw,
 }
+_TAKE_ARRAYS: frozenset[Codec] = frozenset({"pickle", "msgpack"})
 _DECODERS: dict[int, _Decoder] = {
+    ARRAY: _decode_array,
     PICKLE: _decode_pickle,
     MSGPACK: _decode_msgpack,
     JSON: _decode_json,

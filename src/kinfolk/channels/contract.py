@@ -174,6 +174,15 @@ class SendTransport(_Transport):
         """
         return False
 
+    def reserve(self, size: int) -> Steps[Any]:
+        """Memory in which a message is built that is read there: a Room of `kinfolk.channels.reserving`."""
+        raise Unsupported(
+            "there is no memory to build a message in",
+            subject=self.limits.mechanism,
+            why="the kernel copies what is sent",
+            remedy="use ring:, or send()",
+        )
+
     def send_eof(self) -> None:
         """End this direction while the other goes on. Raises Unsupported where they can't be parted."""
         raise Unsupported(

@@ -3,12 +3,13 @@
     ring:NAME   a ring by name; receivers make it (0600), senders wait for it
     ring:       a new ring without a name, with `channel` and `pair`
 
-Options: capacity (bytes, rounded up to a power of two; 1 MiB), max_message, codec, framing. Any number of processes send and receive, and
-each message goes to one of them. See `kinfolk.channels.ring_transport`, and docs/design/ring.md.
+Options: capacity (bytes for small messages, 1 MiB) and arena (for blocks, 256 MiB), rounded up to powers of two; max_message, codec,
+framing. Any number of processes send and receive, and each message goes to one of them. See `kinfolk.channels.ring_transport`, and docs/design/ring.md.
 
 Rules:
 1. It lives as long as its peers; a name that all of them left by being killed is taken over by the next receiver.
-2. All ends of a ring are of one user: whoever may write to its memory can do with the others what he likes.
+2. A block takes memory when it is first used, so an arena costs what has ever been in it at once. The largest message is half of it.
+3. All ends of a ring are of one user: whoever may write to its memory can do with the others what he likes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from kinfolk.rendezvous import retry
 
 _CAPACITY = 1 << 20
 _SMALLEST, _LARGEST = 1 << 12, 1 << 34
+_ARENA = 256 << 20
+_SMALLEST_ARENA, _LARGEST_ARENA = 1 << 16, 1 << 40
 _LONGEST_NAME = 255
 
 
@@ -34,7 +37,7 @@ class RingMechanism(Mechanism):
     """Rings in shared memory."""
 
     scheme = "ring"
-    options = frozenset({"codec", "framing", "capacity", "max_message", "lifetime", "mode"})
+    options = frozenset({"codec", "framing", "capacity", "arena", "max_message", "lifetime", "mode"})
     remedy = "open two rings, one each way, or use unix:/path"
 
     def completed(self, address: Address) -> Address:
@@ -56,27 +59,27 @@ class RingMechanism(Mechanism):
 
     def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
         """Make the ring, or join it as one of its receivers."""
-        name, capacity, subject = _name_of(address), _capacity_of(address), str(address)
+        name, sizes, subject = _name_of(address), _sizes_of(address), str(address)
         presence = yield from Presence.join_receiver(
             presence_path("ring", name), if_first=lambda: ring_memory.forget(name)
         )
         try:
-            memory = yield from retry(lambda: ring_memory.make_or_open(name, capacity, subject))
+            memory = yield from retry(lambda: ring_memory.make_or_open(name, *sizes, subject))
         except BaseException:
             presence.leave()
             raise
-        return RingReceiver(memory, presence, name, subject, capacity, *_terms_of(address))
+        return RingReceiver(memory, presence, name, subject, sizes, *_terms_of(address))
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver, and join."""
-        name, capacity, subject = _name_of(address), _capacity_of(address), str(address)
+        name, sizes, subject = _name_of(address), _sizes_of(address), str(address)
         presence = yield from Presence.join_sender(presence_path("ring", name))
         try:
             memory = yield from retry(lambda: ring_memory.open_existing(name, subject))
         except BaseException:
             presence.leave()
             raise
-        return RingSender(memory, presence, name, subject, capacity, *_terms_of(address))
+        return RingSender(memory, presence, name, subject, sizes, *_terms_of(address))
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
         """Both ends: of the named ring, or of a new one without a name."""
@@ -87,8 +90,8 @@ class RingMechanism(Mechanism):
             except BaseException:
                 receiver.close()
                 raise
-        capacity, subject, terms = _capacity_of(address), str(address), _terms_of(address)
-        memory = ring_memory.nameless(capacity)
+        sizes, subject, terms = _sizes_of(address), str(address), _terms_of(address)
+        memory = ring_memory.nameless(*sizes)
         try:
             second = Descriptor(os.dup(memory.fileno()), subject)
             try:
@@ -100,13 +103,13 @@ class RingMechanism(Mechanism):
             memory.close()
             raise
         try:
-            receiving = RingReceiver(memory, receives, "", subject, capacity, *terms)
+            receiving = RingReceiver(memory, receives, "", subject, sizes, *terms)
         except BaseException:
             second.close()
             sends.leave()
             raise
         try:
-            return receiving, RingSender(second, sends, "", subject, capacity, *terms)
+            return receiving, RingSender(second, sends, "", subject, sizes, *terms)
         except BaseException:
             receiving.close()
             raise
@@ -134,20 +137,28 @@ def _terms_of(address: Address) -> tuple[int | None, bool]:
     return address.options.max_message, address.options.framing == "raw"
 
 
-def _capacity_of(address: Address) -> int:
-    """A power of two. Raises AddressError."""
+def _sizes_of(address: Address) -> tuple[int, int]:
+    """Of the ring, and of its arena: powers of two. Raises AddressError."""
     options = address.options
-    wanted = _CAPACITY if options.capacity is None else options.capacity
-    if options.max_message is not None:
-        wanted = max(wanted, 4 * (options.max_message + 16))
-    if wanted > _LARGEST:
+    arena = options.arena
+    if arena is None:
+        arena = max(_ARENA, 2 * (options.max_message or 0))
+    capacity = options.capacity or _CAPACITY
+    return (
+        _rounded("a ring", capacity, _SMALLEST, _LARGEST, address),
+        _rounded("an arena", arena, _SMALLEST_ARENA, _LARGEST_ARENA, address),
+    )
+
+
+def _rounded(what: str, wanted: int, smallest: int, largest: int, address: Address) -> int:
+    if wanted > largest:
         raise AddressError(
-            f"a ring of {wanted} bytes is too large",
+            f"{what} of {wanted} bytes is too large",
             subject=str(address),
-            why=f"the limit is {_LARGEST}",
-            remedy="ask for less capacity, or a smaller max_message",
+            why=f"the limit is {largest}",
+            remedy="ask for less, or a smaller max_message",
         )
-    return max(_SMALLEST, 1 << (wanted - 1).bit_length())
+    return max(smallest, 1 << (wanted - 1).bit_length())
 
 
 MECHANISM: Mechanism = RingMechanism()

@@ -4,7 +4,8 @@
     ring:       a sealed memfd                          of those who inherit it, or get it
 
 Zeroed memory is a ring that nobody has opened yet (native/sync_object.c). So a file gets its name when it has its
-size and its space, and what a killed maker leaves is nothing, or completed by the next one.
+size and its space, and what a killed maker leaves is nothing, or completed by the next one. The blocks of its arena have
+their size alone: memory comes to each when it is first used (native/arena.c).
 
 Rules:
 1. A file is 0600, ours, no symlink, or it is refused: whoever may write to it can do with its peers what he likes.
@@ -21,6 +22,7 @@ import stat
 import sys
 
 from kinfolk import runtime_directory
+from kinfolk._native import Ring
 from kinfolk.channels.presence import presence_path
 from kinfolk.channels.trust import check_object
 from kinfolk.descriptors import Descriptor
@@ -39,11 +41,11 @@ def path_of(name: str) -> str:
     return presence_path("ring-memory", name)
 
 
-def nameless(capacity: int) -> Descriptor:
+def nameless(capacity: int, arena: int) -> Descriptor:
     """New memory without a name. Raises OSError."""
     memory = Descriptor(create(), "ring")
     try:
-        os.posix_fallocate(memory.fileno(), 0, _HEAD + capacity)
+        _size(memory.fileno(), capacity, arena)
         fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         memory.close()
@@ -51,21 +53,28 @@ def nameless(capacity: int) -> Descriptor:
     return memory
 
 
-def make_or_open(name: str, capacity: int, subject: str) -> Descriptor:
+def _size(number: int, capacity: int, arena: int) -> None:
+    """Give it its size, and its space to all but the blocks: they get theirs when they are first used."""
+    head, size = Ring.sizes(capacity, arena)
+    os.ftruncate(number, size)
+    os.posix_fallocate(number, 0, head)
+
+
+def make_or_open(name: str, capacity: int, arena: int, subject: str) -> Descriptor:
     """The memory of a name, made if there is none. Raises UntrustedPeer, CorruptChannel, OSError; NotYet while it is locked."""
     with runtime_directory.try_lock():
         try:
             return open_existing(name, subject)
         except NotYet:
-            return _made(path_of(name), capacity, subject)
+            return _made(path_of(name), capacity, arena, subject)
 
 
-def _made(path: str, capacity: int, subject: str) -> Descriptor:
+def _made(path: str, capacity: int, arena: int, subject: str) -> Descriptor:
     file = NamelessFile(path)
     try:
         number = file.descriptor.fileno()
         os.fchmod(number, 0o600)  # the umask may have taken more than it should
-        os.posix_fallocate(number, 0, _HEAD + capacity)
+        _size(number, capacity, arena)
         file.link()
         return Descriptor(file.descriptor.detach(), subject)
     finally:

@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
-from kinfolk._native import Ring, Watch
+from kinfolk._native import Block, Ring, Watch
 from kinfolk.channels import ring_memory
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
@@ -33,16 +33,20 @@ from kinfolk.errors import (
     KinfolkError,
     LimitReached,
     MessageTooBig,
+    NoSpace,
     Unsupported,
+    UsageError,
 )
 from kinfolk.interest import Interest, Steps
-from kinfolk.watcher import watching
+from kinfolk.watcher import core, watching
 
 _SHORTCUTS = {
     True: ("send", "send_bytes", "send_many"),
     False: ("recv", "recv_bytes", "recv_many"),
 }
 _MOST_PIECES = 512
+#: Bytes from which on nobody is to wait while a message is copied: larger ones take a block.
+_LONG = 64 << 10
 
 #: kin_finding of include/kinfolk.h, as far as they are told apart here
 _SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 3, 5, 7, 9
@@ -60,11 +64,14 @@ class _RingEnd:
         presence: Presence,
         name: str,
         subject: str,
-        capacity: int,
+        sizes: tuple[int, int],
         most: int | None,
         raw: bool,
     ) -> None:
-        """Take over the memory and the membership, also when it raises. ``most`` bytes in a message, if that is less than fit."""
+        """Take over the memory and the membership, also when it raises. ``most`` bytes in a message, if that is less than fit.
+
+        ``sizes`` of the ring and its arena, should it not be made yet.
+        """
         self._memory, self._presence, self._name = memory, presence, name
         self._subject, self._wanted = subject, most
         self._native = Ring(self.sends)
@@ -72,11 +79,12 @@ class _RingEnd:
         self._watched_since: tuple[int, int] | None = None
         self._unwatched: OSError | KinfolkError | None = None
         try:
-            found = self._native.open(ring_memory.mapped(memory), capacity)
+            found = self._native.open(ring_memory.mapped(memory), *sizes, core())
             if found != _SOUND:
                 raise _refusal(found, subject)
             self.limits = _limits(self._native, most)
             self._raw = raw
+            self._inline = min(_LONG, self._native.most)
             self._known = self._native.alarms
         except BaseException:
             self.close()
@@ -181,7 +189,7 @@ class _RingEnd:
             self._presence.path,
             self._name,
             self._subject,
-            self._native.capacity,
+            (self._native.capacity, self._native.arena),
             self._wanted,
             self._raw,
         )
@@ -195,6 +203,28 @@ class _RingEnd:
                 subject=self._subject,
                 remedy=self.limits.too_big_remedy,
             ) from error
+        if error.errno == errno.ENOSPC:
+            room = os.fstatvfs(self._memory.fileno())
+            raise NoSpace(
+                "there is no memory for a block",
+                subject=self._subject,
+                why=f"{room.f_bavail * room.f_frsize} bytes are free where the ring lies, and the arena may take {self._native.arena}",
+                remedy="open it with a smaller arena=, so that senders wait; or remove what nobody needs there",
+            ) from error
+        if error.errno == errno.EUSERS:
+            raise LimitReached(
+                "as many processes have blocks of this ring as can",
+                subject=self._subject,
+                why="it has a row for 64",
+                remedy="use a second ring, or smaller messages",
+                code=errno.EUSERS,
+            ) from error
+        if error.errno == errno.EINVAL:
+            raise UsageError(
+                "this memory was reserved in another process, or by another end",
+                subject=self._subject,
+                remedy="reserve it where it is sent",
+            ) from error
         if error.errno in {errno.EBADMSG, errno.EILSEQ}:
             raise CorruptChannel(
                 "the memory of the ring was overwritten",
@@ -204,15 +234,53 @@ class _RingEnd:
         raise error
 
 
+class _BlockWait:
+    """A BlockingCall: until there may be a block of so many bytes."""
+
+    def __init__(self, end: RingSender, size: int) -> None:
+        self._end, self._size = end, size
+
+    def block(self, milliseconds: int | None) -> bool:
+        """Sleep until it may be worth another try."""
+        self._end.block_for(self._size, milliseconds)
+        return False
+
+    def wake(self) -> None:
+        """End a blocked call, in whatever thread."""
+        self._end.wake()
+
+
+class RingRoom:
+    """A block in which a message is built: a Room of `kinfolk.channels.reserving`."""
+
+    def __init__(self, end: RingSender, block: Block) -> None:
+        """Of an end that sends."""
+        self._end, self._block = end, block
+
+    def memory(self) -> memoryview:
+        """All of it."""
+        return memoryview(self._block)
+
+    def send(self, kind: int) -> Steps[None]:
+        """Send it."""
+        self._block.seal()
+        return self._end.put_block(kind, self._block)
+
+    def drop(self) -> None:
+        """Give it back, or leave that to the last view."""
+        del self._block
+
+
 class RingSender(_RingEnd, SendTransport):
     """An end that sends into a ring."""
 
     sends = True
 
     def try_send(self, message: Message) -> bool:
-        """Send if there is room now."""
-        if self._others_gone():
-            raise BrokenChannel("every receiver has gone", subject=self._subject)
+        """Send if there is room now, and no block is needed."""
+        if message.size > self._inline:
+            return False
+        self._check_receivers()
         parts = tuple(message.parts)
         if len(parts) > _MOST_PIECES:
             parts = (b"".join(parts),)
@@ -223,8 +291,52 @@ class RingSender(_RingEnd, SendTransport):
 
     def send(self, message: Message) -> Steps[None]:
         """Send. What is given up has not been sent."""
-        while not self.try_send(message):
+        if message.size <= self._inline:
+            while not self.try_send(message):
+                yield Interest(call=self)
+            return
+        block = yield from self._allocated(message.size)
+        try:
+            block.fill(tuple(message.parts), 0)
+            yield from self.put_block(message.kind, block)
+        finally:
+            block.release()
+
+    def reserve(self, size: int) -> Steps[RingRoom]:
+        """A block."""
+        return RingRoom(self, (yield from self._allocated(size)))
+
+    def _allocated(self, size: int) -> Steps[Block]:
+        while True:
+            self._check_receivers()
+            try:
+                block = self._native.allocate(size)
+            except OSError as error:
+                self._refused(error)
+            if block is not None:
+                return block
+            yield Interest(call=_BlockWait(self, size))
+
+    def put_block(self, kind: int, block: Block) -> Steps[None]:
+        """Send what is in a block."""
+        while True:
+            self._check_receivers()
+            try:
+                if self._native.put_block(kind, block):
+                    return
+            except OSError as error:
+                self._refused(error)
             yield Interest(call=self)
+
+    def block_for(self, size: int, milliseconds: int | None) -> None:
+        """Sleep until there may be a block."""
+        if self._unwatched is not None:
+            raise self._unwatched
+        self._native.wait_for_block(size, milliseconds, self._known)
+
+    def _check_receivers(self) -> None:
+        if self._others_gone():
+            raise BrokenChannel("every receiver has gone", subject=self._subject)
 
 
 class RingReceiver(_RingEnd, ReceiveTransport):
@@ -259,7 +371,10 @@ class RingReceiver(_RingEnd, ReceiveTransport):
             self._refused(error)
         if taken is None:
             return None
-        return Message(RAW if self._raw else taken[0], (taken[1],))
+        kind, body = taken
+        if not isinstance(body, bytes):
+            body = memoryview(body)  # keeps the block
+        return Message(RAW if self._raw else kind, (body,))
 
     def _end(self) -> Message | None:
         """End, as every sender has gone; or the message that the last one sent between two looks."""
@@ -285,24 +400,27 @@ def rebuilt(
     path: str | None,
     name: str,
     subject: str,
-    capacity: int,
+    sizes: tuple[int, int],
     most: int | None,
     raw: bool,
 ) -> RingSender | RingReceiver:
     """An end that came from another process, or a clone."""
     presence = Presence.passed(member, path)
-    return kind(Descriptor(memory, subject), presence, name, subject, capacity, most, raw)
+    return kind(Descriptor(memory, subject), presence, name, subject, sizes, most, raw)
 
 
 def _limits(native: Ring, wanted: int | None) -> Limits:
     return Limits(
         "ring",
-        max_message=native.most if wanted is None else min(wanted, native.most),
-        capacity=native.capacity,
+        max_message=min(native.most_in_block, native.most_in_block if wanted is None else wanted),
+        capacity=native.capacity + native.arena,
         receivers="many",
-        too_big_remedy="open it with a capacity= of four times the message, rounded up to a power of two",
+        too_big_remedy="open it first with an arena= of twice the message",
         notes=(
-            "The largest message is a quarter of the capacity; senders that found it full sleep until a quarter is free.",
+            "Messages above 64 KiB lie in blocks of the arena: the largest has half of it. Arrays in them are read where they are, "
+            "and keep their block as long as somebody looks at them; past half of the arena they are copied.",
+            "Senders that found the ring full sleep until a quarter is free.",
+            "Up to 64 processes at a time can have blocks.",
             "A process that is stopped in the middle of a call holds up those who do the same.",
             "For processes of one user, in one pid namespace.",
         ),

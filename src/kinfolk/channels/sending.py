@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from kinfolk._native import Finally
 from kinfolk.channels.codec import RAW, as_bytes_view, encode
 from kinfolk.channels.contract import Message, SendTransport
 from kinfolk.channels.end import End, guarded, located
+from kinfolk.channels.reserving import Reservation, Room, array_layout, bytes_layout
 from kinfolk.deadlines import deadline
 from kinfolk.errors import CodecError, InvalidValue, KinfolkError, MessageTooBig, Unsupported
 from kinfolk.interest import Steps
@@ -28,11 +30,7 @@ class Sends(End):
     def _prepared(self, message: Message, priority: int | None) -> Message:
         size = message.size
         if size > self._limits.max_message:
-            raise MessageTooBig(
-                f"a message of {size} bytes is larger than the limit of {self._limits.max_message}",
-                subject=self._address,
-                remedy=self._limits.too_big_remedy,
-            )
+            raise self._too_big(size)
         if size == 0 and not self._limits.empty_messages:
             raise Unsupported(
                 "a message without bytes can't be told from none here",
@@ -54,6 +52,13 @@ class Sends(End):
                 )
             message.priority = priority
         return message
+
+    def _too_big(self, size: int) -> MessageTooBig:
+        return MessageTooBig(
+            f"a message of {size} bytes is larger than the limit of {self._limits.max_message}",
+            subject=self._address,
+            remedy=self._limits.too_big_remedy,
+        )
 
     def _encoded(self, obj: object, priority: int | None) -> Message:
         try:
@@ -201,6 +206,42 @@ class Sends(End):
             deadline(timeout),
             self._send_what,
         )
+
+    def reserve(self, nbytes: int, *, timeout: float | None = None) -> Reservation[memoryview]:
+        """Memory in which a message is built, and from which it is read: ``with sender.reserve(n) as view``.
+
+        Sent at the end of the with block, or dropped, when that raises; ``recv`` gives a read-only memoryview. ``timeout``
+        is for each: until there is memory, and until it is sent. Also with ``async with``. For ring: alone; raises
+        Unsupported, InvalidValue, MessageTooBig for what never fits, NoSpace, and like `send`. Thread-safe; not across a fork.
+        """
+        return Reservation(self, bytes_layout(nbytes, self._address), timeout)
+
+    def reserve_array(
+        self, shape: int | tuple[int, ...], dtype: Any = "B", *, timeout: float | None = None
+    ) -> Reservation[Any]:
+        """The same as a NumPy array, of whatever is in that memory; ``recv`` gives a read-only one."""
+        return Reservation(self, array_layout(shape, dtype, self._address), timeout)
+
+    def reserved(self, size: int) -> Steps[Room]:
+        """For `Reservation`."""
+        if size > self._limits.max_message:
+            raise self._too_big(size)
+        return self._sending.reserve(size)
+
+    def run_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
+        """For `Reservation`."""
+        steps = guarded(steps, "can't send", self._address)
+        return run(steps, self._send_turn, deadline(timeout), self._send_what)
+
+    async def arun_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
+        """For `Reservation`."""
+        steps = guarded(steps, "can't send", self._address)
+        return await arun(steps, self._send_turn, deadline(timeout), self._send_what)
+
+    def count_reserved(self, size: int) -> None:
+        """For `Reservation`."""
+        self._statistics.messages_sent += 1
+        self._statistics.bytes_sent += size
 
     def send_fds(self, data: object, fds: Sequence[int], *, timeout: float | None = None) -> None:
         """Send bytes and, with them, descriptors, which stay open here too. Unix sockets only (unix(7), SCM_RIGHTS).

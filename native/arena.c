@@ -1,0 +1,378 @@
+/* Blocks for large messages, which are written and read where they lie. arena_layout.h draws them; docs/design/ring.md says
+ * why it is so.
+ *
+ *                    entry      bits: sender    in the ring    receiver       then killed here: whose it is
+ *      allocate      bit, word        1              –             –          nobody's: free
+ *      commit        SENT, at         1          position          –          the ring's
+ *      release                        0              1             –
+ *      receive                        0              1             1          the ring's
+ *      commit                         0          position          1          nobody's: free
+ *      release       0                0              –             0
+ *
+ * Rules:
+ * 1. A block is in use as long as a frame in the ring names it, or a bit in the row of a process does. Nothing else says so, and
+ *    no list has to be right: taking back what a dead process had is zeroing its bits.
+ * 2. Blocks are made and freed under the guard, each by one store of the entry, which the kernel releases if its holder dies.
+ *    A kill before or after leaves a block that nobody has, or a bit without a block; `sweep` frees the one, the row of
+ *    the dead goes with the other.
+ * 3. A bit is set before what others know it by goes away: the sender's until the frame is committed, the receiver's before
+ *    the frame is taken. Whoever asks whether a block is in use looks into the ring first, and at the bits then. So it is
+ *    never seen without either.
+ * 4. A frame is believed only if it names the block, with its stamp, and the block names the frame's position: a dead
+ *    sender may have written one without the other.
+ * 5. A block is the first free run of units, the lowest: so what was used last is used again, while caches and page tables
+ *    know it. Units have no memory until they are first used: then the kernel gives it, or says ENOSPC. A touch never fails.
+ * 6. What ends in the upper half is never left to a receiver: he copies it and gives it back. So whatever receivers keep, half of the
+ *    arena comes back as soon as what was sent is received, and no message is larger than that.
+ * 7. What others wrote is not believed: the shape is checked and copied, entries and frames are checked before they are used.
+ */
+
+#include "arena_inside.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "ring.h"
+
+#ifndef MADV_POPULATE_READ /* Linux 5.14; headers may be older */
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+enum { BITS = 64, PAGE = 4096 };
+
+/* -------------------------------------------------------------------------------------- shape */
+
+static uint64_t
+words_of(const struct kin_arena_shape *shape)
+{
+    return (shape->units + BITS - 1) / BITS;
+}
+
+static uint64_t
+holds_at(const struct kin_arena_shape *shape)
+{
+    return sizeof(struct kin_arena_state) + kin_members_size(shape->members);
+}
+
+static uint64_t
+entries_at(const struct kin_arena_shape *shape)
+{
+    return holds_at(shape) + shape->members * KIN_HOLDS * words_of(shape) * sizeof(uint64_t);
+}
+
+static bool
+is_power_of_two(uint64_t number)
+{
+    return number != 0 && (number & (number - 1)) == 0;
+}
+
+static bool
+may_be(const struct kin_arena_shape *shape)
+{
+    return is_power_of_two(shape->unit) && shape->unit >= KIN_ARENA_SMALLEST_UNIT &&
+           shape->unit <= UINT64_C(1) << 40 && is_power_of_two(shape->units) &&
+           shape->units >= KIN_ARENA_LEAST_UNITS && shape->units <= KIN_ARENA_MOST_UNITS &&
+           shape->members > 0 && shape->members <= KIN_MOST_MEMBERS;
+}
+
+struct kin_arena_shape
+kin_arena_shape_of(uint64_t size)
+{
+    struct kin_arena_shape shape = {.unit = KIN_ARENA_SMALLEST_UNIT, .members = KIN_MEMBERS};
+    while (size / shape.unit > KIN_ARENA_MOST_UNITS)
+        shape.unit *= 2;
+    shape.units = (uint32_t)(size / shape.unit);
+    return may_be(&shape) && shape.units * shape.unit == size ? shape : (struct kin_arena_shape){0};
+}
+
+uint64_t
+kin_arena_head(const struct kin_arena_shape *shape)
+{
+    if (!may_be(shape))
+        return 0;
+    uint64_t end = entries_at(shape) + shape->units * sizeof(struct kin_arena_entry);
+    return (end + PAGE - 1) / PAGE * PAGE;
+}
+
+uint64_t
+kin_arena_room(const struct kin_arena_shape *shape)
+{
+    return may_be(shape) ? kin_arena_head(shape) + shape->units * shape->unit : 0;
+}
+
+uint64_t
+kin_arena_most(const struct kin_arena *arena)
+{
+    return arena->shape.unit * (arena->shape.units / 2);
+}
+
+/* ---------------------------------------------------------------------------------- who has it */
+
+static _Atomic uint64_t *
+hold_word(const struct kin_arena *arena, uint32_t row, enum kin_hold hold, uint32_t unit)
+{
+    uint64_t words = words_of(&arena->shape);
+    return &arena->holds[(row * KIN_HOLDS + (uint32_t)hold) * words + unit / BITS];
+}
+
+static uint64_t
+bit_of(uint32_t unit)
+{
+    return UINT64_C(1) << unit % BITS;
+}
+
+static uint32_t
+number_of(const struct kin_arena *arena, const struct kin_member *row)
+{
+    return (uint32_t)(row - arena->members.state->rows);
+}
+
+static bool
+is_held(const struct kin_arena *arena, uint32_t unit)
+{
+    uint32_t rows = __atomic_load_n(&arena->members.state->used, __ATOMIC_ACQUIRE);
+    if (rows > arena->shape.members)
+        rows = arena->shape.members;
+    for (uint32_t row = 0; row < rows; row++)
+        for (enum kin_hold hold = 0; hold < KIN_HOLDS; hold++)
+            if (atomic_load_explicit(hold_word(arena, row, hold, unit), memory_order_acquire) &
+                bit_of(unit))
+                return true;
+    return false;
+}
+
+/* Rule 3. */
+static bool
+is_in_use(const struct kin_arena *arena, uint32_t unit, uint64_t word)
+{
+    uint64_t length;
+    return kin_arena_is_sent(arena, unit, word, &length) || is_held(arena, unit);
+}
+
+/* ------------------------------------------------------------------------------------- freeing */
+
+/* Under the guard. Whether it became free. */
+static bool
+free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t word)
+{
+    if (word == 0 || is_in_use(arena, unit, word))
+        return false;
+    atomic_store_explicit(&arena->entries[unit].word, 0, memory_order_release);
+    return true;
+}
+
+/* Under the guard: frees what nobody has. */
+static bool
+sweep(struct kin_arena *arena)
+{
+    bool any = false;
+    for (uint32_t unit = 0, units; unit < arena->shape.units; unit += units) {
+        uint64_t word = kin_arena_word(arena, unit);
+        units = kin_arena_length_at(arena, unit, word);
+        if (units == 0)
+            break;
+        any |= free_if_unused(arena, unit, word);
+    }
+    return any;
+}
+
+/* Of a process that is dead, or has closed its last handle, and so has no blocks. */
+static bool
+left(struct kin_members *members, struct kin_member *row, bool is_dead)
+{
+    struct kin_arena *arena =
+        (struct kin_arena *)(void *)((char *)members - offsetof(struct kin_arena, members));
+    (void)is_dead;
+    for (enum kin_hold hold = 0; hold < KIN_HOLDS; hold++)
+        for (uint32_t unit = 0; unit < arena->shape.units; unit += BITS)
+            atomic_store_explicit(hold_word(arena, number_of(arena, row), hold, unit), 0,
+                                  memory_order_release);
+    if (sweep(arena))
+        kin_arena_wake(arena);
+    return true;
+}
+
+int
+kin_arena_enter(struct kin_arena *arena)
+{
+    int error = kin_mutex_enter(&arena->guard);
+    return error == EOWNERDEAD ? 0 : error; /* rule 2: there is nothing to repair */
+}
+
+/* Under the guard, which it leaves. */
+static void
+let_go(struct kin_arena *arena, const struct kin_block *block)
+{
+    struct kin_member *row = kin_members_row(&arena->members);
+    bool is_free = false;
+    if (row != NULL) {
+        atomic_fetch_and_explicit(hold_word(arena, number_of(arena, row), block->hold, block->unit),
+                                  ~bit_of(block->unit), memory_order_release);
+        uint64_t word = kin_arena_word(arena, block->unit);
+        is_free = word >> 32 == block->stamp && free_if_unused(arena, block->unit, word);
+    }
+    kin_mutex_unlock(&arena->guard);
+    /* SYNC POINT: kin_arena_wait. Either it finds the block, or is seen to sleep. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (is_free && atomic_load_explicit(&arena->state->asleep, memory_order_relaxed) != 0)
+        kin_arena_wake(arena);
+}
+
+void
+kin_arena_release(struct kin_arena *arena, const struct kin_block *block)
+{
+    /* If it can't be entered it stays as long as the process. */
+    if (block->forks == kin_robust_forks() && kin_arena_enter(arena) == 0)
+        let_go(arena, block);
+}
+
+int
+kin_arena_release_now(struct kin_arena *arena, const struct kin_block *block)
+{
+    if (block->forks != kin_robust_forks())
+        return 0;
+    int error = kin_mutex_take(&arena->guard, NULL, KIN_MUTEX_AWAKE);
+    if (error == 0 || error == EOWNERDEAD) {
+        let_go(arena, block);
+        return 0;
+    }
+    return error;
+}
+
+/* ---------------------------------------------------------------------------------- allocating */
+
+/* Under the guard: 0 and the first of so many free units, EAGAIN or EBADMSG. */
+int
+kin_arena_find(const struct kin_arena *arena, uint32_t wanted, uint32_t *first)
+{
+    uint32_t run = 0;
+    for (uint32_t unit = 0, units; unit < arena->shape.units; unit += units) {
+        uint64_t word = kin_arena_word(arena, unit);
+        units = kin_arena_length_at(arena, unit, word);
+        if (units == 0)
+            return EBADMSG;
+        run = word == 0 ? run + 1 : 0;
+        if (run == wanted) {
+            *first = unit + 1 - wanted;
+            return 0;
+        }
+    }
+    return EAGAIN;
+}
+
+void
+kin_arena_hold(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block)
+{
+    block->forks = kin_robust_forks();
+    atomic_fetch_or_explicit(hold_word(arena, number_of(arena, row), block->hold, block->unit),
+                             bit_of(block->unit), memory_order_release);
+}
+
+static int
+take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block)
+{
+    uint32_t units = kin_arena_units_for(arena, block->length);
+    int error = kin_arena_enter(arena);
+    if (error != 0)
+        return error;
+    error = kin_arena_find(arena, units, &block->unit);
+    if (error == 0) {
+        block->stamp = ++arena->state->stamp;
+        block->in_place = block->unit + units <= arena->shape.units / 2;
+        kin_arena_hold(arena, row, block);
+        atomic_store_explicit(&arena->entries[block->unit].word,
+                              units | (uint64_t)block->stamp << 32, memory_order_release);
+    }
+    kin_mutex_unlock(&arena->guard);
+    return error;
+}
+
+/* Has the kernel give it memory, or map what is there. 0 or an errno. */
+static int
+populate(struct kin_arena *arena, const struct kin_block *block, int how)
+{
+    uint32_t end = block->unit + kin_arena_units_for(arena, block->length), unit = block->unit;
+    while (unit < end && atomic_load_explicit(&arena->had[unit / BITS], memory_order_relaxed) & bit_of(unit))
+        unit++;
+    if (unit == end)
+        return 0;
+    uint64_t size = (end - unit) * arena->shape.unit;
+    while (madvise(arena->blocks + unit * arena->shape.unit, size, how) < 0)
+        if (errno != EINTR && errno != EAGAIN)
+            return errno;
+    for (; unit < end; unit++)
+        atomic_fetch_or_explicit(&arena->had[unit / BITS], bit_of(unit), memory_order_relaxed);
+    return 0;
+}
+
+int
+kin_arena_allocate(struct kin_arena *arena, uint64_t length, struct kin_block *block)
+{
+    struct kin_member *row;
+    int error;
+    *block = (struct kin_block){.length = length, .hold = KIN_HOLD_SENDS};
+    if (length > kin_arena_most(arena))
+        return EMSGSIZE;
+    while ((row = kin_members_row(&arena->members)) == NULL)
+        if ((error = kin_members_join(&arena->members)) != 0)
+            return error;
+    error = take(arena, row, block);
+    if (error == EAGAIN && (error = kin_members_look(&arena->members, KIN_LOOK_ALL)) == 0)
+        error = take(arena, row, block);
+    if (error != 0)
+        return error;
+    error = populate(arena, block, MADV_POPULATE_WRITE);
+    if (error != 0)
+        kin_arena_release(arena, block);
+    return error == EFAULT || error == ENOMEM ? ENOSPC : error; /* madvise(2) */
+}
+
+void *
+kin_arena_bytes(const struct kin_arena *arena, const struct kin_block *block)
+{
+    return arena->blocks + block->unit * arena->shape.unit;
+}
+
+void
+kin_arena_touch(struct kin_arena *arena, const struct kin_block *block)
+{
+    populate(arena, block, MADV_POPULATE_READ); /* else each page comes when it is read */
+}
+
+/* ------------------------------------------------------------------------------------- opening */
+
+void
+kin_arena_format(void *memory, const struct kin_arena_shape *shape)
+{
+    struct kin_arena_state *state = memory;
+    kin_members_format((struct kin_members_state *)(void *)(state + 1), shape->members);
+}
+
+bool
+kin_arena_bind(struct kin_arena *arena, struct kin_ring *ring, void *memory,
+               const struct kin_arena_shape *shape, struct kin_watcher *watcher)
+{
+    struct kin_members_terms terms = {&arena->guard, watcher, left};
+    unsigned char *start = memory;
+    if (!may_be(shape))
+        return false;
+    arena->ring = ring;
+    arena->shape = *shape;
+    arena->state = memory;
+    arena->holds = (_Atomic uint64_t *)(void *)(start + holds_at(shape));
+    arena->entries = (struct kin_arena_entry *)(void *)(start + entries_at(shape));
+    arena->blocks = start + kin_arena_head(shape);
+    return kin_members_bind(&arena->members, (struct kin_members_state *)(void *)(arena->state + 1),
+                            kin_members_size(shape->members), &terms) &&
+           arena->members.count == shape->members;
+}
+
+void
+kin_arena_close(struct kin_arena *arena)
+{
+    if (arena->members.state != NULL)
+        kin_members_close(&arena->members);
+}

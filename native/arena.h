@@ -1,0 +1,105 @@
+/* Blocks for large messages, beside a ring: see arena.c.
+ *
+ *     kin_arena_allocate ──> held as a sender ── kin_ring_put_block, leave, kin_arena_release ──> in the ring
+ *                                                                                                   │
+ *         free <── kin_arena_release ── held as a receiver <── kin_ring_next_block, take, leave ────┘
+ */
+
+#ifndef KIN_ARENA_H
+#define KIN_ARENA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <time.h>
+
+#include "arena_layout.h"
+#include "members.h"
+#include "mutex.h"
+
+enum kin_hold { KIN_HOLD_SENDS, KIN_HOLD_RECEIVES, KIN_HOLDS };
+
+struct kin_ring;
+
+/* A handle's part, private to its process. */
+struct kin_arena {
+    struct kin_ring *ring;
+    struct kin_arena_state *state;
+    struct kin_members members;
+    struct kin_mutex guard;
+    _Atomic uint64_t *holds;
+    struct kin_arena_entry *entries;
+    unsigned char *blocks;
+    struct kin_arena_shape shape; /* a copy, checked */
+    _Atomic uint64_t had[KIN_ARENA_MOST_UNITS / 64]; /* units that this process has mapped, and that have memory */
+};
+
+/* A block that this process holds. */
+struct kin_block {
+    uint32_t unit, stamp;
+    uint64_t length; /* of the message */
+    enum kin_hold hold;
+    uint32_t forks;  /* the process that holds it */
+    bool in_place;   /* it may be held for as long as one likes */
+};
+
+/* How so many bytes are divided: a unit of 0 for a size that can't be. */
+struct kin_arena_shape kin_arena_shape_of(uint64_t size);
+
+/* Bytes before the units, and in all; 0 for a shape that can't be. */
+uint64_t kin_arena_head(const struct kin_arena_shape *shape);
+uint64_t kin_arena_room(const struct kin_arena_shape *shape);
+
+/* When the ring is made, or opened; the rest of `arena` is zero. `memory` has the room. */
+void kin_arena_format(void *memory, const struct kin_arena_shape *shape);
+bool kin_arena_bind(struct kin_arena *arena, struct kin_ring *ring, void *memory,
+                    const struct kin_arena_shape *shape, struct kin_watcher *watcher);
+void kin_arena_close(struct kin_arena *arena);
+
+/* The largest message. */
+uint64_t kin_arena_most(const struct kin_arena *arena);
+
+/* Gets a block, with memory behind it, without waiting.
+ *     EAGAIN    there is none, also after the dead were looked for
+ *     EMSGSIZE  there will never be
+ *     ENOSPC    the kernel has no memory for it
+ *     EUSERS    as many processes use it as it has rows
+ *     EBADMSG   the memory was overwritten
+ *     else      as kin_members_look, kin_mutex_lock
+ */
+int kin_arena_allocate(struct kin_arena *arena, uint64_t length, struct kin_block *block);
+
+/* Where its bytes are. */
+void *kin_arena_bytes(const struct kin_arena *arena, const struct kin_block *block);
+
+/* Has its pages in this process's tables, if they were not: at once, not by a fault each. */
+void kin_arena_touch(struct kin_arena *arena, const struct kin_block *block);
+
+/* This process needs it no more: it is free if it is in no ring, and nobody else's. Not in a forked copy. */
+void kin_arena_release(struct kin_arena *arena, const struct kin_block *block);
+
+/* The same if that takes no wait: else EBUSY. */
+int kin_arena_release_now(struct kin_arena *arena, const struct kin_block *block);
+
+/* Sleeps until it may be worth to ask for so many bytes again. As kin_ring_wait, or kin_members_look. */
+int kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
+                   const struct timespec *deadline);
+
+/* All who sleep look again. */
+void kin_arena_wake(struct kin_arena *arena);
+
+/* Bytes in the blocks that were sent and not received, as it was a moment ago. */
+uint64_t kin_arena_depth(struct kin_arena *arena);
+
+/* ------------------------------------------------------------------------ between enter and leave of its ring */
+
+/* Adds the message in a block, which this process holds as a sender; it is to be released after `leave`. As kin_ring_put. */
+int kin_ring_put_block(struct kin_ring *ring, const struct kin_block *block, uint8_t kind);
+
+struct kin_ring_frame;
+
+/* The block of the next message, whose frame `next` gave, with KIN_RING_IN_BLOCK: it is held from here on, as a receiver; to be
+ * released if it is not taken. EBADMSG: there is none; or as kin_members_join, which comes before `enter`, or EUSERS. */
+int kin_ring_next_block(struct kin_ring *ring, const struct kin_ring_frame *frame,
+                        struct kin_block *block);
+
+#endif

@@ -1,0 +1,43 @@
+/* Between arena.c, arena_wait.c and arena_ring.c. */
+
+#ifndef KIN_ARENA_INSIDE_H
+#define KIN_ARENA_INSIDE_H
+
+#include "arena.h"
+
+/* The guard. 0 or an errno. */
+int kin_arena_enter(struct kin_arena *arena);
+
+static inline uint64_t
+kin_arena_word(const struct kin_arena *arena, uint32_t unit)
+{
+    return atomic_load_explicit(&arena->entries[unit].word, memory_order_acquire);
+}
+
+/* How many units, from this one on, are one block, or one free unit; 0: the memory was overwritten. */
+static inline uint32_t
+kin_arena_length_at(const struct kin_arena *arena, uint32_t unit, uint64_t word)
+{
+    uint32_t units = word & KIN_BLOCK_UNITS;
+    if (word == 0)
+        return 1;
+    return units <= arena->shape.units - unit ? units : 0;
+}
+
+static inline uint32_t
+kin_arena_units_for(const struct kin_arena *arena, uint64_t length)
+{
+    uint64_t units = (length + arena->shape.unit - 1) / arena->shape.unit;
+    return units == 0 ? 1 : (uint32_t)units;
+}
+
+/* Under the guard: 0 and the first of so many free units, EAGAIN or EBADMSG. */
+int kin_arena_find(const struct kin_arena *arena, uint32_t wanted, uint32_t *first);
+
+/* Sets the bit of this process's row. */
+void kin_arena_hold(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block);
+
+/* Whether a frame in the ring names it, and how long its message is. */
+bool kin_arena_is_sent(const struct kin_arena *arena, uint32_t unit, uint64_t word, uint64_t *length);
+
+#endif

@@ -1,0 +1,66 @@
+/* How the arena of a ring lies in shared memory, behind the bytes of the ring. See ring_layout.h, and arena.c.
+ *
+ *          ┌──────────────────────────────┐
+ *          │ state                        │ who sleeps; the last stamp
+ *       64 ├──────────────────────────────┤
+ *          │ members, and their rows      │ members.h: a process that has blocks is one
+ *          ├──────────────────────────────┤
+ *          │ holds                        │ two rows of bits a member, a bit a unit: as a sender, as a receiver
+ *          ├──────────────────────────────┤
+ *          │ entries                      │ one a unit
+ *          ├──────────────────────────────┤ at a multiple of 4096
+ *          │ units                        │ a power of two bytes each, and a power of two of them
+ *          └──────────────────────────────┘
+ *
+ *      units     │ 0 │ 1 │ 2 │ 3 │ 4 │ 5 │ 6 │ 7 │
+ *                └───┴───┴───┴───┴───┴───┴───┴───┘
+ *      blocks    │ free  │    A      │ B │ free  │
+ *      entries     0   0   3   0   0   1   0   0      a block's first entry says how long it is; all others are 0
+ *
+ *      word      0 units │ 16 KIN_BLOCK_SENT │ 32 stamp, which tells it from the blocks that were there before
+ *      frame     8 number of the first unit, stamp │ 16 bytes of the message
+ */
+
+#ifndef KIN_ARENA_LAYOUT_H
+#define KIN_ARENA_LAYOUT_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+enum {
+    KIN_ARENA_MOST_UNITS = 4096,
+    KIN_ARENA_LEAST_UNITS = 8,
+    KIN_ARENA_SMALLEST_UNIT = 4096, /* a page */
+    KIN_BLOCK_UNITS = 0xffff,
+    KIN_BLOCK_SENT = 1 << 16,       /* it lies where `at` says, if what lies there says so too */
+};
+
+/* Written once, by who makes the ring. */
+struct kin_arena_shape {
+    uint64_t unit; /* bytes */
+    uint32_t units;
+    uint32_t members; /* rows */
+};
+
+struct kin_arena_state {
+    _Atomic uint32_t asleep; /* 1: somebody may sleep until a block is free */
+    uint32_t stamp;          /* of the newest block; under the guard */
+    uint64_t reserved[7];
+};
+
+struct kin_arena_entry {
+    _Atomic uint64_t word; /* 0: free, or inside a block */
+    _Atomic uint64_t at;   /* the position of its frame */
+};
+
+/* In the ring, behind its frame. */
+struct kin_arena_place {
+    uint32_t unit;
+    uint32_t stamp;
+    uint64_t length;
+};
+
+_Static_assert(sizeof(struct kin_arena_state) == 64, "a cache line");
+_Static_assert(sizeof(struct kin_arena_place) == 16, "as drawn");
+
+#endif

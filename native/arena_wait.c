@@ -1,0 +1,69 @@
+/* Waiting for a block of an arena, as members.h says: for another process's release, or death.
+ *
+ *     who waits                                   who frees a block
+ *     asleep = 1                                  entry = 0
+ *     ───────────── each sees what the other did, or both do ─────────────
+ *     a block? ── yes ──> goes for it             asleep is 1? ── asleep = 0, turn + 1, all are woken
+ *     sleeps while `turn` is what it was
+ *
+ * Rules:
+ * 1. All are woken, and each looks whether there is enough for him: they want different lengths.
+ * 2. Who frees and is killed before he wakes is a member, whose death wakes all; they look again. Who sleeps and is killed
+ *    leaves the flag set: somebody wakes nobody then, once.
+ * 3. What concerns this process alone (a close, a hang-up) is the alarm of the ring.
+ */
+
+#include <errno.h>
+#include <limits.h>
+
+#include "arena_inside.h"
+#include "ring.h"
+
+void
+kin_arena_wake(struct kin_arena *arena)
+{
+    atomic_store_explicit(&arena->state->asleep, 0, memory_order_seq_cst);
+    kin_members_wake(&arena->members, INT_MAX);
+}
+
+/* Whether there is a block now, or the memory is such that it had better be asked. */
+static int
+look_for(struct kin_arena *arena, uint64_t length, bool *found)
+{
+    uint32_t first;
+    int error = kin_arena_enter(arena);
+    if (error != 0)
+        return error;
+    *found = kin_arena_find(arena, kin_arena_units_for(arena, length), &first) != EAGAIN;
+    kin_mutex_unlock(&arena->guard);
+    return 0;
+}
+
+int
+kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
+               const struct timespec *deadline)
+{
+    struct kin_ring *ring = arena->ring;
+    /* SYNC POINT: kin_ring_alarm, as in kin_ring_wait */
+    _Atomic uint32_t *count = &ring->waiting[alarm & 1];
+    atomic_fetch_add_explicit(count, 1, memory_order_seq_cst);
+    int error = 0;
+    while (error == 0) {
+        bool found = false;
+        uint32_t turn = kin_members_turn(&arena->members);
+        error = kin_members_look(&arena->members, KIN_LOOK_TOLD);
+        atomic_store_explicit(&arena->state->asleep, 1, memory_order_seq_cst);
+        /* SYNC POINT: let_go */
+        atomic_thread_fence(memory_order_seq_cst);
+        if (error == 0)
+            error = look_for(arena, length, &found);
+        if (error == 0 && atomic_load_explicit(&ring->alarm, memory_order_seq_cst) != alarm)
+            error = ECANCELED;
+        if (error != 0 || found)
+            break;
+        error = kin_members_sleep(&arena->members, turn, deadline);
+    }
+    atomic_fetch_sub_explicit(count, 1, memory_order_seq_cst);
+    return error;
+}
+

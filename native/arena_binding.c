@@ -36,9 +36,8 @@ static PyTypeObject *block_type; /* of the one module that there is in a process
 
 /* -------------------------------------------------------------------------------- getting one */
 
-/* Without a wait with the GIL. */
-static void
-give_back(struct kin_opened_ring *opened, const struct kin_block *block)
+void
+kin_block_give_back(struct kin_opened_ring *opened, const struct kin_block *block)
 {
     if (kin_arena_release_now(&opened->ring.arena, block) == 0)
         return;
@@ -54,7 +53,7 @@ object_of(struct kin_opened_ring *opened, const struct kin_block *block, bool se
 {
     struct block_object *self = kin_allocate(block_type);
     if (self == NULL) {
-        give_back(opened, block);
+        kin_block_give_back(opened, block);
         return NULL;
     }
     opened->references++;
@@ -83,6 +82,14 @@ kin_ring_py_allocate(PyObject *object, PyObject *length)
     if (error == EAGAIN)
         Py_RETURN_NONE;
     return error == 0 ? made : kin_ring_fail(error);
+}
+
+PyObject *
+kin_ring_py_allocate_now(PyObject *object, PyObject *length)
+{
+    if (!kin_ring_is_clear((struct kin_ring_object *)object))
+        Py_RETURN_NONE;
+    return kin_ring_py_allocate(object, length);
 }
 
 PyObject *
@@ -128,16 +135,26 @@ copy_of(struct kin_opened_ring *opened, const struct kin_block *block)
     return bytes;
 }
 
+bool
+kin_is_looked_at(uint8_t kind)
+{
+    return kind == MEMORY || kind & OUT_OF_BAND;
+}
+
 PyObject *
 kin_block_received(struct kin_opened_ring *opened, const struct kin_block *block, uint8_t kind)
 {
-    if (!block->in_place || (kind != MEMORY && !(kind & OUT_OF_BAND))) {
+    if (!block->in_place || !kin_is_looked_at(kind)) {
         PyObject *bytes = copy_of(opened, block);
         if (bytes != NULL)
             return bytes;
         PyErr_Clear(); /* where it is, it needs no memory */
     } else {
+        opened->inside++;
+        Py_BEGIN_ALLOW_THREADS
         kin_arena_touch(&opened->ring.arena, block);
+        Py_END_ALLOW_THREADS
+        kin_ring_come_out(opened);
     }
     return object_of(opened, block, true);
 }
@@ -194,6 +211,24 @@ kin_ring_py_put_block(PyObject *object, PyObject *args)
     if (error == EAGAIN)
         Py_RETURN_FALSE;
     return error > 0 ? kin_ring_fail(error) : NULL;
+}
+
+PyObject *
+kin_ring_py_put_block_now(PyObject *object, PyObject *args)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    unsigned char kind;
+    struct block_object *block;
+    if (!PyArg_ParseTuple(args, "bO!:put_block_now", &kind, block_type, &block))
+        return NULL;
+    if (!kin_ring_is_clear(self) || block->opened != self->opened ||
+        block->block.forks != kin_robust_forks() ||
+        kin_ring_enter(&self->opened->ring, KIN_MUTEX_AWAKE) != 0 ||
+        put_and_leave(&self->opened->ring, &block->block, kind) != 0)
+        Py_RETURN_FALSE;
+    self->messages++;
+    self->size += block->block.length;
+    Py_RETURN_TRUE;
 }
 
 /* ----------------------------------------------------------------------------------- the type */
@@ -280,7 +315,7 @@ let_go(struct block_object *self)
 {
     struct kin_opened_ring *opened = self->opened;
     self->opened = NULL;
-    give_back(opened, &self->block);
+    kin_block_give_back(opened, &self->block);
     kin_ring_release(opened);
 }
 

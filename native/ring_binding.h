@@ -68,8 +68,16 @@ PyObject *kin_ring_py_take(PyObject *self, PyObject *unused);
 
 /* Of arena_binding.c. */
 PyObject *kin_ring_py_allocate(PyObject *self, PyObject *length);
+PyObject *kin_ring_py_allocate_now(PyObject *self, PyObject *length);
 PyObject *kin_ring_py_put_block(PyObject *self, PyObject *args);
+PyObject *kin_ring_py_put_block_now(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_wait_for_block(PyObject *self, PyObject *args);
+
+/* Releases a block, never waiting with the GIL. */
+void kin_block_give_back(struct kin_opened_ring *opened, const struct kin_block *block);
+
+/* Whether messages of a kind are read where they are. */
+bool kin_is_looked_at(uint8_t kind);
 
 /* What a message in a block, which this process holds, is received as: the block itself, or a copy of its bytes. */
 PyObject *kin_block_received(struct kin_opened_ring *opened, const struct kin_block *block,
@@ -79,7 +87,8 @@ PyObject *kin_block_received(struct kin_opened_ring *opened, const struct kin_bl
 bool kin_ring_deadline(PyObject *milliseconds, struct timespec *time,
                        const struct timespec **deadline);
 
-/* Of ring_shortcuts_binding.c. */
+/* Of ring_shortcuts_binding.c. Whether one may be taken now. */
+bool kin_ring_is_clear(struct kin_ring_object *self);
 #define KIN_RING_SHORTCUT(name)                                                                 \
     PyObject *kin_ring_py_##name(PyObject *self, PyObject *const *arguments, Py_ssize_t count,  \
                                  PyObject *names)

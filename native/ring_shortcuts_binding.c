@@ -53,8 +53,8 @@ is_watched(const struct kin_ring_object *self)
 }
 
 /* Whether a shortcut may be taken: rule 1. */
-static inline bool
-is_clear(struct kin_ring_object *self)
+bool
+kin_ring_is_clear(struct kin_ring_object *self)
 {
     if (self->opened == NULL || self->end == NULL ||
         self->opened->ring.forks != kin_robust_forks())
@@ -153,7 +153,7 @@ send_shortly(struct kin_ring_object *self, PyObject *data, bool for_ever)
             return true;
         }
         if (error != EAGAIN || !wait_shortly(self, kin_ring_framed((uint64_t)length), for_ever) ||
-            !is_clear(self))
+            !kin_ring_is_clear(self))
             return false;
     }
 }
@@ -163,7 +163,7 @@ send_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ssize
         PyObject *names)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
-    if (count == 1 && PyBytes_CheckExact(arguments[0]) && is_clear(self) &&
+    if (count == 1 && PyBytes_CheckExact(arguments[0]) && kin_ring_is_clear(self) &&
         is_simple(arguments + 1, names) && send_shortly(self, arguments[0], names == NULL))
         Py_RETURN_NONE;
     if (PyErr_Occurred())
@@ -183,9 +183,38 @@ kin_ring_py_send(PyObject *object, PyObject *const *arguments, Py_ssize_t count,
     return send_by("send", object, arguments, count, names);
 }
 
+/* The object of a message in a block, inside; leaves. NULL without an exception: not like this, and withdrawn. */
+static PyObject *
+take_block(struct kin_ring_object *self, const struct kin_ring_frame *frame)
+{
+    struct kin_opened_ring *opened = self->opened;
+    struct kin_ring *ring = &opened->ring;
+    struct kin_block block;
+    if (kin_ring_next_block(ring, frame, &block) != 0) {
+        kin_ring_withdraw(ring);
+        return NULL;
+    }
+    if (!block.in_place) {
+        kin_ring_withdraw(ring);
+        kin_block_give_back(opened, &block);
+        return NULL;
+    }
+    kin_ring_take(ring, frame);
+    kin_ring_leave(ring);
+    self->messages++;
+    self->size += block.length;
+    PyObject *body = kin_block_received(opened, &block, frame->kind);
+    PyObject *end = Py_XNewRef(PyWeakref_GetObject(self->end)), *object = NULL;
+    if (body != NULL && end != NULL)
+        object = PyObject_CallMethod(end, "_unpacked", "iO", (int)frame->kind, body);
+    Py_XDECREF(body);
+    Py_XDECREF(end);
+    return object;
+}
+
 /* A new reference; NULL without an exception: not like this. */
 static PyObject *
-take_shortly(struct kin_ring_object *self, bool for_ever)
+take_shortly(struct kin_ring_object *self, bool for_ever, bool decodes)
 {
     struct kin_opened_ring *opened = self->opened;
     struct kin_ring *ring = &opened->ring;
@@ -207,19 +236,21 @@ take_shortly(struct kin_ring_object *self, bool for_ever)
             }
             PyErr_Clear(); /* the detour says so */
         }
+        if (error == 0 && decodes && frame.flags == KIN_RING_IN_BLOCK && kin_is_looked_at(frame.kind))
+            return take_block(self, &frame);
         kin_ring_withdraw(ring);
-        if (error != EAGAIN || !wait_shortly(self, 1, for_ever) || !is_clear(self))
+        if (error != EAGAIN || !wait_shortly(self, 1, for_ever) || !kin_ring_is_clear(self))
             return NULL;
     }
 }
 
 static PyObject *
-receive_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ssize_t count,
-           PyObject *names)
+receive_by(const char *name, bool decodes, PyObject *object, PyObject *const *arguments,
+           Py_ssize_t count, PyObject *names)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
-    if (count == 0 && is_clear(self) && is_simple(arguments, names)) {
-        PyObject *bytes = take_shortly(self, names == NULL);
+    if (count == 0 && kin_ring_is_clear(self) && is_simple(arguments, names)) {
+        PyObject *bytes = take_shortly(self, names == NULL, decodes);
         if (bytes != NULL || PyErr_Occurred())
             return bytes;
     }
@@ -229,13 +260,13 @@ receive_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ss
 PyObject *
 kin_ring_py_recv_bytes(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
-    return receive_by("recv_bytes", object, arguments, count, names);
+    return receive_by("recv_bytes", false, object, arguments, count, names);
 }
 
 PyObject *
 kin_ring_py_recv(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
-    return receive_by("recv", object, arguments, count, names);
+    return receive_by("recv", true, object, arguments, count, names);
 }
 
 /* -------------------------------------------------------------------------------- several at once */
@@ -267,7 +298,7 @@ PyObject *
 kin_ring_py_send_many(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
-    if (count != 1 || !PyList_CheckExact(arguments[0]) || !is_clear(self) ||
+    if (count != 1 || !PyList_CheckExact(arguments[0]) || !kin_ring_is_clear(self) ||
         !is_simple(arguments + 1, names))
         return detour(self, "send_many", arguments, count, names);
     PyObject *list = arguments[0];
@@ -327,7 +358,7 @@ PyObject *
 kin_ring_py_recv_many(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
-    if (count == 1 && PyLong_CheckExact(arguments[0]) && is_clear(self) &&
+    if (count == 1 && PyLong_CheckExact(arguments[0]) && kin_ring_is_clear(self) &&
         is_simple(arguments + 1, names)) {
         Py_ssize_t most = PyLong_AsSsize_t(arguments[0]);
         if (most == -1 && PyErr_Occurred())

@@ -322,7 +322,7 @@ def test_a_full_disk(link: Link, peers: Peers, reason_against_small_disks: str):
     if reason_against_small_disks:
         pytest.skip(reason_against_small_disks)
     if link.variant.scheme == "ring":
-        link.address += "?capacity=4096"
+        link.address += "?capacity=4096&arena=64K"
     where = Path(link.address.partition(":")[2].partition("?")[0]).parent
 
     def body(voice, path, inodes):

@@ -33,6 +33,9 @@ class Room(Protocol):
     def memory(self) -> memoryview:
         """All of it, to be written."""
 
+    def send_now(self, kind: int) -> bool:
+        """Commit it as a message, if that takes no wait, and nobody is inside the end; whether it was."""
+
     def send(self, kind: int) -> Steps[None]:
         """Commit it as a message."""
 
@@ -48,6 +51,9 @@ class Reserver(Protocol):
 
     async def arun_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
         """The same, on asyncio."""
+
+    def reserved_now(self, size: int) -> Room | None:
+        """Get memory, if that takes no wait, and nobody is inside the end."""
 
     def reserved(self, size: int) -> Steps[Room]:
         """Get memory."""
@@ -83,9 +89,9 @@ class Reservation(Generic[View]):
         self._view: View | None = None
 
     def __enter__(self) -> View:
-        return self._entered(
-            self._end.run_reserved(self._end.reserved(self._layout.size), self._timeout)
-        )
+        end, size = self._end, self._layout.size
+        room = end.reserved_now(size) or end.run_reserved(end.reserved(size), self._timeout)
+        return self._entered(room)
 
     async def __aenter__(self) -> View:
         steps = self._end.reserved(self._layout.size)
@@ -107,7 +113,7 @@ class Reservation(Generic[View]):
     ) -> None:
         room = self._left()
         try:
-            if kind is None:
+            if kind is None and not room.send_now(self._layout.kind):
                 self._end.run_reserved(room.send(self._layout.kind), self._timeout)
                 self._end.count_reserved(self._layout.size)
         finally:
@@ -121,7 +127,7 @@ class Reservation(Generic[View]):
     ) -> None:
         room = self._left()
         try:
-            if kind is None:
+            if kind is None and not room.send_now(self._layout.kind):
                 await self._end.arun_reserved(room.send(self._layout.kind), self._timeout)
                 self._end.count_reserved(self._layout.size)
         finally:

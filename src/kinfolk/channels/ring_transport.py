@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from kinfolk._native import Block, Ring, Watch
 from kinfolk.channels import ring_memory
-from kinfolk.channels.codec import RAW
+from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.descriptors import Descriptor
@@ -261,9 +261,13 @@ class RingRoom:
         """All of it."""
         return memoryview(self._block)
 
+    def send_now(self, kind: int) -> bool:
+        """Send it, if that takes no wait."""
+        self._block.seal()
+        return self._end.put_block_now(kind, self._block)
+
     def send(self, kind: int) -> Steps[None]:
         """Send it."""
-        self._block.seal()
         return self._end.put_block(kind, self._block)
 
     def drop(self) -> None:
@@ -305,6 +309,15 @@ class RingSender(_RingEnd, SendTransport):
     def reserve(self, size: int) -> Steps[RingRoom]:
         """A block."""
         return RingRoom(self, (yield from self._allocated(size)))
+
+    def reserve_now(self, size: int) -> RingRoom | None:
+        """A block if one can be had at once, and nobody is inside the end."""
+        block = self._native.allocate_now(size) if size <= self.limits.max_message else None
+        return None if block is None else RingRoom(self, block)
+
+    def put_block_now(self, kind: int, block: Block) -> bool:
+        """Send it if that takes no wait, and nobody is inside the end."""
+        return self._native.put_block_now(kind, block)
 
     def _allocated(self, size: int) -> Steps[Block]:
         while True:
@@ -374,7 +387,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
         kind, body = taken
         if not isinstance(body, bytes):
             body = memoryview(body)  # keeps the block
-        return Message(RAW if self._raw else kind, (body,))
+        return Message(RAW if self._raw and kind != MEMORY else kind, (body,))
 
     def _end(self) -> Message | None:
         """End, as every sender has gone; or the message that the last one sent between two looks."""

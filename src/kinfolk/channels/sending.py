@@ -222,6 +222,10 @@ class Sends(End):
         """The same as a NumPy array, of whatever is in that memory; ``recv`` gives a read-only one."""
         return Reservation(self, array_layout(shape, dtype, self._address), timeout)
 
+    def reserved_now(self, size: int) -> Room | None:
+        """For `Reservation`."""
+        return self._sending.reserve_now(size)  # type: ignore[no-any-return]
+
     def reserved(self, size: int) -> Steps[Room]:
         """For `Reservation`."""
         if size > self._limits.max_message:

@@ -19,9 +19,12 @@
 
 enum { CAPACITY = 4096, MOST = 64, LONG = 320, FILLING = 12 /* that leave less room than what LONG takes */ };
 
+/* Of an arena that is not used here; what it takes. */
+enum { ARENA = 1 << 15, ARENA_ROOM = ARENA + 8192 };
+
 struct shared {
     struct kin_ring_memory ring;
-    unsigned char bytes[CAPACITY];
+    unsigned char bytes[CAPACITY], arena[ARENA_ROOM];
     pid_t victim;
     _Atomic int returned;      /* of the victim's calls */
     _Atomic int ended;         /* bystanders that have received what they wait for */
@@ -33,6 +36,7 @@ _Static_assert(offsetof(struct shared, bytes) == KIN_RING_BYTES_AT, "as in ring_
 
 /* Each process has its own copy. */
 static struct kin_ring sender, receiver;
+static const struct kin_ring_terms TERMS = {CAPACITY, ARENA};
 
 /* ------------------------------------------------------------------------------- both ways */
 
@@ -40,7 +44,7 @@ static struct kin_ring *
 opened(struct kin_ring *ring, struct shared *shared, enum kin_ring_way way)
 {
     if (ring->mine == NULL &&
-        kin_ring_open(ring, shared, offsetof(struct shared, victim), way, CAPACITY) != KIN_SOUND)
+        kin_ring_open(ring, shared, offsetof(struct shared, victim), way, &TERMS, NULL) != KIN_SOUND)
         violated("the ring can't be opened");
     return ring;
 }

@@ -18,6 +18,7 @@ from tests.faults.harness import Build, broken
 SOURCES = (
     *("ring", "ring_wait", "arena", "arena_ring", "arena_wait"),
     *("members", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
+    *("child", "sysv_wait", "signal_info"),
 )
 
 #: Every so many instructions, in the short run; the long one takes each.

@@ -7,6 +7,8 @@
  *     batches      the same, several at once
  *     alarms       threads wait for what never comes, and are called back again and again
  *     overwritten  the memory is filled with noise while others are at it: an error, or nonsense, and nothing outside it
+ *     blocks       large messages, of all lengths, in an arena that is mostly full
+ *     noise        the tables of the arena are filled with noise
  *     misuse       what is refused
  *
  * Ends with 0, or with a sentence and 1. A wake-up that is lost hangs: the caller sets a limit.
@@ -31,11 +33,13 @@
         }                                                                                       \
     while (0)
 
-enum { CAPACITY = 4096, SENDERS = 3, RECEIVERS = 3, LONGEST = 900 };
+enum { CAPACITY = 4096, ARENA = 1 << 15, SENDERS = 3, RECEIVERS = 3, LONGEST = 900 };
 
 static uint32_t rounds;
 static void *memory;
 static struct kin_ring sender, receiver;
+static struct kin_watcher watcher;
+static const struct kin_ring_terms TERMS = {CAPACITY, ARENA};
 static _Atomic uint32_t received[SENDERS];
 static _Atomic int over;
 
@@ -196,6 +200,147 @@ alarms(void)
     CHECK(receiver.waiting[0] == 0 && receiver.waiting[1] == 0);
 }
 
+/* ------------------------------------------------------------------------------------- blocks */
+
+static void
+allocate(uint64_t length, struct kin_block *block)
+{
+    int error;
+    while ((error = kin_arena_allocate(&sender.arena, length, block)) == EAGAIN)
+        CHECK(kin_arena_wait(&sender.arena, length, sender.alarm, NULL) == 0);
+    CHECK(error == 0);
+}
+
+static void *
+send_blocks(void *argument)
+{
+    uint32_t from = (uint32_t)(uintptr_t)argument;
+    for (uint32_t number = 0; number < rounds; number++) {
+        struct kin_block block;
+        allocate(1 + (uint64_t)number * 977 % (ARENA / 2), &block);
+        memset(kin_arena_bytes(&sender.arena, &block), (int)(number & 255), block.length);
+        if (number % 5 == 4) { /* it was only reserved */
+            kin_arena_release(&sender.arena, &block);
+            continue;
+        }
+        for (;;) {
+            enter(&sender);
+            if (kin_ring_put_block(&sender, &block, (uint8_t)number) == 0)
+                break;
+            kin_ring_withdraw(&sender);
+            CHECK(kin_ring_wait(&sender, sender.alarm, NULL) == 0);
+        }
+        kin_ring_leave(&sender);
+        kin_arena_release(&sender.arena, &block);
+        atomic_fetch_add(&received[from], 1);
+    }
+    return NULL;
+}
+
+static void *
+receive_blocks(void *argument)
+{
+    struct kin_ring_frame frame;
+    struct kin_block block;
+    (void)argument;
+    for (;;) {
+        enter(&receiver);
+        int error = kin_ring_next(&receiver, &frame);
+        if (error == 0) {
+            CHECK(kin_ring_next_block(&receiver, &frame, &block) == 0);
+            kin_ring_take(&receiver, &frame);
+            kin_ring_leave(&receiver);
+            const unsigned char *bytes = kin_arena_bytes(&receiver.arena, &block);
+            for (uint64_t i = 0; i < block.length; i++)
+                CHECK(bytes[i] == frame.kind);
+            kin_arena_release(&receiver.arena, &block);
+            atomic_fetch_sub(&received[0], 1);
+            continue;
+        }
+        kin_ring_withdraw(&receiver);
+        CHECK(error == EAGAIN);
+        uint32_t alarm = receiver.alarm;
+        if (over)
+            return NULL;
+        error = kin_ring_wait(&receiver, alarm, NULL);
+        CHECK(error == 0 || error == ECANCELED);
+    }
+}
+
+static void
+blocks(void)
+{
+    pthread_t threads[SENDERS + RECEIVERS];
+    CHECK(kin_members_join(&receiver.arena.members) == 0);
+    for (long i = 0; i < SENDERS + RECEIVERS; i++)
+        CHECK(pthread_create(&threads[i], NULL, i < SENDERS ? send_blocks : receive_blocks,
+                             (void *)(uintptr_t)i) == 0);
+    for (int i = 0; i < SENDERS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    while (kin_ring_depth(&receiver) > 0)
+        usleep(100);
+    over = 1;
+    kin_ring_alarm(&receiver);
+    for (int i = 0; i < RECEIVERS; i++)
+        CHECK(pthread_join(threads[SENDERS + i], NULL) == 0);
+    CHECK(received[0] + received[1] + received[2] == 0 && kin_arena_depth(&receiver.arena) == 0);
+    struct kin_block halves[2]; /* all came back */
+    for (int i = 0; i < 2; i++)
+        CHECK(kin_arena_allocate(&sender.arena, ARENA / 2, &halves[i]) == 0);
+    CHECK(halves[0].in_place && !halves[1].in_place);
+    CHECK(kin_arena_allocate(&sender.arena, 1, &halves[0]) == EAGAIN);
+}
+
+/* Nothing is written or read outside, whatever the tables say; the members' own are left alone. */
+static void
+noise(void)
+{
+    unsigned seed = 1;
+    uint32_t refused = 0;
+    CHECK(kin_members_join(&receiver.arena.members) == 0);
+    struct kin_arena *arena = &sender.arena;
+    for (uint32_t i = 0; i < rounds; i++) {
+        struct kin_block block;
+        for (uint32_t unit = 0; unit < arena->shape.units; unit++) {
+            uint64_t word = (uint64_t)rand_r(&seed) << 33 ^ (uint64_t)rand_r(&seed);
+            atomic_store(&arena->entries[unit].word, rand_r(&seed) % 2 ? 0 : word & ~UINT64_C(0xfff8));
+            atomic_store(&arena->entries[unit].at, word * 7);
+        }
+        int error = kin_arena_allocate(arena, 1 + (uint64_t)rand_r(&seed) % (ARENA / 2), &block);
+        CHECK(error == 0 || error == EAGAIN || error == EBADMSG);
+        refused += error == EBADMSG;
+        if (error == 0) {
+            memset(kin_arena_bytes(arena, &block), 1, block.length);
+            kin_arena_release(arena, &block);
+        }
+        CHECK(kin_arena_depth(arena) == 0);
+        struct kin_arena_place place = {(uint32_t)rand_r(&seed) % 12, (uint32_t)rand_r(&seed) % 4,
+                                        (uint64_t)rand_r(&seed) % (2 * ARENA)};
+        struct iovec piece = {&place, sizeof place};
+        if (place.unit < arena->shape.units && i % 2 == 0)
+            atomic_store(&arena->entries[place.unit].word, (uint64_t)place.stamp << 32 |
+                         (uint64_t)(rand_r(&seed) % 16) | KIN_BLOCK_SENT);
+        struct kin_ring_frame frame;
+        enter(&sender);
+        CHECK(kin_ring_put_flagged(&sender, &piece, 1, sizeof place, 0, KIN_RING_IN_BLOCK) == 0);
+        kin_ring_leave(&sender);
+        enter(&receiver);
+        CHECK(kin_ring_next(&receiver, &frame) == 0);
+        error = kin_ring_next_block(&receiver, &frame, &block);
+        CHECK(error == 0 || error == EBADMSG);
+        refused += error == EBADMSG;
+        kin_ring_take(&receiver, &frame);
+        kin_ring_leave(&receiver);
+        if (error == 0) {
+            volatile unsigned char *bytes = kin_arena_bytes(&receiver.arena, &block);
+            (void)(bytes[0] + bytes[block.length == 0 ? 0 : block.length - 1]);
+            CHECK(bytes + block.length <= (unsigned char *)memory + kin_ring_room(&TERMS));
+            kin_arena_release(&receiver.arena, &block);
+        }
+    }
+    CHECK(refused > 0);
+}
+
 /* One operation of each kind on whatever lies there; the lock's own words are left alone. */
 static void
 overwritten(void)
@@ -243,10 +388,12 @@ static void
 misuse(void)
 {
     struct kin_ring other;
-    size_t room = kin_ring_room(CAPACITY);
-    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, 5000) == KIN_MISPLACED);
-    CHECK(kin_ring_open(&other, memory, room - 1, KIN_RING_SENDS, CAPACITY) == KIN_MISPLACED);
-    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, 2 * CAPACITY) == KIN_SOUND);
+    struct kin_ring_terms odd = {5000, ARENA}, none = {CAPACITY, 100}, larger = {2 * CAPACITY, ARENA};
+    size_t room = kin_ring_room(&TERMS);
+    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, &odd, &watcher) == KIN_MISPLACED);
+    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, &none, &watcher) == KIN_MISPLACED);
+    CHECK(kin_ring_open(&other, memory, room - 1, KIN_RING_SENDS, &TERMS, &watcher) == KIN_MISPLACED);
+    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, &larger, &watcher) == KIN_SOUND);
     CHECK(other.capacity == CAPACITY); /* that of who made it */
     char large[CAPACITY] = {0};
     struct iovec piece = {large, sizeof large};
@@ -256,9 +403,9 @@ misuse(void)
     kin_ring_withdraw(&sender);
     CHECK(kin_ring_depth(&sender) == 0);
     ((struct kin_ring_memory *)memory)->shape.capacity = 3;
-    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, CAPACITY) == KIN_ALIEN);
+    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, &TERMS, &watcher) == KIN_ALIEN);
     ((struct kin_ring_memory *)memory)->shape.layout = 7;
-    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, CAPACITY) == KIN_OTHER_VERSION);
+    CHECK(kin_ring_open(&other, memory, room, KIN_RING_SENDS, &TERMS, &watcher) == KIN_OTHER_VERSION);
 }
 
 int
@@ -267,12 +414,12 @@ main(int argc, char *argv[])
     CHECK(argc == 3);
     const char *what = argv[1];
     rounds = (uint32_t)atoi(argv[2]);
-    memory = mmap(NULL, kin_ring_room(CAPACITY), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+    memory = mmap(NULL, kin_ring_room(&TERMS), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
                   -1, 0);
-    CHECK(memory != MAP_FAILED);
-    size_t room = kin_ring_room(CAPACITY);
-    CHECK(kin_ring_open(&sender, memory, room, KIN_RING_SENDS, CAPACITY) == KIN_SOUND);
-    CHECK(kin_ring_open(&receiver, memory, room, KIN_RING_RECEIVES, CAPACITY) == KIN_SOUND);
+    CHECK(memory != MAP_FAILED && kin_watcher_init(&watcher) == 0);
+    size_t room = kin_ring_room(&TERMS);
+    CHECK(kin_ring_open(&sender, memory, room, KIN_RING_SENDS, &TERMS, &watcher) == KIN_SOUND);
+    CHECK(kin_ring_open(&receiver, memory, room, KIN_RING_RECEIVES, &TERMS, &watcher) == KIN_SOUND);
     if (strcmp(what, "stream") == 0)
         traffic(1, 1, 1);
     else if (strcmp(what, "many") == 0)
@@ -283,6 +430,10 @@ main(int argc, char *argv[])
         alarms();
     else if (strcmp(what, "overwritten") == 0)
         overwritten();
+    else if (strcmp(what, "blocks") == 0)
+        blocks();
+    else if (strcmp(what, "noise") == 0)
+        noise();
     else if (strcmp(what, "misuse") == 0)
         misuse();
     else

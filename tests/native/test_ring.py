@@ -14,6 +14,7 @@ NATIVE = HERE.parent.parent / "native"
 SOURCES = (
     *("ring", "ring_wait", "arena", "arena_ring", "arena_wait"),
     *("members", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
+    *("child", "sysv_wait", "signal_info"),
 )
 HANG_LIMIT = 60  # seconds
 
@@ -28,6 +29,8 @@ ROUNDS = {
     "many": 2000,
     "batches": 5000,
     "alarms": 200,
+    "blocks": 2000,
+    "noise": 2000,
     "overwritten": 1000,
     "misuse": 1,
 }

@@ -180,6 +180,7 @@ def _array_alone(obj: object) -> Sequence[Buffer] | None:
     return array_head(dtype, obj.shape), bytes_of_array(obj)
 
 
+@lru_cache(64)
 def _is_plain(dtype: Any) -> bool:
     """Whether its string says all of it."""
     return (
@@ -200,12 +201,11 @@ def array_head(dtype: Any, shape: tuple[int, ...]) -> bytes:
 
         name = msgspec.json.encode(_described(dtype)).decode()
     described = struct.pack(f"<{len(shape) + 1}q", len(shape), *shape) + name.encode()
-    table = _COUNTS.size + 2 * 8
-    end = -(-(table + len(described)) // _ARRAY_ALIGNMENT) * _ARRAY_ALIGNMENT
-    described = described.ljust(end - table - table % _ALIGNMENT, b" ")
+    begin = _ONE.size + -_ONE.size % _ALIGNMENT
+    end = -(-(begin + len(described)) // _ARRAY_ALIGNMENT) * _ARRAY_ALIGNMENT
     nbytes = math.prod(shape) * dtype.itemsize
-    head = _COUNTS.pack(1, 0) + struct.pack("<QQ", len(described), nbytes)
-    return (head + bytes(-table % _ALIGNMENT) + described).ljust(end, b" ")
+    table = _ONE.pack(1, 0, end - begin, nbytes)
+    return table.ljust(begin, b"\0") + described.ljust(end - begin, b" ")
 
 
 def array_in(view: memoryview) -> Any:

@@ -281,10 +281,10 @@ class RingSender(_RingEnd, SendTransport):
     sends = True
 
     def try_send(self, message: Message) -> bool:
-        """Send if there is room now, and no block is needed."""
-        if message.size > self._inline:
-            return False
+        """Send if there is room now."""
         self._check_receivers()
+        if message.size > self._inline:
+            return self._try_send_in_block(message)
         parts = tuple(message.parts)
         if len(parts) > _MOST_PIECES:
             parts = (b"".join(parts),)
@@ -305,6 +305,19 @@ class RingSender(_RingEnd, SendTransport):
             yield from self.put_block(message.kind, block)
         finally:
             block.release()
+
+    def _try_send_in_block(self, message: Message) -> bool:
+        try:
+            block = self._native.allocate(message.size)
+            if block is None:
+                return False
+            try:
+                block.fill(tuple(message.parts), 0)
+                return self._native.put_block(message.kind, block)
+            finally:
+                block.release()
+        except OSError as error:
+            self._refused(error)
 
     def reserve(self, size: int) -> Steps[RingRoom]:
         """A block."""

@@ -1,0 +1,300 @@
+/* Cases of the arena, for harness.c. Built with a mistake in arena.c, they show it: test_arena_kills.py.
+ *
+ * A message is as many bytes of its number as LONG says, which takes two units. At the end everybody's blocks have to have come
+ * back: somebody else gets all there are.
+ */
+
+#include "harness.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "ring.h"
+
+enum { CAPACITY = 4096, UNIT = 4096, ALL = 8, LONG = UNIT + 100, EACH = 2, MOST = 16, ROOM = 1 << 16 };
+
+struct shared {
+    _Alignas(4096) unsigned char ring[ROOM];
+    _Atomic int returned; /* of the victim's calls */
+    _Atomic int ended;    /* bystanders that have got a block */
+    _Atomic int noted[MOST];
+};
+
+/* Each process has its own copy. */
+static struct kin_ring sender, receiver;
+static struct kin_watcher watcher;
+static const struct kin_ring_terms TERMS = {CAPACITY, ALL * UNIT};
+
+/* ----------------------------------------------------------------------------------- opening */
+
+static void
+open_both(void *memory)
+{
+    struct shared *shared = memory;
+    if (kin_watcher_init(&watcher) != 0 ||
+        kin_ring_open(&sender, shared->ring, ROOM, KIN_RING_SENDS, &TERMS, &watcher) != KIN_SOUND ||
+        kin_ring_open(&receiver, shared->ring, ROOM, KIN_RING_RECEIVES, &TERMS, &watcher) != KIN_SOUND)
+        violated("the ring can't be opened");
+}
+
+/* … with what is thousands of instructions of libc's: a thread that watches, and a row; and the block's pages. */
+static void
+be_victim(void *memory)
+{
+    struct kin_watch never = {.fd = eventfd(0, 0), .event_fd = -1, .owns = true};
+    uint64_t number = 0;
+    open_both(memory);
+    if (kin_watcher_add(&watcher, &never, &number) != 0 ||
+        kin_members_join(&sender.arena.members) != 0 ||
+        kin_members_join(&receiver.arena.members) != 0)
+        violated("can't join");
+}
+
+static void
+close_both(void)
+{
+    if (kin_ring_close(&sender) != 0 || kin_ring_close(&receiver) != 0)
+        violated("can't close");
+    kin_watcher_end(&watcher);
+}
+
+/* ----------------------------------------------------------------------------- one at a time */
+
+static void
+enter(struct kin_ring *ring)
+{
+    int error;
+    while ((error = kin_ring_enter(ring, 0)) == EINTR)
+        ;
+    if (error != 0)
+        violated("can't enter");
+}
+
+static bool
+allocate(uint64_t length, struct kin_block *block)
+{
+    int error = kin_arena_allocate(&sender.arena, length, block);
+    if (error != 0 && error != EAGAIN)
+        violated("can't allocate");
+    return error == 0;
+}
+
+static void
+allocate_waiting(uint64_t length, struct kin_block *block)
+{
+    while (!allocate(length, block)) {
+        int error = kin_arena_wait(&sender.arena, length, sender.alarm, NULL);
+        if (error != 0 && error != EINTR)
+            violated("can't wait");
+    }
+}
+
+static void
+send_block(int number, const struct kin_block *block)
+{
+    memset(kin_arena_bytes(&sender.arena, block), number, block->length);
+    enter(&sender);
+    if (kin_ring_put_block(&sender, block, (uint8_t)number) != 0)
+        violated("there is room for a frame");
+    kin_ring_leave(&sender);
+    kin_arena_release(&sender.arena, block);
+}
+
+static void
+send_message(int number)
+{
+    struct kin_block block;
+    allocate_waiting(LONG, &block);
+    send_block(number, &block);
+}
+
+static int
+receive(struct shared *shared)
+{
+    struct kin_ring_frame frame;
+    struct kin_block block;
+    enter(&receiver);
+    int error = kin_ring_next(&receiver, &frame);
+    if (error == 0 && frame.flags != KIN_RING_IN_BLOCK)
+        violated("what is there is in no block");
+    if (error == 0)
+        error = kin_ring_next_block(&receiver, &frame, &block);
+    if (error != 0) {
+        kin_ring_withdraw(&receiver);
+        if (error == EAGAIN)
+            return 0;
+        violated(error == ENOENT ? "it has not joined" : "what is there is no block");
+    }
+    kin_ring_take(&receiver, &frame);
+    kin_ring_leave(&receiver);
+    const unsigned char *bytes = kin_arena_bytes(&receiver.arena, &block);
+    if (block.length != LONG)
+        violated("a torn message");
+    for (uint64_t i = 0; i < block.length; i += 64)
+        if (bytes[i] != frame.kind)
+            violated("a torn message");
+    kin_arena_release(&receiver.arena, &block);
+    if (atomic_fetch_add(&shared->noted[frame.kind], 1) != 0)
+        violated("a message came twice");
+    return frame.kind;
+}
+
+/* --------------------------------------------------------------------------------- the others */
+
+/* All that is there is received; then all blocks are free. */
+static void
+have_all(void *memory)
+{
+    struct kin_block halves[2];
+    while (receive(memory) != 0)
+        ;
+    for (int i = 0; i < 2; i++)
+        if (!allocate(ALL / 2 * UNIT, &halves[i]))
+            violated("a block has leaked");
+    for (int i = 0; i < 2; i++)
+        kin_arena_release(&sender.arena, &halves[i]);
+    send_message(9);
+    if (receive(memory) != 9)
+        violated("it does not go on");
+}
+
+static void
+get_one(void *memory)
+{
+    struct kin_block block;
+    allocate_waiting(LONG, &block);
+    ((struct shared *)memory)->ended++;
+    kin_arena_release(&sender.arena, &block);
+}
+
+/* Whoever sleeps for a block has to get it from the victim, if that took anything. */
+static void
+let_them_get(struct shared *shared, int count)
+{
+    while (shared->ended < count &&
+           atomic_load(&((struct kin_ring_memory *)(void *)shared->ring)->receivers.position) != 0)
+        sched_yield();
+    while (receive(shared) != 0)
+        ;
+    while (shared->ended < count)
+        sched_yield();
+    have_all(shared);
+}
+
+static void
+end_one(void *memory)
+{
+    let_them_get(memory, 1);
+}
+
+static void
+end_two(void *memory)
+{
+    let_them_get(memory, 2);
+}
+
+/* ------------------------------------------------------------------------------------ the acts */
+
+static void
+reserve_and_drop(void *memory)
+{
+    struct kin_block block;
+    (void)memory;
+    if (!allocate(LONG, &block))
+        violated("there is room");
+    kin_arena_release(&sender.arena, &block);
+}
+
+static void
+send_one(void *memory)
+{
+    struct kin_block block;
+    if (!allocate(LONG, &block))
+        violated("there is room");
+    send_block(1, &block);
+    ((struct shared *)memory)->returned = 1;
+}
+
+static int
+check_sent(const void *memory)
+{
+    const struct shared *shared = memory;
+    if (shared->returned != 0 && shared->noted[1] == 0)
+        violated("what was sent is lost");
+    return 0;
+}
+
+static void
+prepare_two(void *memory)
+{
+    be_victim(memory);
+    send_message(1);
+    send_message(2);
+    close_both();
+}
+
+static void
+receive_one(void *memory)
+{
+    if (receive(memory) == 1)
+        ((struct shared *)memory)->returned = 1;
+}
+
+static int
+check_received(const void *memory)
+{
+    const struct shared *shared = memory;
+    if (shared->noted[2] == 0 || (shared->returned != 0 && shared->noted[1] == 0))
+        violated("a message is lost");
+    return 0;
+}
+
+static void
+fill(void *memory)
+{
+    be_victim(memory);
+    for (int i = 0; i < ALL / EACH; i++)
+        send_message(1 + i);
+    close_both();
+}
+
+static void
+receive_here(void *memory)
+{
+    struct shared *shared = memory;
+    be_victim(memory);
+    if (atomic_load(&((struct kin_ring_memory *)(void *)shared->ring)->receivers.position) == 0)
+        receive(memory);
+    close_both();
+}
+
+static void
+close_here(void *memory)
+{
+    (void)memory;
+    close_both();
+}
+
+const struct fault_case fault_cases[] = {
+    {"reserve", sizeof(struct shared), NULL, be_victim, reserve_and_drop, NULL, NULL,
+     {{AFTERWARDS, be_victim, have_all}}},
+    {"commit", sizeof(struct shared), NULL, be_victim, send_one, NULL, check_sent,
+     {{AFTERWARDS, be_victim, have_all}}},
+    {"receive", sizeof(struct shared), prepare_two, be_victim, receive_one, NULL, check_received,
+     {{AFTERWARDS, be_victim, have_all}}},
+    {"leave", sizeof(struct shared), NULL, be_victim, close_here, NULL, NULL,
+     {{AFTERWARDS, be_victim, have_all}}},
+    /* Somebody sleeps until a block comes back. */
+    {"give-back", sizeof(struct shared), fill, be_victim, receive_one, NULL, NULL,
+     {{EARLY, be_victim, get_one}, {EARLY, be_victim, get_one}, {AFTERWARDS, be_victim, end_two}}},
+    /* It sleeps itself, beside another. */
+    {"wait", sizeof(struct shared), fill, be_victim, get_one, receive_here, NULL,
+     {{EARLY, be_victim, get_one}, {AFTERWARDS, be_victim, end_one}}},
+    {NULL, 0, NULL, NULL, NULL, NULL, NULL, {{NOBODY, NULL, NULL}}},
+};

@@ -1,0 +1,104 @@
+"""kill -9 in the middle of what is done to the arena of a ring: at every instruction, and at random moments.
+
+who is killed                                what the others find
+with a block that he reserved                it is free
+before what he sent is committed             nothing of it, and the block is free
+after that                                   the message, whole
+before what he took is committed             it, still there
+after that, reading it where it lies         the block is free; his one message went with him
+before he wakes who sleeps for a block       they are awake
+asleep himself                               the others get what there is
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.harness import Build, broken
+
+SOURCES = (
+    *("ring", "ring_wait", "arena", "arena_ring", "arena_wait", "members", "watcher"),
+    *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
+)
+
+#: Every so many instructions, in the short run; the long one takes each.
+CASES = {
+    "reserve": 25,
+    "commit": 40,
+    "receive": 30,
+    "leave": 60,
+    "give-back": 60,
+    "wait": 120,
+}
+
+#: A mistake, the file and what is wrong in it, and the case that shows it.
+MISTAKES = {
+    "what the dead had is not taken back": (
+        "arena",
+        "            atomic_store_explicit(hold_word(arena, number_of(arena, row), hold, unit), 0,\n"
+        "                                  memory_order_release);",
+        "            (void)row;",
+        "reserve",
+    ),
+    "what nobody has is not swept": (
+        "arena",
+        "        any |= free_if_unused(arena, unit, word);",
+        "        (void)free_if_unused;",
+        "commit",
+    ),
+    "the receiver has it after the frame is gone": (
+        "arena_ring",
+        "    kin_arena_hold(arena, row, block);\n    return 0;",
+        "    (void)row;\n    return 0;",
+        "receive",
+    ),
+    "nobody looks who is dead before he sleeps": (
+        "arena_wait",
+        "error = kin_members_look(&arena->members, KIN_LOOK_TOLD);",
+        "error = 0;",
+        "give-back",
+    ),
+    "frames are not looked at": (
+        "arena",
+        "return kin_arena_is_sent(arena, unit, word, &length) || is_held(arena, unit);",
+        "(void)length;\n    return is_held(arena, unit);",
+        "commit",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    return Build(tmp_path_factory.mktemp("arena_kills"))
+
+
+@pytest.fixture(scope="module")
+def arena(build):
+    return build("arena", "arena_cases.c", SOURCES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_every_instruction(case, arena):
+    assert arena.steps(case, every=CASES[case]).flawless
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_any_moment(case, arena):
+    assert arena.storm(case, 30, longest=200).flawless
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_each_instruction(case, arena):
+    assert arena.steps(case).flawless
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(mistake, build, tmp_path):
+    stem, old, new, case = MISTAKES[mistake]
+    source = broken(tmp_path, f"{stem}.c", (old, new))
+    harness = build(
+        f"broken-{list(MISTAKES).index(mistake)}", "arena_cases.c", SOURCES, **{stem: source}
+    )
+    outcome = harness.steps(case, every=3, broken=True)
+    assert outcome.stuck + outcome.violated

@@ -111,8 +111,8 @@ kin_arena_most(const struct kin_arena *arena)
 
 /* ---------------------------------------------------------------------------------- who has it */
 
-static _Atomic uint64_t *
-hold_word(const struct kin_arena *arena, uint32_t row, enum kin_hold hold, uint32_t unit)
+_Atomic uint64_t *
+kin_arena_hold_word(const struct kin_arena *arena, uint32_t row, enum kin_hold hold, uint32_t unit)
 {
     uint64_t words = words_of(&arena->shape);
     return &arena->holds[(row * KIN_HOLDS + (uint32_t)hold) * words + unit / BITS];
@@ -138,7 +138,7 @@ is_held(const struct kin_arena *arena, uint32_t unit)
         rows = arena->shape.members;
     for (uint32_t row = 0; row < rows; row++)
         for (enum kin_hold hold = 0; hold < KIN_HOLDS; hold++)
-            if (atomic_load_explicit(hold_word(arena, row, hold, unit), memory_order_acquire) &
+            if (atomic_load_explicit(kin_arena_hold_word(arena, row, hold, unit), memory_order_acquire) &
                 bit_of(unit))
                 return true;
     return false;
@@ -188,7 +188,7 @@ left(struct kin_members *members, struct kin_member *row, bool is_dead)
     (void)is_dead;
     for (enum kin_hold hold = 0; hold < KIN_HOLDS; hold++)
         for (uint32_t unit = 0; unit < arena->shape.units; unit += BITS)
-            atomic_store_explicit(hold_word(arena, number_of(arena, row), hold, unit), 0,
+            atomic_store_explicit(kin_arena_hold_word(arena, number_of(arena, row), hold, unit), 0,
                                   memory_order_release);
     if (sweep(arena))
         kin_arena_wake(arena);
@@ -202,15 +202,27 @@ kin_arena_enter(struct kin_arena *arena)
     return error == EOWNERDEAD ? 0 : error; /* rule 2: there is nothing to repair */
 }
 
+/* Whether this process holds it; as what it does, it was inherited. */
+static bool
+holds(const struct kin_arena *arena, const struct kin_block *block, enum kin_hold *hold)
+{
+    uint32_t forks = kin_robust_forks();
+    *hold = block->forks == forks ? block->hold : KIN_HOLD_RECEIVES;
+    return block->forks == forks ||
+           (arena->inherited_by == forks && arena->inherited_from <= block->forks);
+}
+
 /* Under the guard, which it leaves. */
 static void
-let_go(struct kin_arena *arena, const struct kin_block *block)
+let_go(struct kin_arena *arena, const struct kin_block *block, enum kin_hold hold)
 {
     struct kin_member *row = kin_members_row(&arena->members);
     bool is_free = false;
     if (row != NULL) {
-        atomic_fetch_and_explicit(hold_word(arena, number_of(arena, row), block->hold, block->unit),
+        atomic_fetch_and_explicit(kin_arena_hold_word(arena, number_of(arena, row), hold, block->unit),
                                   ~bit_of(block->unit), memory_order_release);
+        atomic_fetch_and_explicit(&arena->own[block->unit / BITS], ~bit_of(block->unit),
+                                  memory_order_relaxed);
         uint64_t word = kin_arena_word(arena, block->unit);
         is_free = word >> 32 == block->stamp && free_if_unused(arena, block->unit, word);
     }
@@ -224,19 +236,21 @@ let_go(struct kin_arena *arena, const struct kin_block *block)
 void
 kin_arena_release(struct kin_arena *arena, const struct kin_block *block)
 {
+    enum kin_hold hold;
     /* If it can't be entered it stays as long as the process. */
-    if (block->forks == kin_robust_forks() && kin_arena_enter(arena) == 0)
-        let_go(arena, block);
+    if (holds(arena, block, &hold) && kin_arena_enter(arena) == 0)
+        let_go(arena, block, hold);
 }
 
 int
 kin_arena_release_now(struct kin_arena *arena, const struct kin_block *block)
 {
-    if (block->forks != kin_robust_forks())
+    enum kin_hold hold;
+    if (!holds(arena, block, &hold))
         return 0;
     int error = kin_mutex_take(&arena->guard, NULL, KIN_MUTEX_AWAKE);
     if (error == 0 || error == EOWNERDEAD) {
-        let_go(arena, block);
+        let_go(arena, block, hold);
         return 0;
     }
     return error;
@@ -267,7 +281,9 @@ void
 kin_arena_hold(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block)
 {
     block->forks = kin_robust_forks();
-    atomic_fetch_or_explicit(hold_word(arena, number_of(arena, row), block->hold, block->unit),
+    atomic_fetch_or_explicit(&arena->own[block->unit / BITS], bit_of(block->unit),
+                             memory_order_relaxed);
+    atomic_fetch_or_explicit(kin_arena_hold_word(arena, number_of(arena, row), block->hold, block->unit),
                              bit_of(block->unit), memory_order_release);
 }
 
@@ -367,12 +383,13 @@ kin_arena_bind(struct kin_arena *arena, struct kin_ring *ring, void *memory,
     arena->blocks = start + kin_arena_head(shape);
     return kin_members_bind(&arena->members, (struct kin_members_state *)(void *)(arena->state + 1),
                             kin_members_size(shape->members), &terms) &&
-           arena->members.count == shape->members;
+           arena->members.count == shape->members && kin_arena_know(arena);
 }
 
 void
 kin_arena_close(struct kin_arena *arena)
 {
+    kin_arena_forget(arena);
     if (arena->members.state != NULL)
         kin_members_close(&arena->members);
 }

@@ -31,6 +31,8 @@ struct kin_arena {
     unsigned char *blocks;
     struct kin_arena_shape shape; /* a copy, checked */
     _Atomic uint64_t had[KIN_ARENA_MOST_UNITS / 64]; /* units that this process has mapped, and that have memory */
+    _Atomic uint64_t own[KIN_ARENA_MOST_UNITS / 64]; /* first units of the blocks that this handle holds */
+    uint32_t inherited_from, inherited_by; /* processes by kin_robust_forks: what the first got, the second holds too */
 };
 
 /* A block that this process holds. */

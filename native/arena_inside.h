@@ -34,6 +34,14 @@ kin_arena_units_for(const struct kin_arena *arena, uint64_t length)
 /* Under the guard: 0 and the first of so many free units, EAGAIN or EBADMSG. */
 int kin_arena_find(const struct kin_arena *arena, uint32_t wanted, uint32_t *first);
 
+/* The bits of a row, of a unit and 63 others. */
+_Atomic uint64_t *kin_arena_hold_word(const struct kin_arena *arena, uint32_t row,
+                                      enum kin_hold hold, uint32_t unit);
+
+/* Has forks mind a handle; false: no memory. And no more: also before its memory is used for something else. */
+bool kin_arena_know(struct kin_arena *arena);
+void kin_arena_forget(const struct kin_arena *arena);
+
 /* Sets the bit of this process's row. */
 void kin_arena_hold(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block);
 

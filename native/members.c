@@ -37,6 +37,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include "members_inside.h"
 #include "mutex.h"
 
 /* What this process knows of a row: whom it watches there. */
@@ -71,8 +72,8 @@ start_time(const char *path, uint32_t pid)
     return field == NULL ? 0 : strtoull(field + 1, NULL, 10);
 }
 
-static uint64_t
-own_start(void)
+uint64_t
+kin_members_own_start(void)
 {
     /* Where /proc is another namespace's, the pid in it is another one, and its numbers are not ours. */
     return start_time("/proc/self/stat", (uint32_t)getpid());
@@ -86,7 +87,7 @@ is_another(uint32_t pid, uint64_t start)
         return false;
     snprintf(path, sizeof path, "/proc/%u/stat", pid);
     uint64_t found = start_time(path, pid);
-    return found != 0 && found != start && own_start() != 0;
+    return found != 0 && found != start && kin_members_own_start() != 0;
 }
 
 static bool
@@ -160,7 +161,7 @@ take_row(struct kin_members *members, uint32_t pid, uint64_t start)
     struct kin_member *free_one = NULL;
     for (uint32_t i = 0; i < used(members); i++) {
         struct kin_member *row = &state->rows[i];
-        if (is_row_of(row, pid, start))
+        if (is_row_of(row, pid, start) && row->handles != KIN_EMBRYO)
             return row;
         if (row->pid == 0 && free_one == NULL)
             free_one = row;
@@ -184,7 +185,7 @@ static int
 join(struct kin_members *members)
 {
     uint32_t pid = (uint32_t)getpid();
-    uint64_t start = own_start();
+    uint64_t start = kin_members_own_start();
     int error = enter(members);
     if (error != 0)
         return error;

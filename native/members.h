@@ -124,6 +124,16 @@ int kin_members_look(struct kin_members *members, enum kin_look how);
  * is_dead; its `members` is as good as bound, without a watcher. */
 void kin_members_repair(struct kin_members *members);
 
+/* For a child, around its fork: see members_fork.c. With the guard held, in the parent: a row for it, which counts as the parent's;
+ * false: there is none. */
+bool kin_members_beget(struct kin_members *members, uint32_t *number);
+
+/* In the child: the row is its own, and the handle has joined. False: it was taken back, as the parent is dead. */
+bool kin_members_adopt(struct kin_members *members, uint32_t number);
+
+/* In the parent, once the child has had its time: takes the row back unless it was adopted. */
+void kin_members_disown(struct kin_members *members, uint32_t number);
+
 /* The own row; NULL when this process has not joined by this handle. */
 static inline struct kin_member *
 kin_members_row(const struct kin_members *members)

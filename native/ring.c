@@ -114,7 +114,10 @@ kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
     kin_ring_forked(ring);
     if (!kin_arena_bind(&ring->arena, ring, ring->bytes + ring->capacity, &shape.arena, watcher))
         return KIN_ALIEN;
-    return kin_mutex_bind(&ring->lock, &ring->mine->lock);
+    found = kin_mutex_bind(&ring->lock, &ring->mine->lock);
+    if (found != KIN_SOUND)
+        kin_arena_close(&ring->arena);
+    return found;
 }
 
 int

@@ -154,9 +154,14 @@ have_all(void *memory)
     struct kin_block halves[2];
     while (receive(memory) != 0)
         ;
-    for (int i = 0; i < 2; i++)
-        if (!allocate(ALL / 2 * UNIT, &halves[i]))
+    if (!allocate(ALL / 2 * UNIT, &halves[0]))
+        violated("a block has leaked");
+    if (!allocate(ALL / 2 * UNIT, &halves[1])) {
+        /* The first one may lie in the middle, as the dead are not looked for before there is no room. */
+        kin_arena_release(&sender.arena, &halves[0]);
+        if (!allocate(ALL / 2 * UNIT, &halves[0]) || !allocate(ALL / 2 * UNIT, &halves[1]))
             violated("a block has leaked");
+    }
     for (int i = 0; i < 2; i++)
         kin_arena_release(&sender.arena, &halves[i]);
     send_message(9);

@@ -17,7 +17,8 @@ import pytest
 from tests.faults.harness import Build, broken
 
 SOURCES = (
-    *("ring", "ring_wait", "arena", "arena_ring", "arena_wait", "members", "watcher"),
+    *("ring", "ring_wait", "arena", "arena_ring", "arena_wait", "arena_fork"),
+    *("members", "members_fork", "watcher"),
     *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
 )
 
@@ -35,7 +36,7 @@ CASES = {
 MISTAKES = {
     "what the dead had is not taken back": (
         "arena",
-        "            atomic_store_explicit(hold_word(arena, number_of(arena, row), hold, unit), 0,\n"
+        "            atomic_store_explicit(kin_arena_hold_word(arena, number_of(arena, row), hold, unit), 0,\n"
         "                                  memory_order_release);",
         "            (void)row;",
         "reserve",

@@ -1,0 +1,80 @@
+/* Rows of members.h for a child that is about to be forked, which holds from its first instruction on what it inherits.
+ *
+ * Such a row says the parent's pid and EMBRYO handles, until the child writes its own: so it lives as long as either. Under the
+ * guard, all of it. */
+
+#include <errno.h>
+#include <limits.h>
+#include <unistd.h>
+
+#include "members.h"
+#include "members_inside.h"
+#include "mutex.h"
+
+bool
+kin_members_beget(struct kin_members *members, uint32_t *number)
+{
+    const struct kin_member *own = kin_members_row(members);
+    struct kin_members_state *state = members->state;
+    if (own == NULL)
+        return false;
+    for (uint32_t i = 0; i < members->count; i++) {
+        struct kin_member *row = &state->rows[i];
+        if (row->pid != 0)
+            continue;
+        if (i >= __atomic_load_n(&state->used, __ATOMIC_RELAXED))
+            __atomic_store_n(&state->used, i + 1, __ATOMIC_RELAXED);
+        atomic_fetch_add_explicit(&state->changes, 1, memory_order_release);
+        __atomic_store_n(&row->handles, KIN_EMBRYO, __ATOMIC_RELAXED);
+        __atomic_store_n(&row->start, own->start, __ATOMIC_RELAXED);
+        __atomic_store_n(&row->pid, own->pid, __ATOMIC_RELEASE);
+        *number = i;
+        return true;
+    }
+    return false;
+}
+
+static bool
+enter(struct kin_members *members)
+{
+    int error = kin_mutex_enter(members->terms.guard);
+    return error == 0 || error == EOWNERDEAD;
+}
+
+bool
+kin_members_adopt(struct kin_members *members, uint32_t number)
+{
+    struct kin_member *row = &members->state->rows[number];
+    uint32_t pid = (uint32_t)getpid();
+    uint64_t start = kin_members_own_start();
+    if (!enter(members))
+        return false;
+    bool mine = row->pid == (uint32_t)getppid() && row->handles == KIN_EMBRYO;
+    if (mine) {
+        atomic_fetch_add_explicit(&members->state->changes, 1, memory_order_release);
+        __atomic_store_n(&row->start, start, __ATOMIC_RELAXED);
+        __atomic_store_n(&row->pid, pid, __ATOMIC_RELAXED);
+        __atomic_store_n(&row->handles, 1, __ATOMIC_RELEASE);
+        atomic_store_explicit(&members->joined,
+                              (uint64_t)kin_robust_forks() << 32 | (number + 1),
+                              memory_order_relaxed);
+    }
+    kin_mutex_unlock(members->terms.guard);
+    if (mine)
+        kin_members_wake(members, INT_MAX); /* it is to be watched */
+    return mine;
+}
+
+void
+kin_members_disown(struct kin_members *members, uint32_t number)
+{
+    struct kin_member *row = &members->state->rows[number];
+    if (!enter(members))
+        return;
+    if (row->pid == (uint32_t)getpid() && row->handles == KIN_EMBRYO &&
+        members->terms.left(members, row, true)) {
+        atomic_fetch_add_explicit(&members->state->changes, 1, memory_order_release);
+        __atomic_store_n(&row->pid, 0, __ATOMIC_RELEASE);
+    }
+    kin_mutex_unlock(members->terms.guard);
+}

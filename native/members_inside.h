@@ -1,0 +1,13 @@
+/* Between members.c and members_fork.c. */
+
+#ifndef KIN_MEMBERS_INSIDE_H
+#define KIN_MEMBERS_INSIDE_H
+
+#include <stdint.h>
+
+#define KIN_EMBRYO (UINT32_C(1) << 31) /* as `handles`: of a child that is not there yet */
+
+/* When this process began, as /proc says; 0: not known. */
+uint64_t kin_members_own_start(void);
+
+#endif

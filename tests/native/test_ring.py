@@ -49,6 +49,18 @@ MISTAKES = {
         "if (between == 1)",
         "overwritten",
     ),
+    "who receives a block does not hold it": (
+        "arena_ring.c",
+        "    kin_arena_hold(arena, row, block);\n    return 0;",
+        "    (void)row;\n    block->forks = kin_robust_forks();\n    return 0;",
+        "blocks",
+    ),
+    "how long a block is, is believed": (
+        "arena_inside.h",
+        "return units <= arena->shape.units - unit ? units : 0;",
+        "return units;",
+        "noise",
+    ),
     "what is read is not free yet": (
         "ring.c",
         "atomic_store_explicit(&ring->mine->position, ring->at, memory_order_release)",

@@ -60,13 +60,15 @@ def ended(pid):
 def is_all_free(sender):
     """Whether half of the arena can be had twice."""
     half = sender.limits.max_message
-    try:
-        with sender.reserve(half, timeout=0), sender.reserve(half, timeout=0):
-            raise InterruptedError
-    except kin.Timeout:
-        return False
-    except InterruptedError:
-        return True
+    for _ in range(2):  # the dead are looked for when there is no room: then the first half may lie in the middle
+        try:
+            with sender.reserve(half, timeout=0), sender.reserve(half, timeout=0):
+                raise InterruptedError
+        except kin.Timeout:
+            pass
+        except InterruptedError:
+            return True
+    return False
 
 
 # ── in place ─────────────────────────────────────────────────────────────────────────────────
@@ -268,28 +270,23 @@ def test_a_full_arena_waits_until_blocks_come_back(small):
 
 def test_a_close_ends_the_wait_for_a_block(small):
     _, sender = small
-    with sender.reserve(MOST), sender.reserve(MOST):
-        caught = []
+    for _ in range(2):
+        sender.send(np.zeros(MOST - 64, "u1"), timeout=0)
+    caught = []
 
-        def send():
-            try:
-                sender.send(np.zeros(5000, "u1"))
-            except kin.Closed as error:
-                caught.append(error)
+    def send():
+        try:
+            sender.send(np.zeros(5000, "u1"))
+        except kin.Closed as error:
+            caught.append(error)
 
-        thread = threading.Thread(target=send)
-        thread.start()
-        while sender.statistics().waits == 0:
-            os.sched_yield()
-        sender._send_turn.close()
-        thread.join(HANG)
-        assert caught
-        with pytest.raises(kin.Closed):
-            raise caught[0]
-        pytest.raises(kin.Closed, sender.send, 1)
+    thread = threading.Thread(target=send)
+    thread.start()
+    while sender.statistics().waits == 0:
         os.sched_yield()
-        raise_nothing = True
-    assert raise_nothing
+    sender.close()
+    thread.join(HANG)
+    assert caught
 
 
 @pytest.mark.parametrize("how", ["send", "reserve", "reserve_array"])

@@ -92,8 +92,9 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             (
                 "address",
                 "contract",  # what a mechanism promises: limits, messages, transports
+                "array_format",
                 "codec framing claims credentials trust message_reader packet_format to_program",
-                "pipe_size kernel_buffers presence queue_limits packet_limits",
+                "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits",
                 "pipe_transport queue_transport ring_memory",
                 "posix_queue sysv_queue ring_transport",
                 "pipe_sender pipe_receiver stream_reader packet_reader socket_names",  # what several mechanisms move their bytes with
@@ -101,7 +102,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "socket_transport",
                 "listening",
                 "fan_in",
-                "end readiness",
+                "end readiness reserving",
                 "passing sending receiving",
                 "endpoints",
                 # The mechanisms: siblings, which never import each other.

@@ -60,7 +60,9 @@ def ended(pid):
 def is_all_free(sender):
     """Whether half of the arena can be had twice."""
     half = sender.limits.max_message
-    for _ in range(2):  # the dead are looked for when there is no room: then the first half may lie in the middle
+    for _ in range(
+        2
+    ):  # the dead are looked for when there is no room: then the first half may lie in the middle
         try:
             with sender.reserve(half, timeout=0), sender.reserve(half, timeout=0):
                 raise InterruptedError
@@ -80,19 +82,25 @@ def test_an_array_is_read_where_it_was_written(ends):
         frame[:] = 7
         frame[3, 4] = 8
     array = receiver.recv(timeout=HANG)
-    assert array.shape == (100, 200) and array.dtype == "f8" and array[3, 4] == 8
-    assert not array.flags.writeable and not frame.flags.writeable
+    assert array.shape == (100, 200)
+    assert array.dtype == "f8"
+    assert array[3, 4] == 8
+    assert not array.flags.writeable
+    assert not frame.flags.writeable
     assert array.ctypes.data % 64 == 0
 
 
-@pytest.mark.parametrize("dtype", ["u1", ">i4", "c16", "M8[ns]", "U3", [("a", "i2"), ("b", "f4", 3)]])
+@pytest.mark.parametrize(
+    "dtype", ["u1", ">i4", "c16", "M8[ns]", "U3", [("a", "i2"), ("b", "f4", 3)]]
+)
 def test_reserved_arrays_of_all_types(ends, dtype):
     receiver, sender = ends
     with sender.reserve_array(5, dtype) as frame:
         frame.view("u1")[:] = 0
         wanted = frame.copy()
     array = receiver.recv(timeout=HANG)
-    assert array.dtype == wanted.dtype and (array == wanted).all()
+    assert array.dtype == wanted.dtype
+    assert (array == wanted).all()
 
 
 def test_memory_is_looked_at_or_copied(ends):
@@ -102,8 +110,10 @@ def test_memory_is_looked_at_or_copied(ends):
             view[:5] = b"hello"
             view[-1] = 9
     looked_at = receiver.recv(timeout=HANG)
-    assert isinstance(looked_at, memoryview) and looked_at.readonly
-    assert bytes(looked_at[:5]) == b"hello" and looked_at[-1] == 9
+    assert isinstance(looked_at, memoryview)
+    assert looked_at.readonly
+    assert bytes(looked_at[:5]) == b"hello"
+    assert looked_at[-1] == 9
     mine = receiver.recv(copy=True)
     mine[0] = 1
     assert len(receiver.recv_bytes()) == 70_000
@@ -126,7 +136,9 @@ def test_objects_carry_their_arrays_in_blocks(ends):
     frame = np.arange(30_000, dtype="i4")
     sender.send({"frame": frame, "t": 1.0})
     got = receiver.recv(timeout=HANG)
-    assert (got["frame"] == frame).all() and got["t"] == 1.0 and not got["frame"].flags.writeable
+    assert (got["frame"] == frame).all()
+    assert got["t"] == 1.0
+    assert not got["frame"].flags.writeable
     sender.send({"frame": frame})
     mine = receiver.recv(copy=True)["frame"]
     mine[0] = 5
@@ -149,7 +161,8 @@ def test_it_counts(ends):
     with sender.reserve_array(100_000):
         pass
     sent = sender.statistics()
-    assert sent.messages_sent == 2 and sent.bytes_sent >= 200_000
+    assert sent.messages_sent == 2
+    assert sent.bytes_sent >= 200_000
     assert 200_000 <= sent.depth <= sent.bytes_sent + 100
     receiver.recv()
     receiver.recv()
@@ -456,7 +469,10 @@ def test_it_is_as_a_queue(steps):
                 except kin.Timeout:
                     assert not queue
                 else:
-                    assert (array.size, number_in(array)) == (queue[0][0], queue[0][1] if array.size else 0)
+                    assert (array.size, number_in(array)) == (
+                        queue[0][0],
+                        queue[0][1] if array.size else 0,
+                    )
                     kept.append((array, queue.pop(0)[1]))
                     array = None
             elif kept:
@@ -466,7 +482,8 @@ def test_it_is_as_a_queue(steps):
             array = None
         for size, wanted in queue:
             array = receiver.recv(timeout=0)
-            assert array.size == size and (array == wanted).all()
+            assert array.size == size
+            assert (array == wanted).all()
         array = None
         kept.clear()
         gc.collect()

@@ -28,15 +28,21 @@ from __future__ import annotations
 
 import copyreg
 import io
-import math
 import pickle
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kinfolk.channels.address import Codec
+from kinfolk.channels.array_format import (
+    array_alone,
+    array_in,
+    array_of,
+    as_dtype,
+    bytes_of_array,
+    described,
+)
 from kinfolk.channels.contract import Buffer, Message
 from kinfolk.errors import CodecError, CorruptChannel, DecodeError
 
@@ -51,8 +57,6 @@ KINDS: dict[Codec, int] = {"raw": RAW, "pickle": PICKLE, "msgpack": MSGPACK, "js
 _ALIGNMENT = 16
 _MOST_PIECES = 512  # half of what writev(2) and sendmsg(2) take at once; a header comes before them
 _COUNTS = struct.Struct("<II")
-_ONE = struct.Struct("<IIQQ")  # the whole table, for one buffer
-_ARRAY_ALIGNMENT = 64  # of an array alone: a cache line, and what vector instructions like best
 _ARRAY_EXTENSION = 1  # msgpack ext type: [index of the buffer, described dtype, shape]
 
 
@@ -60,7 +64,7 @@ def encode(obj: object, codec: Codec) -> Message:
     """The message for an object. Raises CodecError, which names the codec that could."""
     if type(obj) is bytes:
         return Message(RAW, (obj,))
-    if codec in _TAKE_ARRAYS and (alone := _array_alone(obj)) is not None:
+    if codec in _TAKE_ARRAYS and (alone := array_alone(obj)) is not None:
         return Message(ARRAY | OUT_OF_BAND, alone)
     buffers: list[memoryview] = []
     try:
@@ -97,7 +101,9 @@ def decode(message: Message, allowed: Codec, *, copy: bool = False) -> Any:
     body: Buffer = message.body
     buffers: list[Buffer] = []
     if message.kind == ARRAY | OUT_OF_BAND:
-        return _guarded(array_in, memoryview(bytearray(body)) if copy else memoryview(body).toreadonly())
+        return _guarded(
+            array_in, memoryview(bytearray(body)) if copy else memoryview(body).toreadonly()
+        )
     if message.kind & OUT_OF_BAND:
         body, *buffers = _split(body)
         if isinstance(message.body, memoryview):
@@ -166,89 +172,6 @@ def _split(body: Buffer) -> list[Buffer]:
     return pieces
 
 
-# ── one array alone ──────────────────────────────────────────────────────────────────────────
-
-
-def _array_alone(obj: object) -> Sequence[Buffer] | None:
-    """The pieces of a message of kind `ARRAY`, or None for what is no plain array."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(obj) is not numpy.ndarray:
-        return None
-    dtype = obj.dtype
-    if not obj.flags.c_contiguous or not _is_plain(dtype):
-        return None
-    return array_head(dtype, obj.shape), bytes_of_array(obj)
-
-
-@lru_cache(64)
-def _is_plain(dtype: Any) -> bool:
-    """Whether its string says all of it."""
-    return (
-        dtype.kind in "biufcmMSU"
-        and dtype.metadata is None
-        and sys.modules["numpy"].dtype(dtype.str) == dtype
-    )
-
-
-@lru_cache(64)
-def array_head(dtype: Any, shape: tuple[int, ...]) -> bytes:
-    """What comes before the bytes of an array, at the beginning of a message of kind `ARRAY`. Raises ValueError."""
-    if dtype.hasobject:
-        raise ValueError(f"dtype {dtype} holds Python objects, which are of one process")
-    name = dtype.str
-    if not _is_plain(dtype):
-        import msgspec
-
-        name = msgspec.json.encode(_described(dtype)).decode()
-    described = struct.pack(f"<{len(shape) + 1}q", len(shape), *shape) + name.encode()
-    begin = _ONE.size + -_ONE.size % _ALIGNMENT
-    end = -(-(begin + len(described)) // _ARRAY_ALIGNMENT) * _ARRAY_ALIGNMENT
-    nbytes = math.prod(shape) * dtype.itemsize
-    table = _ONE.pack(1, 0, end - begin, nbytes)
-    return table.ljust(begin, b"\0") + described.ljust(end - begin, b" ")
-
-
-def array_in(view: memoryview) -> Any:
-    """The array of a message of kind `ARRAY`, over its bytes: the same as `decode`, in a quarter of the time."""
-    try:
-        count, _, described, nbytes = _ONE.unpack_from(view)
-    except struct.error:
-        raise CorruptChannel("a message is too short for an array") from None
-    begin = _ONE.size + -_ONE.size % _ALIGNMENT
-    end = begin + described
-    start = end + -end % _ALIGNMENT
-    if count != 1 or start + nbytes > len(view):
-        raise CorruptChannel("an array does not fit into its message")
-    shape, dtype, size = _array_description(bytes(view[begin:end]))
-    if size != nbytes:
-        raise CorruptChannel("the description of an array is wrong")
-    return sys.modules["numpy"].ndarray(shape, dtype, view, start)
-
-
-@lru_cache(64)
-def _array_description(described: bytes) -> tuple[tuple[int, ...], Any, int]:
-    try:
-        import numpy
-    except ImportError:
-        raise DecodeError(
-            "the message is an array, and NumPy is not installed", remedy="pip install numpy"
-        ) from None
-    (count,) = struct.unpack_from("<q", described)
-    if not 0 <= count <= 64:
-        raise CorruptChannel("the description of an array is wrong")
-    shape = struct.unpack_from(f"<{count}q", described, 8)
-    name = described[8 * (count + 1) :].decode().rstrip()
-    if name[:1] in ("{", "["):
-        import msgspec
-
-        dtype = numpy.dtype(_as_dtype(msgspec.json.decode(name)))
-    else:
-        dtype = numpy.dtype(name)
-    if dtype.hasobject or min(shape, default=0) < 0:
-        raise CorruptChannel("the description of an array is wrong")
-    return shape, dtype, math.prod(shape) * dtype.itemsize
-
-
 # ── pickle ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -291,20 +214,6 @@ def _reduce_array(array: Any) -> Any:
     return array.__reduce_ex__(5)
 
 
-def bytes_of_array(array: Any) -> memoryview:
-    """The bytes of an array of any type, in C order; copies only what is not contiguous."""
-    if not array.flags.c_contiguous:
-        array = array.copy(order="C")
-    return memoryview(array.reshape(-1).view("u1"))
-
-
-def array_of(buffer: Buffer, dtype: Any, shape: Sequence[int]) -> Any:
-    """The array whose bytes `bytes_of_array` gave."""
-    import numpy
-
-    return numpy.frombuffer(buffer, dtype=dtype).reshape(shape)
-
-
 def _encode_pickle(obj: object, buffers: list[memoryview]) -> Buffer:
     def keep(buffer: pickle.PickleBuffer) -> None:
         buffers.append(buffer.raw())
@@ -334,7 +243,7 @@ def _encode_msgpack(obj: object, buffers: list[memoryview]) -> Buffer:
         if value.dtype.hasobject:
             raise TypeError(f"an array of {value.dtype} holds Python objects")
         buffers.append(bytes_of_array(value))
-        description = [len(buffers) - 1, _described(value.dtype), value.shape]
+        description = [len(buffers) - 1, described(value.dtype), value.shape]
         return msgspec.msgpack.Ext(_ARRAY_EXTENSION, msgspec.msgpack.encode(description))
 
     return msgspec.msgpack.encode(obj, enc_hook=array_to_extension)
@@ -353,39 +262,12 @@ def _decode_msgpack(body: Buffer, buffers: list[Buffer]) -> Any:
                 "the message holds an array, and NumPy is not installed", remedy="pip install numpy"
             ) from None
         index, dtype, shape = msgspec.msgpack.decode(data, type=tuple[int, Any, list[int]])
-        described = numpy.dtype(_as_dtype(dtype))
+        described = numpy.dtype(as_dtype(dtype))
         if described.hasobject or not 0 <= index < len(buffers):
             raise CorruptChannel("the description of an array is wrong")
         return array_of(buffers[index], described, shape)
 
     return msgspec.msgpack.decode(body, ext_hook=extension_to_array)
-
-
-def _described(dtype: Any) -> Any:
-    """A dtype as plain objects: its string, [base, shape] of a subarray, or the fields of a structure."""
-    if dtype.subdtype is not None:
-        base, shape = dtype.subdtype
-        return [_described(base), shape]
-    if dtype.names is None:
-        return dtype.str
-    fields = [dtype.fields[name] for name in dtype.names]
-    return {
-        "names": dtype.names,
-        "formats": [_described(field[0]) for field in fields],
-        "offsets": [field[1] for field in fields],
-        "titles": [field[2] if len(field) > 2 else None for field in fields],
-        "itemsize": dtype.itemsize,
-    }
-
-
-def _as_dtype(description: Any) -> Any:
-    """What numpy.dtype takes for a description."""
-    if isinstance(description, list):
-        base, shape = description
-        return _as_dtype(base), tuple(shape)
-    if isinstance(description, dict):
-        return description | {"formats": [_as_dtype(one) for one in description["formats"]]}
-    return description
 
 
 def _encode_json(obj: object, buffers: list[memoryview]) -> Buffer:

@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from kinfolk._native import Finally
-from kinfolk.channels.codec import ARRAY, OUT_OF_BAND, array_in, decode
+from kinfolk.channels.array_format import array_in
+from kinfolk.channels.codec import ARRAY, OUT_OF_BAND, decode
 from kinfolk.channels.contract import Message, ReceiveTransport
 from kinfolk.channels.end import End, located
 from kinfolk.channels.readiness import Readiness

@@ -20,7 +20,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from kinfolk.channels.codec import ARRAY, MEMORY, OUT_OF_BAND, array_head
+from kinfolk.channels.array_format import array_head
+from kinfolk.channels.codec import ARRAY, MEMORY, OUT_OF_BAND
 from kinfolk.errors import InvalidValue, KinfolkError, Unsupported, UsageError
 from kinfolk.interest import Steps
 
@@ -172,9 +173,9 @@ def array_layout(shape: Any, dtype: Any, subject: str) -> Layout[Any]:
     try:
         made = np.dtype(dtype)
         lengths = tuple(map(operator.index, shape if np.iterable(shape) else (shape,)))
-        head = array_head(made, lengths)
         if min(lengths, default=0) < 0:
             raise ValueError(f"shape {lengths} has a negative length")
+        head = array_head(made, lengths)
     except KinfolkError:
         raise
     except (TypeError, ValueError) as error:

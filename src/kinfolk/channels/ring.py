@@ -37,7 +37,9 @@ class RingMechanism(Mechanism):
     """Rings in shared memory."""
 
     scheme = "ring"
-    options = frozenset({"codec", "framing", "capacity", "arena", "max_message", "lifetime", "mode"})
+    options = frozenset(
+        {"codec", "framing", "capacity", "arena", "max_message", "lifetime", "mode"}
+    )
     remedy = "open two rings, one each way, or use unix:/path"
 
     def completed(self, address: Address) -> Address:

@@ -25,6 +25,7 @@ from kinfolk.channels import ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
+from kinfolk.channels.ring_limits import SOUND, limits_of, refusal
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import (
     BrokenChannel,
@@ -47,9 +48,6 @@ _SHORTCUTS = {
 _MOST_PIECES = 512
 #: Bytes from which on nobody is to wait while a message is copied: larger ones take a block.
 _LONG = 64 << 10
-
-#: kin_finding of include/kinfolk.h, as far as they are told apart here
-_SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 3, 5, 7, 9
 
 
 class _RingEnd:
@@ -80,9 +78,9 @@ class _RingEnd:
         self._unwatched: OSError | KinfolkError | None = None
         try:
             found = self._native.open(ring_memory.mapped(memory), *sizes, core())
-            if found != _SOUND:
-                raise _refusal(found, subject)
-            self.limits = _limits(self._native, most)
+            if found != SOUND:
+                raise refusal(found, subject)
+            self.limits = limits_of(self._native, most)
             self._raw = raw
             self._inline = min(_LONG, self._native.most)
             self._known = self._native.alarms
@@ -399,8 +397,8 @@ class RingReceiver(_RingEnd, ReceiveTransport):
             return None
         kind, body = taken
         if not isinstance(body, bytes):
-            body = memoryview(body)  # keeps the block
-        return Message(RAW if self._raw and kind != MEMORY else kind, (body,))
+            return Message(RAW if self._raw and kind != MEMORY else kind, (memoryview(body),))
+        return Message(RAW if self._raw else kind, (body,))
 
     def _end(self) -> Message | None:
         """End, as every sender has gone; or the message that the last one sent between two looks."""
@@ -433,47 +431,3 @@ def rebuilt(
     """An end that came from another process, or a clone."""
     presence = Presence.passed(member, path)
     return kind(Descriptor(memory, subject), presence, name, subject, sizes, most, raw)
-
-
-def _limits(native: Ring, wanted: int | None) -> Limits:
-    return Limits(
-        "ring",
-        max_message=min(native.most_in_block, native.most_in_block if wanted is None else wanted),
-        capacity=native.capacity + native.arena,
-        receivers="many",
-        too_big_remedy="open it first with an arena= of twice the message",
-        notes=(
-            "Messages above 64 KiB lie in blocks of the arena: the largest has half of it. Arrays in them are read where they are, "
-            "and keep their block as long as somebody looks at them; past half of the arena they are copied.",
-            "Senders that found the ring full sleep until a quarter is free.",
-            "Up to 64 processes at a time can have blocks.",
-            "A process that is stopped in the middle of a call holds up those who do the same.",
-            "For processes of one user, in one pid namespace.",
-        ),
-    )
-
-
-def _refusal(found: int, subject: str) -> KinfolkError:
-    match found:
-        case _ if found == _OTHER_VERSION:
-            why = "another version of kinfolk made it"
-        case _ if found == _OTHER_NAMESPACE:
-            why = "it belongs to another pid namespace, where thread ids mean something else"
-        case _ if found == _EXHAUSTED:
-            return LimitReached(
-                "it can't be opened",
-                subject=subject,
-                why="this process may open no more files",
-                remedy="close some, or raise the limit (ulimit -n)",
-                code=errno.EMFILE,
-            )
-        case _ if found == _UNSUPPORTED:
-            return Unsupported(
-                "there can be no ring here",
-                subject=subject,
-                why="it takes futex_waitv(2), of Linux 5.16, and a robust list as glibc makes them",
-                remedy="use unix: or fifo:",
-            )
-        case _:
-            why = "it is no ring, or damaged"
-    return CorruptChannel("this ring can't be opened", subject=subject, why=why)

@@ -1,0 +1,58 @@
+"""What a ring can do, where it ends, and why one can't be opened."""
+
+from __future__ import annotations
+
+import errno
+
+from kinfolk._native import Ring
+from kinfolk.channels.contract import Limits
+from kinfolk.errors import CorruptChannel, KinfolkError, LimitReached, Unsupported
+
+#: kin_finding of include/kinfolk.h, as far as they are told apart here
+SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 3, 5, 7, 9
+
+
+def limits_of(native: Ring, wanted: int | None) -> Limits:
+    """Of a ring that is open; ``wanted`` bytes in a message at most."""
+    return Limits(
+        "ring",
+        max_message=min(native.most_in_block, native.most_in_block if wanted is None else wanted),
+        capacity=native.capacity + native.arena,
+        receivers="many",
+        too_big_remedy="open it first with an arena= of twice the message",
+        notes=(
+            "Messages above 64 KiB lie in blocks of the arena: the largest has half of it. Arrays in them are read where they are, "
+            "and keep their block as long as somebody looks at them; past half of the arena they are copied.",
+            "Senders that found the ring full sleep until a quarter is free.",
+            "Up to 64 processes at a time can have blocks.",
+            "A process that is stopped in the middle of a call holds up those who do the same.",
+            "For processes of one user, in one pid namespace.",
+        ),
+    )
+
+
+def refusal(found: int, subject: str) -> KinfolkError:
+    """What a kin_finding means."""
+    match found:
+        case _ if found == _OTHER_VERSION:
+            why = "another version of kinfolk made it"
+        case _ if found == _OTHER_NAMESPACE:
+            why = "it belongs to another pid namespace, where thread ids mean something else"
+        case _ if found == _EXHAUSTED:
+            return LimitReached(
+                "it can't be opened",
+                subject=subject,
+                why="this process may open no more files",
+                remedy="close some, or raise the limit (ulimit -n)",
+                code=errno.EMFILE,
+            )
+        case _ if found == _UNSUPPORTED:
+            return Unsupported(
+                "there can be no ring here",
+                subject=subject,
+                why="it takes futex_waitv(2), of Linux 5.16, and a robust list as glibc makes them",
+                remedy="use unix: or fifo:",
+            )
+        case _:
+            why = "it is no ring, or damaged"
+    return CorruptChannel("this ring can't be opened", subject=subject, why=why)

@@ -47,19 +47,19 @@ class Room(Protocol):
 class Reserver(Protocol):
     """The end that reserves."""
 
-    def run_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
+    def _run_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
         """Run steps as an operation of the sending side."""
 
-    async def arun_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
+    async def _arun_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
         """The same, on asyncio."""
 
-    def reserved_now(self, size: int) -> Room | None:
+    def _reserved_now(self, size: int) -> Room | None:
         """Get memory, if that takes no wait, and nobody is inside the end."""
 
-    def reserved(self, size: int) -> Steps[Room]:
+    def _reserved(self, size: int) -> Steps[Room]:
         """Get memory."""
 
-    def count_reserved(self, size: int) -> None:
+    def _count_reserved(self, size: int) -> None:
         """It was sent."""
 
 
@@ -91,12 +91,12 @@ class Reservation(Generic[View]):
 
     def __enter__(self) -> View:
         end, size = self._end, self._layout.size
-        room = end.reserved_now(size) or end.run_reserved(end.reserved(size), self._timeout)
+        room = end._reserved_now(size) or end._run_reserved(end._reserved(size), self._timeout)
         return self._entered(room)
 
     async def __aenter__(self) -> View:
-        steps = self._end.reserved(self._layout.size)
-        return self._entered(await self._end.arun_reserved(steps, self._timeout))
+        steps = self._end._reserved(self._layout.size)
+        return self._entered(await self._end._arun_reserved(steps, self._timeout))
 
     def _entered(self, room: Room) -> View:
         if self._room is not None:
@@ -115,8 +115,8 @@ class Reservation(Generic[View]):
         room = self._left()
         try:
             if kind is None and not room.send_now(self._layout.kind):
-                self._end.run_reserved(room.send(self._layout.kind), self._timeout)
-                self._end.count_reserved(self._layout.size)
+                self._end._run_reserved(room.send(self._layout.kind), self._timeout)
+                self._end._count_reserved(self._layout.size)
         finally:
             room.drop()
 
@@ -129,8 +129,8 @@ class Reservation(Generic[View]):
         room = self._left()
         try:
             if kind is None and not room.send_now(self._layout.kind):
-                await self._end.arun_reserved(room.send(self._layout.kind), self._timeout)
-                self._end.count_reserved(self._layout.size)
+                await self._end._arun_reserved(room.send(self._layout.kind), self._timeout)
+                self._end._count_reserved(self._layout.size)
         finally:
             room.drop()
 

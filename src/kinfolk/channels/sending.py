@@ -222,27 +222,27 @@ class Sends(End):
         """The same as a NumPy array, of whatever is in that memory; ``recv`` gives a read-only one."""
         return Reservation(self, array_layout(shape, dtype, self._address), timeout)
 
-    def reserved_now(self, size: int) -> Room | None:
+    def _reserved_now(self, size: int) -> Room | None:
         """For `Reservation`."""
         return self._sending.reserve_now(size)  # type: ignore[no-any-return]
 
-    def reserved(self, size: int) -> Steps[Room]:
+    def _reserved(self, size: int) -> Steps[Room]:
         """For `Reservation`."""
         if size > self._limits.max_message:
             raise self._too_big(size)
         return self._sending.reserve(size)
 
-    def run_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
+    def _run_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
         """For `Reservation`."""
         steps = guarded(steps, "can't send", self._address)
         return run(steps, self._send_turn, deadline(timeout), self._send_what)
 
-    async def arun_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
+    async def _arun_reserved(self, steps: Steps[Any], timeout: float | None) -> Any:
         """For `Reservation`."""
         steps = guarded(steps, "can't send", self._address)
         return await arun(steps, self._send_turn, deadline(timeout), self._send_what)
 
-    def count_reserved(self, size: int) -> None:
+    def _count_reserved(self, size: int) -> None:
         """For `Reservation`."""
         self._statistics.messages_sent += 1
         self._statistics.bytes_sent += size

@@ -290,74 +290,6 @@ ring_look(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* ----------------------------------------------------------------------------------- looking */
-
-static PyObject *
-number(struct kin_ring_object *self, unsigned long long value)
-{
-    return self->opened == NULL ? kin_ring_fail(EBADF) : PyLong_FromUnsignedLongLong(value);
-}
-
-static PyObject *
-ring_alarms(PyObject *object, void *unused)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    (void)unused;
-    return number(self, self->opened == NULL ? 0 : atomic_load(&self->opened->ring.alarm));
-}
-
-static PyObject *
-ring_depth(PyObject *object, void *unused)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    (void)unused;
-    return number(self, self->opened == NULL ? 0 : kin_ring_depth(&self->opened->ring) +
-                            kin_arena_depth(&self->opened->ring.arena));
-}
-
-static PyObject *
-ring_capacity(PyObject *object, void *unused)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    (void)unused;
-    return number(self, self->opened == NULL ? 0 : self->opened->ring.capacity);
-}
-
-static PyObject *
-ring_most(PyObject *object, void *unused)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    (void)unused;
-    return number(self, self->opened == NULL ? 0 : kin_ring_most(&self->opened->ring));
-}
-
-static PyObject *
-ring_arena(PyObject *object, void *unused)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    (void)unused;
-    return number(self, self->opened == NULL ? 0 : 2 * kin_arena_most(&self->opened->ring.arena));
-}
-
-static PyObject *
-ring_most_in_block(PyObject *object, void *unused)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    (void)unused;
-    return number(self, self->opened == NULL ? 0 : kin_arena_most(&self->opened->ring.arena));
-}
-
-#define COUNT(name)                                                                             \
-    static PyObject *ring_##name(PyObject *object, void *unused)                                \
-    {                                                                                           \
-        (void)unused;                                                                           \
-        return PyLong_FromUnsignedLongLong(((struct kin_ring_object *)object)->name);           \
-    }
-
-COUNT(messages)
-COUNT(size)
-COUNT(waits)
-
 /* A capsule keeps the memory, as the watcher may be about to look at it. */
 static void
 release_opened(PyObject *capsule)
@@ -365,8 +297,8 @@ release_opened(PyObject *capsule)
     kin_ring_release(PyCapsule_GetContext(capsule));
 }
 
-static PyObject *
-ring_waker(PyObject *object, void *unused)
+PyObject *
+kin_ring_py_waker(PyObject *object, void *unused)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     (void)unused;
@@ -409,20 +341,6 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static PyGetSetDef attributes[] = {
-    {"alarms", ring_alarms, NULL, PyDoc_STR("How often `alarm` was called."), NULL},
-    {"depth", ring_depth, NULL, PyDoc_STR("Bytes that wait in it."), NULL},
-    {"capacity", ring_capacity, NULL, PyDoc_STR("Bytes that fit."), NULL},
-    {"most", ring_most, NULL, PyDoc_STR("Bytes in the largest message that takes no block."), NULL},
-    {"arena", ring_arena, NULL, PyDoc_STR("Bytes of blocks."), NULL},
-    {"most_in_block", ring_most_in_block, NULL, PyDoc_STR("Bytes in the largest block."), NULL},
-    {"messages", ring_messages, NULL, PyDoc_STR("That went through the shortcuts."), NULL},
-    {"waits", ring_waits, NULL, PyDoc_STR("How often a shortcut slept."), NULL},
-    {"size", ring_size, NULL, PyDoc_STR("Bytes of them."), NULL},
-    {"waker", ring_waker, NULL, PyDoc_STR("What Watcher wakes it by."), NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
-
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("One end of a ring in shared memory.")},
     {Py_tp_new, ring_new},
@@ -430,7 +348,7 @@ static PyType_Slot slots[] = {
     {Py_tp_traverse, ring_traverse},
     {Py_tp_clear, ring_clear},
     {Py_tp_methods, methods},
-    {Py_tp_getset, attributes},
+    {Py_tp_getset, kin_ring_attributes},
     {0, NULL},
 };
 

@@ -62,6 +62,10 @@ int kin_ring_put_and_leave(struct kin_ring *ring, const struct iovec *pieces, in
                            uint64_t length, uint8_t kind);
 int kin_ring_copy_and_leave(struct kin_ring *ring, const struct kin_ring_frame *frame, void *to);
 
+/* Of ring_look_binding.c. */
+extern PyGetSetDef kin_ring_attributes[];
+PyObject *kin_ring_py_waker(PyObject *self, void *unused);
+
 /* Of ring_operation_binding.c. */
 PyObject *kin_ring_py_put(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_take(PyObject *self, PyObject *unused);

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from kinfolk._native import Ring
 from kinfolk.channels.contract import Limits
-from kinfolk.errors import CorruptChannel, KinfolkError, LimitReached, Unsupported
+from kinfolk.errors import (
+    CorruptChannel,
+    KinfolkError,
+    LimitReached,
+    MessageTooBig,
+    NoSpace,
+    Unsupported,
+    UsageError,
+)
 
 #: kin_finding of include/kinfolk.h, as far as they are told apart here
 SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 3, 5, 7, 9
@@ -56,3 +65,54 @@ def refusal(found: int, subject: str) -> KinfolkError:
         case _:
             why = "it is no ring, or damaged"
     return CorruptChannel("this ring can't be opened", subject=subject, why=why)
+
+
+def failure(
+    error: OSError, subject: str, memory: int, native: Ring, limits: Limits
+) -> OSError | KinfolkError:
+    """What an errno of a ring that is open means."""
+    made = _meaning(error, subject, memory, native, limits)
+    made.__cause__ = None if made is error else error
+    return made
+
+
+def _meaning(
+    error: OSError, subject: str, memory: int, native: Ring, limits: Limits
+) -> OSError | KinfolkError:
+    if isinstance(error, KinfolkError):
+        return error
+    if error.errno == errno.EMSGSIZE:
+        return MessageTooBig(
+            "it is too large for this ring",
+            subject=subject,
+            remedy=limits.too_big_remedy,
+        )
+    if error.errno == errno.ENOSPC:
+        room = os.fstatvfs(memory)
+        return NoSpace(
+            "there is no memory for a block",
+            subject=subject,
+            why=f"{room.f_bavail * room.f_frsize} bytes are free where the ring lies, and the arena may take {native.arena}",
+            remedy="open it with a smaller arena=, so that senders wait; or remove what nobody needs there",
+        )
+    if error.errno == errno.EUSERS:
+        return LimitReached(
+            "as many processes have blocks of this ring as can",
+            subject=subject,
+            why="it has a row for 64",
+            remedy="use a second ring, or smaller messages",
+            code=errno.EUSERS,
+        )
+    if error.errno == errno.EINVAL:
+        return UsageError(
+            "this memory was reserved in another process, or by another end",
+            subject=subject,
+            remedy="reserve it where it is sent",
+        )
+    if error.errno in {errno.EBADMSG, errno.EILSEQ}:
+        return CorruptChannel(
+            "the memory of the ring was overwritten",
+            subject=subject,
+            remedy="close it on all sides, and open it anew",
+        )
+    return error

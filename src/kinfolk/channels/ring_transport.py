@@ -15,7 +15,6 @@ Rules:
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
@@ -25,18 +24,13 @@ from kinfolk.channels import ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
-from kinfolk.channels.ring_limits import SOUND, limits_of, refusal
+from kinfolk.channels.ring_limits import SOUND, failure, limits_of, refusal
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import (
     BrokenChannel,
-    CorruptChannel,
     EndOfChannel,
     KinfolkError,
-    LimitReached,
-    MessageTooBig,
-    NoSpace,
     Unsupported,
-    UsageError,
 )
 from kinfolk.interest import Interest, Steps
 from kinfolk.watcher import core, watching
@@ -193,43 +187,7 @@ class _RingEnd:
         )
 
     def _refused(self, error: OSError) -> NoReturn:
-        if isinstance(error, KinfolkError):
-            raise error
-        if error.errno == errno.EMSGSIZE:
-            raise MessageTooBig(
-                "it is too large for this ring",
-                subject=self._subject,
-                remedy=self.limits.too_big_remedy,
-            ) from error
-        if error.errno == errno.ENOSPC:
-            room = os.fstatvfs(self._memory.fileno())
-            raise NoSpace(
-                "there is no memory for a block",
-                subject=self._subject,
-                why=f"{room.f_bavail * room.f_frsize} bytes are free where the ring lies, and the arena may take {self._native.arena}",
-                remedy="open it with a smaller arena=, so that senders wait; or remove what nobody needs there",
-            ) from error
-        if error.errno == errno.EUSERS:
-            raise LimitReached(
-                "as many processes have blocks of this ring as can",
-                subject=self._subject,
-                why="it has a row for 64",
-                remedy="use a second ring, or smaller messages",
-                code=errno.EUSERS,
-            ) from error
-        if error.errno == errno.EINVAL:
-            raise UsageError(
-                "this memory was reserved in another process, or by another end",
-                subject=self._subject,
-                remedy="reserve it where it is sent",
-            ) from error
-        if error.errno in {errno.EBADMSG, errno.EILSEQ}:
-            raise CorruptChannel(
-                "the memory of the ring was overwritten",
-                subject=self._subject,
-                remedy="close it on all sides, and open it anew",
-            ) from error
-        raise error
+        raise failure(error, self._subject, self._memory.fileno(), self._native, self.limits)
 
 
 class _BlockWait:

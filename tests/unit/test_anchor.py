@@ -213,13 +213,13 @@ def test_the_end_of_a_killed_owner_hangs_nobody_up(
         report.write_text(f"{stopped} {keeper}")
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def after(owner: int) -> str:
+    def after(owner: int) -> bool:
         stopped, keeper = map(int, report.read_text().split())
         os.waitpid(keeper, 0)  # adopted
-        return state(stopped)
+        return state(stopped) == "T"
 
     report = tmp_path / "report"
-    assert own(peers, body, after).result() == ("S" if weak else "T")
+    assert own(peers, body, after).result() is not weak
 
 
 def test_it_goes_where_its_owner_goes(peers: Peers) -> None:

@@ -12,7 +12,7 @@
 
 #include <errno.h>
 
-#include "semaphore.h"
+#include "kin_semaphore.h"
 
 enum { KIN_DUE_SHIFT = 27, KIN_ROW_SHIFT = 33, KIN_STAMP_SHIFT = 43 };
 enum { KIN_DUE_MASK = 63, KIN_ROW_MASK = 1023, KIN_STAMP_MASK = (1 << 21) - 1 };

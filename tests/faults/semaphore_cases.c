@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "semaphore.h"
+#include "kin_semaphore.h"
 
 enum { ALL = 2, MANY = 40, MEMBERS = 12, TURNS = 200 };
 

@@ -1,9 +1,8 @@
-/* The semaphore: a count from which several may take, and to which what a dead process took comes back. See semaphore.c. */
+/* The semaphore: a count from which several may take, and to which what a dead process took comes
+ * back. See semaphore.c. Not called semaphore.h: with -Inative that would hide <semaphore.h>. */
 
 #ifndef KIN_SEMAPHORE_H
 #define KIN_SEMAPHORE_H
-
-#include_next <semaphore.h> /* the system's, which this file would hide (kernel_semaphores.h); a name of its own were better */
 
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -108,6 +108,10 @@ bool kin_members_bind(struct kin_members *members, struct kin_members_state *sta
  * kin_mutex_enter or kin_members_look says. */
 int kin_members_join(struct kin_members *members);
 
+/* With the guard, by who has joined: nobody else who lives is a member, nor is this process by another handle. It asks
+ * the kernel for each; the watcher has no part in it. */
+bool kin_members_alone(const struct kin_members *members);
+
 /* Leaves, and forgets all that is watched. Nobody is in a call by this handle. It is bound no more. */
 void kin_members_close(struct kin_members *members);
 
@@ -128,7 +132,8 @@ void kin_members_repair(struct kin_members *members);
 static inline struct kin_member *
 kin_members_row(const struct kin_members *members)
 {
-    uint64_t joined = atomic_load_explicit(&members->joined, memory_order_relaxed);
+    /* SYNC POINT: join, in members.c */
+    uint64_t joined = atomic_load_explicit(&members->joined, memory_order_acquire);
     if (__builtin_expect((uint32_t)joined == 0 || joined >> 32 != kin_robust_forks(), 0))
         return NULL;
     return &members->state->rows[(uint32_t)joined - 1];

@@ -1,4 +1,5 @@
-/* Cases of the semaphore, for harness.c. With -DKEEPS what the dead took does not come back: the negative control.
+/* Cases of the semaphore, for harness.c. With -DKEEPS what the dead took does not come back: the
+ * negative control.
  *
  * It has ALL. Whoever takes notes how many are out, and afterwards takes ALL, which has to be there, and no more.
  */
@@ -6,13 +7,15 @@
 #include "harness.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "kin_semaphore.h"
+#include "semaphore_word.h"
 
 enum { ALL = 2, MANY = 40, MEMBERS = 12, TURNS = 200 };
 
@@ -24,8 +27,8 @@ enum { KEPT = 0 };
 
 struct shared {
     _Alignas(64) char object[2048];
-    _Atomic uint32_t go;
-    pid_t victim;
+    _Atomic uint32_t go, taken;
+    pid_t victim, other;
 };
 
 /* Each process has its own copy. */
@@ -210,10 +213,23 @@ closes(void *memory)
 }
 
 static void
+wait_for(_Atomic uint32_t *sign)
+{
+    while (*sign == 0)
+        syscall(SYS_futex, sign, FUTEX_WAIT, 0, NULL, NULL, 0);
+}
+
+static void
+say(_Atomic uint32_t *sign)
+{
+    *sign = 1;
+    syscall(SYS_futex, sign, FUTEX_WAKE, 4, NULL, NULL, 0);
+}
+
+static void
 wait_for_go(struct shared *shared)
 {
-    while (shared->go == 0)
-        syscall(SYS_futex, &shared->go, FUTEX_WAIT, 0, NULL, NULL, 0);
+    wait_for(&shared->go);
 }
 
 static void
@@ -221,6 +237,21 @@ gives_on_go(void *memory)
 {
     wait_for_go(memory);
     give(1);
+}
+
+/* Its end would wake who sleeps. */
+static void
+gives_and_stays(void *memory)
+{
+    gives_on_go(memory);
+    wait_for(&((struct shared *)memory)->taken);
+}
+
+static void
+takes_and_says(void *memory)
+{
+    take(1);
+    say(&((struct shared *)memory)->taken);
 }
 
 static void
@@ -247,9 +278,7 @@ ends(void *memory)
 static void
 say_go(void *memory)
 {
-    struct shared *shared = memory;
-    shared->go = 1;
-    syscall(SYS_futex, &shared->go, FUTEX_WAKE, 4, NULL, NULL, 0);
+    say(&((struct shared *)memory)->go);
 }
 
 /* Unless the victim has: then whoever sleeps has to hear of it by its death alone. */
@@ -261,6 +290,39 @@ give_instead(void *memory)
         give(1);
     kin_semaphore_close(&semaphore);
     kin_watcher_end(&watcher);
+}
+
+/* A second thread of the victim, which goes by the row that the first one joins by: it gives at once, and is stopped
+ * before it has woken anybody. */
+static void *
+gives_and_stops(void *unused)
+{
+    struct kin_member *row;
+    uint64_t word;
+    (void)unused;
+    while ((row = kin_members_row(&semaphore.members)) == NULL)
+        ;
+    if (kin_semaphore_change(&semaphore, row, -1, &word) != 0)
+        violated("can't give");
+    for (;;)
+        pause();
+}
+
+static void
+opens_with_a_second_thread(void *memory)
+{
+    pthread_t thread;
+    opens_warm(memory);
+    if (pthread_create(&thread, NULL, gives_and_stops, NULL) != 0)
+        violated("can't start a thread");
+}
+
+static void
+only_joins(void *memory)
+{
+    (void)memory;
+    if (kin_members_join(&semaphore.members) != 0)
+        violated("can't join");
 }
 
 static void
@@ -284,6 +346,30 @@ static void
 interrupt(void *memory)
 {
     kill(((struct shared *)memory)->victim, SIGUSR1);
+    say_go(memory);
+}
+
+static void
+joins_as_other(void *memory)
+{
+    struct sigaction action = {.sa_handler = nothing};
+    sigaction(SIGUSR1, &action, NULL);
+    ((struct shared *)memory)->other = getpid();
+    joins(memory);
+}
+
+/* The other one was asleep before the victim; interrupted, it falls asleep after it. */
+static void
+let_first(void *memory)
+{
+    opens(memory);
+    uint64_t before = kin_semaphore_look(&semaphore);
+    while (kin_semaphore_look(&semaphore) == before) {
+        kill(((struct shared *)memory)->other, SIGUSR1);
+        sched_yield();
+    }
+    kin_semaphore_close(&semaphore);
+    kin_watcher_end(&watcher);
     say_go(memory);
 }
 
@@ -328,6 +414,8 @@ const struct fault_case fault_cases[] = {
      .bystanders = {HAS_ONE(gives_on_go), {NEXT, joins, takes_and_gives_all}, TAKES_ALL(AFTERWARDS)}},
     {BLANK("join-and-give"), .prepare = prepare_none, .ready = opens_warm, .act = gives,
      .unblock = give_instead, .bystanders = {{NEXT, joins, takes}}},
+    {BLANK("join-among-threads"), .prepare = prepare_none, .ready = opens_with_a_second_thread,
+     .act = only_joins, .unblock = give_instead, .bystanders = {{NEXT, joins, takes}}},
     {OF("leave"), .ready = joins, .act = closes, .bystanders = {TAKES_ALL(AFTERWARDS)}},
     {OF("leave-holding"), .ready = joins_and_takes, .act = closes,
      .bystanders = {TAKES_ALL(AFTERWARDS)}},
@@ -341,6 +429,12 @@ const struct fault_case fault_cases[] = {
      .bystanders = {HAS_ALL(gives_all_on_go), TAKES_ONE(MEANWHILE), TAKES_ALL(AFTERWARDS)}},
     {OF("wait-behind"), .ready = joins, .act = takes, .unblock = say_go,
      .bystanders = {HAS_ALL(gives_on_go), TAKES_ONE(EARLY), TAKES_ALL(AFTERWARDS)}},
+    /* Nobody else ends or joins: the death alone wakes who sleeps. The victim gives … */
+    {BLANK("wake-or-die"), .prepare = prepare_none, .ready = joins, .act = gives,
+     .unblock = give_instead, .bystanders = {{NEXT, joins, takes}}},
+    /* … or is the only one to be woken, in front of another. */
+    {OF("woken"), .ready = joins, .act = takes, .unblock = let_first,
+     .bystanders = {HAS_ALL(gives_and_stays), {NEXT, joins_as_other, takes_and_says}}},
     {OF("wait-for-all"), .ready = joins, .act = takes_all, .unblock = say_go,
      .bystanders = {HAS_ONE(gives_on_go), TAKES_ALL(EARLY), TAKES_ONE(MEANWHILE)}},
     {OF("wake"), .ready = joins_and_takes_all, .act = gives,

@@ -89,7 +89,7 @@ LOOK = "int error = kin_members_look(&condition->members, KIN_LOOK_TOLD);"
         ("change", "condition.c", LOOK, "int error = 0;"),
         ("change", "condition.c", "kin_condition_wake(condition); /* rule 4 */", "(void)condition;"),
         ("change", "watcher.c", "        kin_futex_wake(watch->turn, INT_MAX);\n", ""),
-        ("change", "members.c", "        kin_members_wake(members, INT_MAX); /* rule 1 */", "        {}"),
+        ("change", "members.c", "    kin_members_wake(members, INT_MAX); /* rule 1: and only then may other threads go by it */", "    {}"),
     ],
     ids=["watches nobody", "says nothing", "wakes nobody", "comes in silence"],
 )  # fmt: skip

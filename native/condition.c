@@ -12,9 +12,10 @@
  *      └── sleep while `turn` is the same   │
  *          acquire the mutex  <─────────────┘         … is killed: others watch it; notified + 1, turn + 1, wake all
  *
- * There is no queue and no count of waiters, which the dead would leave in disorder, and no pthread_cond_t, in which a
- * killed waiter blocks the next signal for ever. `turn` is that of the members (members.h): whatever may concern a
- * sleeper counts it up, and all look. `notified` says whether to go on: a process that has just come is only watched too.
+ * There is no queue and no count of waiters, which the dead would leave in disorder, and no pthread_cond_t, in
+ * which a killed waiter blocks the next signal for ever. `turn` is that of the members (members.h): whatever may
+ * concern a sleeper counts it up, and all look. `notified` says whether to go on: a process that has just come is
+ * only watched too.
  *
  * Rules:
  * 1. Who waits is woken by what comes after it has begun, though it may not sleep yet: it holds the mutex until

@@ -14,9 +14,9 @@
  *    instruction leaves it free or whole. Then `turn` is counted up and all are woken, to watch the new one too. Who is
  *    killed before that has changed nothing of the object, so nobody has to have watched it: also by no other thread,
  *    for only then do these learn of the row (`joined`).
- * 2. Who sleeps watches all others from before it slept: a pidfd each, opened by the pid of the row and then compared by
- *    the start time, so a later process of the same pid is not taken for it. What can't be compared (a /proc that
- *    hides others, or is of another pid namespace) is believed to be the right one as long as it lives.
+ * 2. Who sleeps watches all others from before it slept: a pidfd each, opened by the pid of the row and then
+ *    compared by the start time, so a later process of the same pid is not taken for it. What can't be compared (a
+ *    /proc that hides others, or is of another pid namespace) is believed to be the right one as long as it lives.
  * 3. Dead is who has no process, or whose pidfd is readable (pidfd_open(2)): an unreaped zombie is, one that is stopped
  *    is not. Whoever sees it drops the row, under the guard: once, for a row that has become free is none.
  * 4. What is watched belongs to the watcher, which closes it in a forked child. The child knows nothing then, since

@@ -15,8 +15,8 @@
  *       ._refused(errno, argument)          of the subclass: raises what an errno of the core means
  *
  * Rules:
- * 1. Nothing stands between a call and the core: with enough there, an acquire of one is a few instructions, and keeps the GIL.
- *    Whatever may take longer is done without it.
+ * 1. Nothing stands between a call and the core: with enough there, an acquire of one is a few instructions, and
+ *    keeps the GIL. Whatever may take longer is done without it.
  * 2. A thread without the GIL counts as a sleeper: nobody closes under it.
  */
 

@@ -1,7 +1,7 @@
 /* Cases of the condition, for harness.c.
  *
- * Some give, and others take: who takes waits while as many were taken as were given. `given` is one number, which is there or not
- * when its writer is killed.
+ * Some give, and others take: who takes waits while as many were taken as were given. `given` is one number, which
+ * is there or not when its writer is killed.
  */
 
 #include "harness.h"

@@ -90,7 +90,7 @@ identify(const struct kin_mutex *mutex, uint64_t *identity)
     return 0;
 }
 
-/* Rule 6, for a mutex that is held, by who has joined. 0; EXDEV: others use another one; or an errno. */
+/* Rule 6, for a mutex that is held, by who has joined. 0; EMEDIUMTYPE: others use another one; or an errno. */
 static int
 check_mutex(struct kin_condition *condition, const struct kin_mutex *mutex)
 {
@@ -107,7 +107,7 @@ check_mutex(struct kin_condition *condition, const struct kin_mutex *mutex)
     if (is_free)
         atomic_store_explicit(its, identity, memory_order_relaxed);
     kin_mutex_unlock(&condition->guard);
-    return is_free || found == identity ? 0 : EXDEV;
+    return is_free || found == identity ? 0 : EMEDIUMTYPE;
 }
 
 /* ------------------------------------------------------------------------------------ waiting */

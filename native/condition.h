@@ -69,8 +69,8 @@ int kin_condition_join(struct kin_condition *condition);
  *     kin_mutex_take(&mutex, …)                                         as often as it takes
  *     kin_condition_was_notified(&condition, &wait)                     the result, for sure
  *
- * begin: 0; EPERM: the mutex is not held by this thread and handle; EXDEV: others use the condition with another one;
- *        EILSEQ; or as `join`, kin_members_look.
+ * begin: 0; EPERM: the mutex is not held by this thread and handle; EMEDIUMTYPE: others use the condition with
+ *        another one; EILSEQ; or as `join`, kin_members_look.
  * sleep: 0; ETIMEDOUT at `deadline` on CLOCK_MONOTONIC, NULL: never; EINTR; or as kin_members_look.
  */
 int kin_condition_begin(struct kin_condition *condition, struct kin_mutex *mutex,
@@ -80,7 +80,7 @@ int kin_condition_sleep(struct kin_condition *condition, struct kin_condition_wa
 bool kin_condition_was_notified(const struct kin_condition *condition,
                                 const struct kin_condition_wait *wait);
 
-/* Wakes as many of those who wait, at least. 0; EPERM, EXDEV: as begin; or as `join`. */
+/* Wakes as many of those who wait, at least. 0; EPERM, EMEDIUMTYPE: as begin; or as `join`. */
 int kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count);
 
 /* Wakes all, whoever holds the mutex: there is none any more. */

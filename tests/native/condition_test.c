@@ -329,9 +329,9 @@ mutexes(void)
     open_it(&second);
     CHECK(kin_mutex_open(&other, memory + ROOM, KIN_MUTEX_SIZE) == KIN_SOUND);
     CHECK(notify_by(&condition, &mutex) == 0);
-    CHECK(notify_by(&second, &other) == EXDEV);
+    CHECK(notify_by(&second, &other) == EMEDIUMTYPE);
     CHECK(kin_mutex_lock(&other, NULL) == 0);
-    CHECK(kin_condition_begin(&second, &other, &wait) == EXDEV);
+    CHECK(kin_condition_begin(&second, &other, &wait) == EMEDIUMTYPE);
     CHECK(kin_mutex_unlock(&other) == 0);
 
     char *mirror = mremap(memory, 0, ROOM, MREMAP_MAYMOVE); /* the same memory once more */
@@ -346,7 +346,7 @@ mutexes(void)
         pid_t pid = fork_it();
         if (pid == 0) {
             CHECK(kin_condition_join(&condition) == 0);
-            CHECK(notify_by(&condition, i % 2 ? &mutex : &other) == (i % 2 ? EXDEV : 0));
+            CHECK(notify_by(&condition, i % 2 ? &mutex : &other) == (i % 2 ? EMEDIUMTYPE : 0));
             _exit(0);
         }
         reap(pid);

@@ -92,7 +92,7 @@ def test_a_broken_one_hangs(what, old, new, build, tmp_path):
 @pytest.mark.parametrize(
     ("source", "old", "new"),
     [
-        ("condition", "return is_free || found == identity ? 0 : EXDEV;", "return 0;"),
+        ("condition", "return is_free || found == identity ? 0 : EMEDIUMTYPE;", "return 0;"),
         ("condition", "*identity = __atomic_load_n(&object->header.identity, __ATOMIC_RELAXED);", "*identity = (uintptr_t)object;"),
         ("condition", "found == 0 || kin_members_alone(&condition->members)", "found == 0"),
         ("members", " && !is_over(row->pid, row->start)", ""),

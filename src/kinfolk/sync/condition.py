@@ -213,7 +213,7 @@ class Condition(_native.Condition, Placed):
                     why=self._mutex._whose(),
                     remedy="wait and notify inside `with condition:`, or with the Mutex object that it was made with",
                 )
-            case errno.EXDEV:
+            case errno.EMEDIUMTYPE:
                 raise InvalidValue(
                     "another mutex goes with it",
                     subject=self._subject,

@@ -15,9 +15,10 @@
  *       ._refused(errno, argument)          of the subclass: raises what an errno of the core means
  *
  * Rules:
- * 1. Nothing stands between a call and the core: with enough there, an acquire of one is a few instructions, and keeps the GIL.
- *    Whatever may take longer is done without it.
+ * 1. Nothing stands between a call and the core: with enough there, an acquire of one is a few instructions, and
+ *    keeps the GIL. Whatever may take longer is done without it.
  * 2. A thread without the GIL counts as a sleeper: nobody closes under it.
+ * 3. Whether it is open is looked at after the arguments are read: a number may be an object, whose methods close it.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -26,6 +27,7 @@
 #include <errno.h>
 
 #include "arguments_binding.h"
+#include "futex.h"
 #include "own_methods_binding.h"
 #include "semaphore_binding.h"
 #include "timeout_binding.h"
@@ -139,16 +141,19 @@ kin_semaphore_read_count(struct kin_semaphore_handle *self, PyObject *count, uin
 
 /* --------------------------------------------------------------------------------- acquiring */
 
-/* Sleeps: 0; an errno; -1 with an exception set, by a signal handler. */
+/* Sleeps: 0; an errno; -1 with an exception set, by a signal handler. Neither that nor another thread closes it
+ * meanwhile. */
 static int
 sleep_for(struct kin_semaphore_handle *self, uint32_t count, const struct timespec *deadline)
 {
+    uint32_t entered = kin_sleepers_enter(&self->sleepers);
     int error;
     do {
-        KIN_BEGIN_CALL(self)
+        Py_BEGIN_ALLOW_THREADS
         error = kin_semaphore_acquire(&self->core, count, deadline, NULL);
-        KIN_END_CALL(self)
+        Py_END_ALLOW_THREADS
     } while (error == EINTR && PyErr_CheckSignals() == 0);
+    kin_sleepers_leave(&self->sleepers, entered);
     return error == EINTR ? -1 : error;
 }
 
@@ -173,8 +178,10 @@ acquire(struct kin_semaphore_handle *self, PyObject *timeout, uint32_t count)
     if (timeout != NULL) {
         if (!kin_read_timeout(timeout, &deadline))
             return kin_refuse((PyObject *)self, EINVAL, timeout) != NULL;
-        now = PyFloat_AsDouble(timeout) == 0;
+        now = kin_has_passed(&deadline);
     }
+    if (!kin_semaphore_is_open(self))
+        return false;
     int error = count == 1 ? kin_semaphore_take_one(&self->core) : EBUSY;
     if (error == EBUSY)
         error = now ? kin_semaphore_try_here(self, count)
@@ -191,10 +198,9 @@ semaphore_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count
     struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
     PyObject *values[2] = {NULL, NULL};
     uint32_t number = 1;
-    if (!kin_semaphore_is_open(self))
-        return NULL;
     if (count != 0 || names != NULL) {
-        if (!kin_read_arguments("acquire", expected, 2, values, arguments, count, names))
+        if (!kin_semaphore_is_open(self) ||
+            !kin_read_arguments("acquire", expected, 2, values, arguments, count, names))
             return NULL;
         if (values[1] != NULL)
             number = kin_semaphore_read_count(self, values[1], self->core.maximum);
@@ -211,7 +217,7 @@ semaphore_enter(PyObject *object, PyObject *unused)
 {
     struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
     (void)unused;
-    if (!kin_semaphore_is_open(self) || !acquire(self, NULL, 1))
+    if (!acquire(self, NULL, 1))
         return NULL;
     kin_entered_add(&self->entered);
     return Py_NewRef(object);
@@ -238,8 +244,6 @@ semaphore_release(PyObject *object, PyObject *const *arguments, Py_ssize_t count
     struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
     PyObject *values[1] = {NULL};
     uint32_t number = 1;
-    if (!kin_semaphore_is_open(self))
-        return NULL;
     if (count != 0 || names != NULL) {
         if (!kin_read_arguments("release", expected, 1, values, arguments, count, names))
             return NULL;
@@ -248,6 +252,8 @@ semaphore_release(PyObject *object, PyObject *const *arguments, Py_ssize_t count
         if (number == 0)
             return NULL;
     }
+    if (!kin_semaphore_is_open(self))
+        return NULL;
     int error = kin_semaphore_release_here(self, number);
     if (error != 0)
         return kin_refuse(object, error, NULL);

@@ -30,7 +30,7 @@ struct kin_object_header {
     uint64_t pid_namespace; /* the inode of /proc/self/ns/pid */
     uint32_t owner;         /* effective user id of who made it */
     uint32_t unused;
-    uint64_t reserved;
+    uint64_t identity; /* of a mutex that a condition goes with: see condition.c; else 0 */
 };
 
 /* The beginning of every object; what it is otherwise follows at the next multiple of 64 bytes. */

@@ -8,6 +8,7 @@
  *     several    handles of one process, each of which notifies
  *     deaths     processes end, with or without a word; who waits goes on
  *     newcomers  processes that come and go are no reason to go on
+ *     mutexes    another mutex than the others' is refused, wherever it is mapped
  *     misuse     what is refused, and what stays after a reboot
  *
  * Ends with 0, or with a sentence and 1. A wake-up that is lost hangs: the caller sets a limit.
@@ -307,6 +308,53 @@ newcomers(void)
     }
 }
 
+/* ------------------------------------------------------------------------------------ mutexes */
+
+static int
+notify_by(struct kin_condition *by, struct kin_mutex *with)
+{
+    CHECK(kin_mutex_lock(with, NULL) == 0);
+    int error = kin_condition_notify(by, with, 1);
+    CHECK(kin_mutex_unlock(with) == 0);
+    return error;
+}
+
+static void
+mutexes(void)
+{
+    struct kin_condition second;
+    struct kin_condition_wait wait;
+    struct kin_mutex other, mirrored;
+    open_both();
+    open_it(&second);
+    CHECK(kin_mutex_open(&other, memory + ROOM, KIN_MUTEX_SIZE) == KIN_SOUND);
+    CHECK(notify_by(&condition, &mutex) == 0);
+    CHECK(notify_by(&second, &other) == EMEDIUMTYPE);
+    CHECK(kin_mutex_lock(&other, NULL) == 0);
+    CHECK(kin_condition_begin(&second, &other, &wait) == EMEDIUMTYPE);
+    CHECK(kin_mutex_unlock(&other) == 0);
+
+    char *mirror = mremap(memory, 0, ROOM, MREMAP_MAYMOVE); /* the same memory once more */
+    CHECK(mirror != MAP_FAILED);
+    struct kin_condition_object *object = (void *)mirror;
+    CHECK(kin_mutex_open(&mirrored, &object->mutex, KIN_MUTEX_SIZE) == KIN_SOUND);
+    CHECK(notify_by(&second, &mirrored) == 0);
+
+    kin_condition_close(&second);
+    CHECK(notify_by(&condition, &other) == 0); /* there is nobody to go by the first */
+    for (int i = 0; i < rounds; i++) {
+        pid_t pid = fork_it();
+        if (pid == 0) {
+            CHECK(kin_condition_join(&condition) == 0);
+            CHECK(notify_by(&condition, i % 2 ? &mutex : &other) == (i % 2 ? EMEDIUMTYPE : 0));
+            _exit(0);
+        }
+        reap(pid);
+    }
+    CHECK(notify_by(&condition, &mutex) == 0); /* the dead are nobody */
+    CHECK(munmap(mirror, ROOM) == 0);
+}
+
 /* ------------------------------------------------------------------------------------- misuse */
 
 static void
@@ -421,7 +469,7 @@ main(int argc, char *argv[])
         void (*run)(void);
     } every[] = {{"store", store},     {"brief", store_briefly}, {"all", all},
                  {"several", several}, {"deaths", deaths},       {"newcomers", newcomers},
-                 {"misuse", misuse}};
+                 {"mutexes", mutexes}, {"misuse", misuse}};
     if (argc != 3)
         return 2;
     rounds = atoi(argv[2]);

@@ -15,8 +15,8 @@
  *     forks      a forked child holds nothing, watches nothing, and has a row of its own
  *     misuse     what is refused, and a reboot
  *
- * Each thread has a row of its own, as if it were a process. Ends with 0, or with a sentence and 1. A wake-up that is lost
- * hangs: the caller sets a limit.
+ * Each thread has a row of its own, as if it were a process. Ends with 0, or with a sentence and 1. A wake-up that
+ * is lost hangs: the caller sets a limit.
  */
 
 #include <pthread.h>

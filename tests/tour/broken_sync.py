@@ -67,6 +67,18 @@ def undo_nothing(monkeypatch):
     monkeypatch.setattr(semaphores, "PATIENCE", 0.1)  # for what never comes
 
 
+def give_back_nothing(monkeypatch):
+    made = kin.Semaphore
+    monkeypatch.setattr(kin, "Semaphore", lambda value: made(value, undo=False))
+    part = semaphores._killed_holder_of_ours
+
+    def hurry(*where):
+        monkeypatch.setattr(semaphores, "PATIENCE", 0.1)  # for what never comes
+        part(*where)
+
+    monkeypatch.setattr(semaphores, "_killed_holder_of_ours", hurry)
+
+
 def _impatiently(monkeypatch, part):
     """For a part of `file-lock` that waits for what never comes."""
     walk = getattr(file_lock, part)
@@ -107,6 +119,7 @@ SYNC = [
     ("semaphores", put_back_before_dying, "what a killed process took of it is lost"),
     ("semaphores", take_one_after_the_other, "together or not at all"),
     ("semaphores", undo_nothing, "walked to its end"),
+    ("semaphores", give_back_nothing, "walked to its end"),
     ("file-lock", lock_nothing, "under a lock none was lost"),
     ("file-lock", lock_exclusively_always, "walked to its end"),
     ("file-lock", lock_the_whole_file_always, "each for itself"),

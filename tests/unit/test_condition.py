@@ -497,6 +497,50 @@ def test_a_closed_one():
     assert repr(condition) == "<Condition anonymous, mutex closed>"
 
 
+def test_another_mutex_than_the_others_go_by(name, peers):
+    mutex, other, number = kin.Mutex(), kin.Mutex(), Number()
+    condition = kin.Condition(mutex, name)
+
+    def misled(voice) -> None:
+        wrong = kin.Condition(other, name)
+        with wrong:
+            for act in (wrong.wait, wrong.notify, wrong.notify_all):
+                with pytest.raises(kin.InvalidValue, match="another mutex goes with it"):
+                    act()
+            assert other.locked
+        wrong.close()
+
+    peer = peers.fork(lambda voice: waits_for(condition, number, voice))
+    until_waiting(peer, condition)
+    peers.fork(misled).result()
+    with condition:
+        number.set(7)
+        condition.notify()
+    assert peer.result() == 7
+    condition.close()
+
+
+def test_another_mutex_once_nobody_goes_by_the_first(name, peers):
+    first = kin.Condition(kin.Mutex(), name)
+
+    def uses_it(_) -> None:
+        with first:
+            first.notify()
+
+    peers.fork(uses_it).result()
+    peers.fork(lambda voice: is_member(first, voice)).kill()
+    with first:
+        first.notify()
+    second = kin.Condition(kin.Mutex(), name)
+    with second, pytest.raises(kin.InvalidValue, match="another mutex"):
+        second.notify()
+    first.close()
+    with second:
+        second.notify()
+        assert not second.wait(0)
+    second.close()
+
+
 def test_waited_for_neither_it_nor_its_mutex_can_be_closed(condition):
     mutex = kin.Mutex()
     other = kin.Condition(mutex)

@@ -213,6 +213,13 @@ class Condition(_native.Condition, Placed):
                     why=self._mutex._whose(),
                     remedy="wait and notify inside `with condition:`, or with the Mutex object that it was made with",
                 )
+            case errno.EMEDIUMTYPE:
+                raise InvalidValue(
+                    "another mutex goes with it",
+                    subject=self._subject,
+                    why="who uses it now has used it with that one, and would not be kept out by this",
+                    remedy="open it with the same mutex everywhere, or without any, to use its own",
+                )
             case errno.EDOM:
                 raise InvalidValue(
                     f"n={argument!r} makes no sense",

@@ -129,7 +129,7 @@ class Mutex(_native.Mutex, Placed):
                 raise Timeout(
                     "not acquired",
                     subject=subject,
-                    why=f"{self._whose()} for all the {timeout:g} s",
+                    why=f"{self._whose()} for all the {float(timeout):g} s",
                     remedy="see what holds it, or wait longer",
                 )
             case errno.EDEADLK:

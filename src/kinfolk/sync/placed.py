@@ -75,8 +75,14 @@ class Placed:
         self._where.unlink()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        option = getattr(self, "_option", None)
-        return _arrive, (type(self), option, self._size(option), *self._where.passable())
+        if not hasattr(self, "_place"):
+            self._refused(errno.EBADF, None)
+        return _arrive, (
+            type(self),
+            self._option,
+            self._size(self._option),
+            *self._place.passable(),
+        )
 
     @property
     def _where(self) -> places.Place:
@@ -100,6 +106,10 @@ class Placed:
                 raise InvalidValue(f"timeout={timeout!r} makes no sense", subject=subject)
             case errno.EBADF:
                 raise Closed(f"this {self.KIND} is closed", subject=subject)
+            case errno.EEXIST:
+                raise InvalidValue(
+                    "it was opened already", subject=subject, remedy="make another object"
+                )
             case errno.EBUSY:
                 raise StillInUse(
                     "it can't be closed",

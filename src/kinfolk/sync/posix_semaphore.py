@@ -212,7 +212,7 @@ class PosixSemaphore(_native.PosixSemaphore, Placed):
         raise Timeout(
             "not acquired",
             subject=self._subject,
-            why=f"its value was 0 for all the {timeout:g} s",
+            why=f"its value was 0 for all the {float(timeout):g} s",
             remedy="see who takes and does not put back (one that was killed never will), or wait longer",
         )
 

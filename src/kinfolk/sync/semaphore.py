@@ -65,6 +65,12 @@ class _Terms(NamedTuple):
                 f"a semaphore can't have value={value!r}",
                 remedy=f"give a whole number from 0 to {_MOST - 1:,}",
             )
+        if value == 0 and self.bounded:
+            raise InvalidValue(
+                "a bounded semaphore can't have value=0",
+                why="it never has more than at first, so nobody could ever acquire it",
+                remedy="give a greater value, or leave bounded out",
+            )
 
     def native(self) -> tuple[int, int, int, int]:
         """For native/semaphore_binding.c, but for the watcher."""
@@ -246,7 +252,7 @@ class Semaphore(_native.Semaphore, Placed):
                 raise Timeout(
                     "not acquired",
                     subject=subject,
-                    why=f"{self._whose()} for all the {argument:g} s",
+                    why=f"{self._whose()} for all the {float(argument):g} s",
                     remedy="see who holds it, or wait longer",
                 )
             case errno.EDOM:

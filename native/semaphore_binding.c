@@ -28,6 +28,7 @@
 
 #include "arguments_binding.h"
 #include "futex.h"
+#include "heap_type_binding.h"
 #include "own_methods_binding.h"
 #include "semaphore_binding.h"
 #include "timeout_binding.h"
@@ -117,10 +118,8 @@ semaphore_close(PyObject *object, PyObject *unused)
 static void
 semaphore_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     close_it((struct kin_semaphore_handle *)object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 /* ------------------------------------------------------------------------------- arguments */
@@ -358,8 +357,5 @@ static PyType_Spec spec = {
 int
 kin_add_semaphore(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Semaphore", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "Semaphore");
 }

@@ -191,11 +191,13 @@ condition_wait(PyObject *object, PyObject *const *arguments, Py_ssize_t count, P
     struct kin_condition_handle *self = (struct kin_condition_handle *)object;
     struct timespec deadline;
     PyObject *timeout = kin_timeout_among("wait", arguments, count, names);
-    struct kin_mutex *mutex = timeout == NULL ? NULL : kin_condition_mutex(self);
-    if (mutex == NULL)
+    if (timeout == NULL)
         return NULL;
     if (timeout != Py_None && !kin_read_timeout(timeout, &deadline))
         return kin_refuse(object, EINVAL, timeout);
+    struct kin_mutex *mutex = kin_condition_mutex(self);
+    if (mutex == NULL)
+        return NULL;
     uint32_t entered = kin_sleepers_enter(&self->sleepers);
     uint32_t entered_mutex = kin_sleepers_enter(&self->mutex->sleepers);
     int result = wait_for(self, mutex, timeout == Py_None ? NULL : &deadline);

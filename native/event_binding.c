@@ -195,11 +195,13 @@ event_wait(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObj
 {
     struct timespec deadline;
     PyObject *timeout = kin_timeout_among("wait", arguments, count, names);
-    const struct kin_event_state *state = timeout == NULL ? NULL : state_of(object);
-    if (state == NULL)
+    if (timeout == NULL)
         return NULL;
     if (timeout != Py_None && !kin_read_timeout(timeout, &deadline))
         return kin_refuse(object, EINVAL, timeout);
+    const struct kin_event_state *state = state_of(object);
+    if (state == NULL)
+        return NULL;
     if (kin_event_is_set(state))
         Py_RETURN_TRUE;
     int error = wait_for((struct event *)object, kin_event_round(state),

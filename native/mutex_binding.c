@@ -145,12 +145,12 @@ static bool
 acquire(struct kin_mutex_handle *self, PyObject *timeout)
 {
     struct timespec deadline;
-    if (self->opened == NULL)
-        return kin_refuse((PyObject *)self, EBADF, NULL) != NULL;
     if (timeout == Py_None)
         timeout = NULL;
     if (timeout != NULL && !kin_read_timeout(timeout, &deadline))
         return kin_refuse((PyObject *)self, EINVAL, timeout) != NULL;
+    if (self->opened == NULL)
+        return kin_refuse((PyObject *)self, EBADF, NULL) != NULL;
     int error = kin_mutex_take(&self->opened->mutex, NULL, self->flags | KIN_MUTEX_AWAKE);
     if (error == EBUSY)
         error = sleep_for(self, timeout == NULL ? NULL : &deadline);

@@ -184,10 +184,10 @@ static bool
 operate(PyObject *object, struct sembuf *operations, size_t count, PyObject *timeout)
 {
     struct semaphore *self = (struct semaphore *)object;
-    if (!self->open)
-        return kin_refuse(object, EBADF, NULL) != NULL;
     if (!kin_taking_timeout(object, timeout))
         return false;
+    if (!self->open)
+        return kin_refuse(object, EBADF, NULL) != NULL;
     int error = operate_on(self->set, operations, count);
     if (error == 0)
         return true;

@@ -1,7 +1,8 @@
 /* System V shared memory as the kernel has it: shmget(2), shmat(2), shmctl(2).
  *
  *     sysv_shm_get(key, size, flags) -> id
- *     sysv_shm_status(id)            -> (size, attachments, uid, cuid, mode, key, creator's pid)
+ *     sysv_shm_status(id)            -> (size, attachments, uid, cuid, mode, key, creator's pid,
+ *                                        when somebody attached last, or 0)
  *     sysv_shm_set_mode(id, mode)
  *     sysv_shm_remove(id)
  *     SysvAttachment(id, read_only)     the memory, as a buffer
@@ -121,10 +122,10 @@ kin_sysv_shm_status(PyObject *module, PyObject *args)
         return NULL;
     if (shmctl(id, IPC_STAT, &status) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
-    return Py_BuildValue("(nKIIIii)", (Py_ssize_t)status.shm_segsz,
+    return Py_BuildValue("(nKIIIiiL)", (Py_ssize_t)status.shm_segsz,
                          (unsigned long long)status.shm_nattch, status.shm_perm.uid,
                          status.shm_perm.cuid, (unsigned int)status.shm_perm.mode,
-                         status.shm_perm.__key, (int)status.shm_cpid);
+                         status.shm_perm.__key, (int)status.shm_cpid, (long long)status.shm_atime);
 }
 
 static PyObject *
@@ -159,7 +160,7 @@ kin_sysv_shm_remove(PyObject *module, PyObject *args)
 static PyMethodDef functions[] = {
     {"sysv_shm_get", kin_sysv_shm_get, METH_VARARGS, PyDoc_STR("shmget(2): the id.")},
     {"sysv_shm_status", kin_sysv_shm_status, METH_VARARGS,
-     PyDoc_STR("shmctl(2), IPC_STAT: size, attachments, uid, cuid, mode, key, creator's pid.")},
+     PyDoc_STR("shmctl(2), IPC_STAT: size, attachments, uid, cuid, mode, key, creator's pid, attached.")},
     {"sysv_shm_set_mode", kin_sysv_shm_set_mode, METH_VARARGS, PyDoc_STR("shmctl(2), IPC_SET.")},
     {"sysv_shm_remove", kin_sysv_shm_remove, METH_VARARGS, PyDoc_STR("shmctl(2), IPC_RMID.")},
     {NULL, NULL, 0, NULL},

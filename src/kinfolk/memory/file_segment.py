@@ -26,7 +26,7 @@ from kinfolk import runtime_directory
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AlreadyExists, InvalidValue, LimitReached, NotFound, Unsupported
 from kinfolk.memory.contract import Mapping, Passed, Segment
-from kinfolk.memory.membership import FOR_PEERS, Membership, remove_if_unused
+from kinfolk.memory.membership import Membership, marked, remove_if_unused
 from kinfolk.memory.space import (
     Room,
     fill_holes,
@@ -187,7 +187,7 @@ class FileSegment(Segment):
 
     def chmod(self, mode: int) -> None:
         """fchmod(2)."""
-        os.fchmod(self.fileno(), mode | (FOR_PEERS if self._membership is not None else 0))
+        os.fchmod(self.fileno(), mode if self._membership is None else marked(mode))
 
     def flush(self, mapping: Any, offset: int, size: int) -> None:
         """msync(2), where there is something behind it."""

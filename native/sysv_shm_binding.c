@@ -6,6 +6,7 @@
  *     sysv_shm_set_mode(id, mode)
  *     sysv_shm_remove(id)
  *     SysvAttachment(id, read_only)     the memory, as a buffer
+ *         .populate()                   have all its pages
  *
  * Each raises OSError with the errno (sysv_ipc has none).
  *
@@ -19,7 +20,9 @@
 
 #include <errno.h>
 #include <sys/ipc.h>
+#include <sys/mman.h>
 #include <sys/shm.h>
+#include <unistd.h>
 
 #include "heap_type_binding.h"
 
@@ -81,7 +84,58 @@ attachment_length(PyObject *object)
     return ((struct attachment *)object)->size;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+enum { STEP = 2 << 20 }; /* bytes, after which signals are looked for */
+
+/* Have some pages. 0, or an errno. What others write there meanwhile stays. */
+static int
+populate(char *from, size_t size)
+{
+    if (madvise(from, size, MADV_POPULATE_WRITE) == 0)
+        return 0;
+    if (errno != EINVAL)
+        return errno;
+    long page = sysconf(_SC_PAGESIZE);
+    for (size_t at = 0; at < size; at += (size_t)page)
+        __atomic_fetch_or(from + at, 0, __ATOMIC_RELAXED);
+    return 0;
+}
+
+static PyObject *
+attachment_populate(PyObject *object, PyObject *none)
+{
+    (void)none;
+    struct attachment *self = (struct attachment *)object;
+    for (Py_ssize_t at = 0; at < self->size;) {
+        Py_ssize_t size = self->size - at < STEP ? self->size - at : STEP;
+        int error;
+        Py_BEGIN_ALLOW_THREADS
+        error = populate((char *)self->address + at, (size_t)size);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+        if (error == EINTR)
+            continue;
+        if (error != 0) {
+            errno = error;
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        at += size;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"populate", attachment_populate, METH_NOARGS,
+     PyDoc_STR("Have all its pages; raises OSError.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot slots[] = {
+    {Py_tp_methods, methods},
     {Py_tp_doc, (void *)PyDoc_STR("The memory of a System V segment.")},
     {Py_tp_new, attachment_new},
     {Py_tp_dealloc, attachment_dealloc},

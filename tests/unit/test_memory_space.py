@@ -18,7 +18,7 @@ import pytest
 import kinfolk as kin
 from kinfolk.memory import named, space
 from tests.conformance.peers import Peers
-from tests.unit.memories import NewAddress
+from tests.unit.memories import NewAddress, is_there
 from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
 from tests.unit.refusals import refuse
 
@@ -312,6 +312,50 @@ def test_without_limits_there_is_room(tmp_path: Path) -> None:
     table.write_text("")
     assert space.room_in_cgroups(str(table), (str(tmp_path),)).free > 2**60
     assert space.room_in_memory().free < space.room_in_memory().total
+
+
+# ── System V ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lifetime", ["name", "peers", None])
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_the_pages_of_a_segment_are_there(
+    old_kernel: bool, lifetime: Any, new_address: NewAddress, peers: Peers
+) -> None:
+    """Before Linux 5.14 madvise(2) can't have them all; then each is touched."""
+    address = new_address("sysv-shm without a key" if lifetime is None else "sysv-shm")
+
+    def create(_: Any) -> int:
+        if old_kernel:
+            refuse("madvise", errno.EINVAL)
+        with kin.SharedMemory.create(address, (5 << 20) + 1, lifetime=lifetime) as memory:
+            resident = _resident(memory.id)
+            assert not any(memory.buf[::PAGE])
+            return resident
+
+    assert peers.fork(create).result() >= (5 << 20) + PAGE
+
+
+def test_a_segment_whose_pages_can_not_be_had_is_no_space(
+    new_address: NewAddress, peers: Peers
+) -> None:
+    for how in ({}, {"lifetime": "peers"}):
+        address = new_address("sysv-shm")
+
+        def create(_: Any, address: str = address, how: Any = how) -> None:
+            refuse("madvise", errno.ENOMEM)
+            with pytest.raises(kin.NoSpace, match="asked for 100000, free .* memory and swap"):
+                kin.SharedMemory.create(address, 100_000, **how)
+
+        peers.fork(create).result()
+        assert not is_there(address)
+
+
+def _resident(number: int) -> int:
+    """Bytes of a segment that are in memory, or in swap."""
+    with open("/proc/sysvipc/shm") as table:
+        rows = {int(words[1]): words for words in map(str.split, list(table)[1:])}
+    return int(rows[number][14]) + int(rows[number][15])
 
 
 # ── interrupts ───────────────────────────────────────────────────────────────────────────────

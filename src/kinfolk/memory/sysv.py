@@ -12,6 +12,7 @@ Rules:
    size and its mode, whatever the umask.
 2. Who may have written to it is told by its owner, and its creator, who keeps the owner's rights.
 3. There is no file system that could be full; whether the machine has the memory is looked at before (`kinfolk.memory.space`).
+   What is created here has its pages then. What a C program made gets each when it is touched, as shmget(2) has it.
 """
 
 from __future__ import annotations
@@ -69,14 +70,17 @@ class Sysv(Kind):
             )
 
     def create(self, address: Address, size: int) -> Segment:
-        """shmget(2) with IPC_EXCL, and attach."""
+        """shmget(2) with IPC_EXCL, attach, and have its pages."""
         refuse_beyond_memory(size, str(address))
-        if not address.name:
-            return _create_keyless(address, size)
-        if address.options.lifetime == "peers":
-            return _create_for_peers(address, size)
-        number = _new(address, _key_of(address), size)
-        return _first(address, number, "name")
+        segment = _create(address, size)
+        try:
+            segment.reserve()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                sysv_shm_remove(segment.identifier())
+            segment.close()
+            raise
+        return segment
 
     def attach(self, address: Address, how: Attaching) -> Segment:
         """shmget(2) without IPC_CREAT, and attach."""
@@ -111,6 +115,14 @@ def _key_of(address: Address) -> int:
 
 
 # ── creating ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _create(address: Address, size: int) -> SysvSegment:
+    if not address.name:
+        return _create_keyless(address, size)
+    if address.options.lifetime == "peers":
+        return _create_for_peers(address, size)
+    return _first(address, _new(address, _key_of(address), size), "name")
 
 
 def _create_keyless(address: Address, size: int) -> SysvSegment:

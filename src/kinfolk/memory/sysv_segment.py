@@ -31,6 +31,7 @@ from kinfolk.identity import is_dead, open_pidfd
 from kinfolk.memory.address import Lifetime
 from kinfolk.memory.contract import Mapping, Passed, Segment
 from kinfolk.memory.membership import Membership
+from kinfolk.memory.space import no_space, room_in_memory
 
 FOR_PEERS = 0o011
 _EXECUTE = 0o111
@@ -108,6 +109,16 @@ class SysvSegment(Segment):
                 remedy="free address space, or raise the limit: ulimit -v, sysctl vm.max_map_count",
                 code=errno.ENOMEM,
             ) from error
+
+    def reserve(self) -> None:
+        """Have its pages, before anybody touches them. For a new one. Raises NoSpace, OSError."""
+        assert self._first is not None
+        try:
+            self._first.populate()
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise no_space(self.size, room_in_memory(), self.subject, errno.ENOMEM) from error
 
     def map(self) -> Mapping:
         """shmat(2)."""

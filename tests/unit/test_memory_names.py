@@ -193,6 +193,26 @@ def test_what_has_the_mark_and_no_user_is_stale_and_on_a_disk_never(
         assert not where.exists()
 
 
+def test_a_mode_that_lets_nobody_in_is_said_of_its_name(
+    path: tuple[str, Path], foreign_user: User
+) -> None:
+    """And not of the descriptor by which it was looked at before."""
+    address, where = path
+    where.write_bytes(b"x")
+    where.chmod(0o600)
+    if where.stat().st_uid != 0:
+        pytest.skip("what is of neither root nor the user is refused before")
+
+    def attach() -> str:
+        with pytest.raises(kin.AccessDenied) as caught:
+            kin.SharedMemory.attach(address)
+        return str(caught.value)
+
+    assert foreign_user.run(attach) == (
+        f"{address}: can't attach: Permission denied (attach read-only)"
+    )
+
+
 def test_what_is_stale_and_another_user_s_stays_for_that_user(
     new_address: NewAddress, foreign_user: User
 ) -> None:

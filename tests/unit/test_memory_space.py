@@ -344,7 +344,7 @@ def test_a_segment_whose_pages_can_not_be_had_is_no_space(
 
         def create(_: Any, address: str = address, how: Any = how) -> None:
             refuse("madvise", errno.ENOMEM)
-            with pytest.raises(kin.NoSpace, match="asked for 100000, free .* memory and swap"):
+            with pytest.raises(kin.NoSpace, match=r"asked for 100000, free .* memory and swap"):
                 kin.SharedMemory.create(address, 100_000, **how)
 
         peers.fork(create).result()

@@ -13,7 +13,6 @@ from typing import Any
 from kinfolk.errors import InvalidValue, KinfolkError, Unsupported
 from kinfolk.memory.contract import Mapping
 
-
 # What it raises for a dtype that it can't parse, or a shape that it can't count.
 _OF_NUMPY = (
     TypeError,

@@ -387,7 +387,7 @@ def test_looking_at_what_is_not_there(semaphore):
         semaphore.waiting,
         lambda index: semaphore.set(1, index=index),
     ):
-        for index in (3, -1):
+        for index in (3, -1, "", b"x", 1.5, 2**70):
             with pytest.raises(kin.InvalidValue, match="the set has 3, counted from 0"):
                 look(index)
 

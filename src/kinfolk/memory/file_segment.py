@@ -26,7 +26,7 @@ from kinfolk import runtime_directory
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AlreadyExists, InvalidValue, LimitReached, NotFound, Unsupported
 from kinfolk.memory.contract import Mapping, Passed, Segment
-from kinfolk.memory.membership import FOR_PEERS, Membership, remove_if_unused
+from kinfolk.memory.membership import Membership, marked, remove_if_unused
 from kinfolk.memory.space import (
     Room,
     fill_holes,
@@ -152,22 +152,30 @@ class FileSegment(Segment):
                 remedy="create another one",
             )
         if size > now:
-            if not self._on_disk:
-                refuse_beyond_memory(size - now, self.subject)
-            if self._path is not None:
-                refuse(size - now, self._room(), self.subject)
+            self._refuse_without_room(size - now)
             reserve(self.fileno(), now, size, self._room, self.subject)
         self.look()
 
     def look(self) -> int:
-        """The size by now, with space behind it if this end may write."""
+        """The size by now, with space behind it if this end may write. Raises NoSpace before anything is taken, OSError."""
         status = os.fstat(self.fileno())
         # What stands for a disk's blocks counts more than data; of memory the figure is exact.
         holes = self._on_disk or status.st_blocks * 512 < status.st_size
-        if holes and not (self.read_only or self.private):
+        writes = not (self.read_only or self.private)
+        if holes and (
+            writes or not self._on_disk
+        ):  # of a file on a disk what is only read may stay a hole
+            self._refuse_without_room(status.st_size - status.st_blocks * 512)
+        if holes and writes:
             fill_holes(self.fileno(), status.st_size, self._room, self.subject)
         self.size = status.st_size
         return self.size
+
+    def _refuse_without_room(self, size: int) -> None:
+        if not self._on_disk:
+            refuse_beyond_memory(size, self.subject)
+        if self._path is not None:
+            refuse(size, self._room(), self.subject)
 
     def _room(self) -> Room:
         if self._path is None:
@@ -187,7 +195,7 @@ class FileSegment(Segment):
 
     def chmod(self, mode: int) -> None:
         """fchmod(2)."""
-        os.fchmod(self.fileno(), mode | (FOR_PEERS if self._membership is not None else 0))
+        os.fchmod(self.fileno(), mode if self._membership is None else marked(mode))
 
     def flush(self, mapping: Any, offset: int, size: int) -> None:
         """msync(2), where there is something behind it."""

@@ -19,7 +19,7 @@ from kinfolk.errors import AddressError, InvalidValue, KinfolkError, NotFound, f
 from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching
 from kinfolk.memory.file_segment import FileSegment, refuse_existing
-from kinfolk.memory.membership import FOR_PEERS, Membership
+from kinfolk.memory.membership import Membership, is_marked, mark
 from kinfolk.memory.space import (
     Room,
     refuse,
@@ -51,10 +51,12 @@ def create(address: Address, path: str, size: int, *, on_disk: bool) -> FileSegm
 
         refuse(size, room(), subject)
         reserve(fd, 0, size, room, subject)
+        mode = 0o600 if options.mode is None else options.mode
         if options.lifetime == "peers":
             membership = Membership.begin(fd, path)
-        mode = 0o600 if options.mode is None else options.mode
-        os.fchmod(fd, mode | (0 if membership is None else FOR_PEERS))
+            mark(fd, mode)
+        else:
+            os.fchmod(fd, mode)
         return FileSegment(
             nameless.descriptor,
             subject,
@@ -89,7 +91,7 @@ def attach(address: Address, path: str, how: Attaching, *, on_disk: bool) -> Fil
     membership = None
     try:
         status = os.fstat(descriptor.fileno())
-        if status.st_mode & FOR_PEERS and not on_disk:
+        if is_marked(status) and not on_disk:
             membership = Membership.join(descriptor.fileno(), path)
         check_size(status.st_size, address)
         segment = FileSegment(

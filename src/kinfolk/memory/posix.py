@@ -15,7 +15,7 @@ from kinfolk.errors import AddressError
 from kinfolk.memory import named
 from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching, Kind, Segment
-from kinfolk.memory.membership import FOR_PEERS, remove_if_unused
+from kinfolk.memory.membership import is_marked, remove_if_unused
 
 _DIRECTORY = "/dev/shm"
 _LONGEST_NAME = 255
@@ -69,7 +69,7 @@ def sweep() -> None:
         for entry in entries:
             with contextlib.suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and status.st_mode & FOR_PEERS:
+                if stat.S_ISREG(status.st_mode) and is_marked(status):
                     remove_if_unused(entry.path)
 
 

@@ -133,7 +133,10 @@ def reserve(fd: int, start: int, end: int, room: RoomOf, subject: str) -> None:
 
 
 def fill_holes(fd: int, size: int, room: RoomOf, subject: str) -> None:
-    """Give space to what somebody else made without, where the file system can; the bytes stay what they are. Raises NoSpace."""
+    """Give space to what somebody else made without, where the file system can; the bytes stay what they are. Raises NoSpace.
+
+    When it fails, what was had by then stays: to punch it out would take what others have written there meanwhile.
+    """
     try:
         for at in range(0, size, _STEP):
             allocate(fd, at, min(_STEP, size - at))

@@ -315,7 +315,11 @@ class SysVSemaphore(_native.SysvSemaphore):
         return bytes(packed)
 
     def _check_index(self, index: int) -> None:
-        if not 0 <= index < self._n:
+        try:
+            there = 0 <= operator.index(index) < self._n
+        except TypeError:
+            there = False
+        if not there:
             self._refused(errno.EFBIG, None)
 
     def _check_count(self, count: int) -> None:

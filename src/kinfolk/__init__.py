@@ -271,9 +271,9 @@ def __getattr__(name: str) -> object:
     try:
         home = _import_module(_HOME[name])
     except OSError as error:  # no descriptor left, for one
-        from kinfolk.errors import from_os_error  # loaded with the rest, mostly
+        from kinfolk.errors import from_os_error as _from_os_error
 
-        raise from_os_error(error, "can't be loaded", f"{__name__}.{name}") from error
+        raise _from_os_error(error, "can't be loaded", f"{__name__}.{name}") from error
     value: object = home if _HOME[name] == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = value
     return value

@@ -21,7 +21,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk import runtime_directory
-from tests.conformance.peers import HANG, Peers
+from tests.conformance.peers import HANG, Peers, until
 from tests.unit.semaphores import sem_key as sem_key
 from tests.unit.semaphores import sem_name as sem_name
 from tests.unit.semaphores import set_of
@@ -354,7 +354,8 @@ def test_an_exception_that_is_under_way_survives_it(peers):
 
 def test_what_is_not_held_is_dropped_in_silence():
     mutex, condition = kin.Mutex(), kin.Condition()
-    run(threading.Thread(target=mutex.acquire))  # with that thread's end it was released
+    run(threading.Thread(target=mutex.acquire))
+    until(lambda: not mutex.locked, "the end of that thread, which releases it")
     del mutex
     with condition:
         pass

@@ -39,6 +39,7 @@ _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 
 def absolute(path: str | os.PathLike[str]) -> str:
     """A name as it counts from the root. Raises InvalidValue, NotFound when the present directory was removed."""
+    name = ""
     try:
         name = os.fspath(path)
         sound = isinstance(name, str) and bool(name) and b"\0" not in os.fsencode(name)

@@ -353,10 +353,10 @@ def test_an_exception_that_is_under_way_survives_it(peers):
 
 
 def test_what_is_not_held_is_dropped_in_silence():
-    mutex, condition = kin.Mutex(), kin.Condition()
-    run(threading.Thread(target=mutex.acquire))
-    until(lambda: not mutex.locked, "the end of that thread, which releases it")
-    del mutex
+    mutexes, condition = [kin.Mutex()], kin.Condition()
+    run(threading.Thread(target=mutexes[0].acquire))
+    until(lambda: not mutexes[0].locked, "the end of that thread, which releases it")
+    mutexes.clear()
     with condition:
         pass
     del condition

@@ -66,15 +66,6 @@ notified(const struct kin_condition *condition)
     return atomic_load_explicit(&condition->state->notified, memory_order_relaxed);
 }
 
-/* By this handle, and this thread. */
-static bool
-holds(const struct kin_mutex *mutex)
-{
-    const struct kin_thread *thread = kin_thread();
-    return thread != NULL &&
-           __atomic_load_n(&mutex->holder, __ATOMIC_RELAXED) == thread->identity;
-}
-
 /* Of a mutex that is held; others may be looking. 0 or an errno. */
 static int
 identify(const struct kin_mutex *mutex, uint64_t *identity)
@@ -116,7 +107,7 @@ int
 kin_condition_begin(struct kin_condition *condition, struct kin_mutex *mutex,
                     struct kin_condition_wait *wait)
 {
-    if (!holds(mutex))
+    if (!kin_mutex_is_held(mutex))
         return EPERM;
     int error = kin_condition_join(condition);
     if (error == 0)
@@ -188,7 +179,7 @@ wake(struct kin_condition *condition, int count)
 int
 kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count)
 {
-    if (!holds(mutex))
+    if (!kin_mutex_is_held(mutex))
         return EPERM;
     int error = kin_condition_join(condition);
     if (error == 0)

@@ -245,13 +245,12 @@ condition_notify(PyObject *object, PyObject *const *arguments, Py_ssize_t count,
     if (!kin_read_arguments("notify", expected, 1, values, arguments, count, names))
         return NULL;
     if (values[0] != NULL) {
-        int overflow;
-        long given = PyLong_AsLongAndOverflow(values[0], &overflow);
-        if (given == -1 && PyErr_Occurred())
+        long long given;
+        if (!kin_read_number(values[0], &given))
             return NULL;
-        if (overflow < 0 || (overflow == 0 && given < 1))
+        if (given < 1)
             return kin_refuse(object, EDOM, values[0]);
-        number = overflow > 0 || given > INT_MAX ? INT_MAX : (int)given;
+        number = given > INT_MAX ? INT_MAX : (int)given;
     }
     return notify((struct kin_condition_handle *)object, number);
 }

@@ -9,7 +9,9 @@
  *       .locked, .owner_died
  *       ._holder, ._held_before_fork        a thread id, or 0; whether it is a copy of a held one
  *       ._refused(errno, timeout)           of the subclass: raises what an errno of the core means
+ *       ._held                              whether this thread holds it, by this object
  *       ._gave_up()                         of the subclass: called when it was given up
+ *       ._dropped()                         of the subclass: called when it is dropped while it is held
  *
  * Rules:
  * 1. Nothing stands between a call and the core: with nobody in the way, an acquire is a few instructions, and
@@ -24,6 +26,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "exception_binding.h"
 #include "heap_type_binding.h"
 #include "mutex_binding.h"
 #include "own_methods_binding.h"
@@ -110,6 +113,20 @@ mutex_close(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* No Python runs, in which the exception of a signal handler would be lost, but to warn. */
+static void
+mutex_finalize(PyObject *object)
+{
+    if (close_it((struct kin_mutex_handle *)object) == 0)
+        return;
+    struct kin_exception before = kin_set_aside();
+    PyObject *result = PyObject_CallMethod(object, "_dropped", NULL);
+    if (result == NULL)
+        PyErr_WriteUnraisable(object);
+    Py_XDECREF(result);
+    kin_set_again(&before);
+}
+
 static void
 mutex_dealloc(PyObject *object)
 {
@@ -162,44 +179,11 @@ acquire(struct kin_mutex_handle *self, PyObject *timeout)
     return error > 0 && kin_refuse((PyObject *)self, error, timeout) != NULL;
 }
 
-struct exception {
-    PyObject *kind, *value, *trace;
-};
-
-static struct exception
-set_aside(void)
-{
-    struct exception one;
-    PyErr_Fetch(&one.kind, &one.value, &one.trace);
-    return one;
-}
-
-/* Sets the first one again, or makes it the context of another that has been set since. */
-static void
-set_again(struct exception *first)
-{
-    if (!PyErr_Occurred() || first->kind == NULL) {
-        if (first->kind != NULL)
-            PyErr_Restore(first->kind, first->value, first->trace);
-        return;
-    }
-    struct exception second = set_aside();
-    PyErr_NormalizeException(&first->kind, &first->value, &first->trace);
-    PyErr_NormalizeException(&second.kind, &second.value, &second.trace);
-    if (first->trace != NULL)
-        PyException_SetTraceback(first->value, first->trace);
-    PyException_SetContext(second.value, Py_NewRef(first->value));
-    PyErr_Restore(second.kind, second.value, second.trace);
-    Py_DECREF(first->kind);
-    Py_DECREF(first->value);
-    Py_XDECREF(first->trace);
-}
-
 bool
 kin_mutex_reacquire(struct kin_mutex_handle *self)
 {
     uint32_t entered = kin_sleepers_enter(&self->sleepers);
-    struct exception before = set_aside();
+    struct kin_exception before = kin_set_aside();
     int error;
     for (;;) {
         Py_BEGIN_ALLOW_THREADS
@@ -208,8 +192,8 @@ kin_mutex_reacquire(struct kin_mutex_handle *self)
         if (error != EINTR)
             break;
         if (PyErr_CheckSignals() < 0) {
-            set_again(&before);
-            before = set_aside();
+            kin_set_again(&before);
+            before = kin_set_aside();
         }
     }
     kin_sleepers_leave(&self->sleepers, entered);
@@ -218,7 +202,7 @@ kin_mutex_reacquire(struct kin_mutex_handle *self)
         self->lost = error != EDEADLK; /* else a signal handler has taken it */
         kin_refuse((PyObject *)self, error, NULL);
     }
-    set_again(&before);
+    kin_set_again(&before);
     return held;
 }
 
@@ -305,6 +289,16 @@ mutex_held_before_fork(PyObject *object, void *unused)
 }
 
 static PyObject *
+mutex_held(PyObject *object, void *unused)
+{
+    const struct kin_mutex_handle *self = (const struct kin_mutex_handle *)object;
+    (void)unused;
+    if (self->opened == NULL)
+        return kin_refuse(object, EBADF, NULL);
+    return PyBool_FromLong(kin_mutex_is_held(&self->opened->mutex));
+}
+
+static PyObject *
 mutex_locked(PyObject *object, void *unused)
 {
     const struct kin_mutex_handle *self = (const struct kin_mutex_handle *)object;
@@ -362,6 +356,7 @@ static PyGetSetDef attributes[] = {
     {"locked", mutex_locked, NULL, PyDoc_STR("Whether somebody holds it just now."), NULL},
     {"owner_died", mutex_owner_died, NULL,
      PyDoc_STR("Whether this thread holds it, after one that died holding it."), NULL},
+    {"_held", mutex_held, NULL, PyDoc_STR("Whether this thread holds it, by this object."), NULL},
     {"_holder", mutex_holder, NULL, PyDoc_STR("The thread id of the holder, or 0."), NULL},
     {"_held_before_fork", mutex_held_before_fork, NULL,
      PyDoc_STR("Whether this is a copy of what another process held when it forked."), NULL},
@@ -370,6 +365,7 @@ static PyGetSetDef attributes[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("A robust mutex in shared memory.")},
+    {Py_tp_finalize, mutex_finalize},
     {Py_tp_dealloc, mutex_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, attributes},

@@ -127,11 +127,10 @@ semaphore_dealloc(PyObject *object)
 uint32_t
 kin_semaphore_read_count(struct kin_semaphore_handle *self, PyObject *count, uint32_t most)
 {
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(count, &overflow);
-    if (number == -1 && PyErr_Occurred())
+    long long number;
+    if (!kin_read_number(count, &number))
         return 0;
-    if (overflow != 0 || number < 1 || number > most) {
+    if (number < 1 || number > most) {
         kin_refuse((PyObject *)self, EDOM, count);
         return 0;
     }

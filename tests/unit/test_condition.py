@@ -241,7 +241,6 @@ def test_arguments(condition):
         for call in (
             lambda: condition.wait(1, 2),
             lambda: condition.notify(1, 2),
-            lambda: condition.notify("1"),
             lambda: condition.notify_all(1),
         ):
             with pytest.raises(TypeError):
@@ -864,6 +863,63 @@ def test_many_at_once(peers):
     assert sum(peer.result() for peer in takers) == expected
     for each in (filled, emptied, mutex):
         each.close()
+
+
+# ── fairness ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_who_waits_starves(peers, condition):
+    """One is notified at a time, and three always wait again: none of them is passed over for ever."""
+    over, turns = Number(), [Number() for _ in range(3)]
+
+    def waits_again(voice, mine: Number) -> None:
+        voice.say()
+        with condition:
+            while not over():
+                condition.wait()
+                mine.set(mine() + 1)
+
+    waiters = [peers.fork(waits_again, mine) for mine in turns]
+    for peer in waiters:
+        peer.hear()
+
+    def notified() -> bool:
+        with condition:
+            condition.notify()
+            return min(mine() for mine in turns) >= 20
+
+    until(notified, "20 turns of each")
+    with condition:
+        over.set(1)
+        condition.notify_all()
+    for peer in waiters:
+        peer.result()
+
+
+def test_who_was_notified_gets_the_mutex_of_those_who_always_have_it(peers, condition):
+    over = Number()
+
+    def hog(voice) -> None:
+        voice.say()
+        while not over():
+            with condition:
+                condition.notify()
+                sum(range(200))
+
+    hogs = [peers.fork(hog) for _ in range(2)]
+    for peer in hogs:
+        peer.hear()
+    try:
+        for _ in range(20):
+            with condition.hold(timeout=HANG):
+                assert condition.wait(HANG)
+    finally:
+        over.set(1)
+    for peer in hogs:
+        peer.result()
+
+
+# ── the rest ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_subclass_may_do_more():

@@ -438,7 +438,7 @@ def test_a_circle_of_processes_is_seen_by_the_kernel(path, tmp_path, peers):
         {"length": 1.5},
         {"start": 1, "length": 2**63 - 0},
         {"mode": 0o1600},
-        {"mode": "0600"},
+        {"mode": "rw"},
         {"owner": "root"},
     ],
 )

@@ -17,6 +17,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk.memory import named, space
+from kinfolk.room import room_in_memory
 from tests.conformance.peers import Peers
 from tests.unit.memories import NewAddress, is_there
 from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
@@ -311,7 +312,7 @@ def test_without_limits_there_is_room(tmp_path: Path) -> None:
     table = tmp_path / "cgroup"
     table.write_text("")
     assert space.room_in_cgroups(str(table), (str(tmp_path),)).free > 2**60
-    assert space.room_in_memory().free < space.room_in_memory().total
+    assert room_in_memory().free < room_in_memory().total
 
 
 # ── System V ─────────────────────────────────────────────────────────────────────────────────

@@ -28,16 +28,13 @@ from kinfolk.errors import AlreadyExists, InvalidValue, LimitReached, NotFound, 
 from kinfolk.memory.contract import Mapping, Passed, Segment
 from kinfolk.memory.membership import Membership, marked, remove_if_unused
 from kinfolk.memory.space import (
-    Room,
     fill_holes,
-    no_space,
     refuse,
     refuse_beyond_memory,
     reserve,
-    room_in_file_system,
-    room_in_memory,
 )
 from kinfolk.nameless_file import NamelessFile
+from kinfolk.room import Room, no_space, room_in_file_system, room_in_memory
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
 

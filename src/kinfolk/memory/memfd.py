@@ -25,8 +25,9 @@ from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching, Kind, Segment
 from kinfolk.memory.file_segment import FileSegment
 from kinfolk.memory.named import check_size
-from kinfolk.memory.space import refuse_beyond_memory, reserve, room_in_memory
+from kinfolk.memory.space import refuse_beyond_memory, reserve
 from kinfolk.memory.trust import check_owner
+from kinfolk.room import room_in_memory
 
 _LONGEST_LABEL = 249  # memfd_create(2)
 

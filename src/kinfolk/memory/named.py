@@ -20,15 +20,10 @@ from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching
 from kinfolk.memory.file_segment import FileSegment, refuse_existing
 from kinfolk.memory.membership import Membership, is_marked, mark
-from kinfolk.memory.space import (
-    Room,
-    refuse,
-    refuse_beyond_memory,
-    reserve,
-    room_in_file_system,
-)
+from kinfolk.memory.space import refuse, refuse_beyond_memory, reserve
 from kinfolk.memory.trust import check_owner
 from kinfolk.nameless_file import NamelessFile
+from kinfolk.room import Room, room_in_file_system
 
 
 def create(address: Address, path: str, size: int, *, on_disk: bool) -> FileSegment:

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Self, overload
 
 from kinfolk import interpreter_exit
-from kinfolk.addresses import read_mode, read_size
+from kinfolk.addresses import read_size
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import Closed, InvalidValue, StillInUse, Unsupported, UsageError
 from kinfolk.memory import arrays, contract
@@ -30,6 +30,7 @@ from kinfolk.memory.address import Lifetime
 from kinfolk.memory.contract import Attaching, Passed, Segment
 from kinfolk.memory.opening import attachment, creation, kind_of, patience, translated
 from kinfolk.memory.records import Record, Records, records
+from kinfolk.ownership import check_user, mode_of
 from kinfolk.transfer import arrived, carrier
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
@@ -261,12 +262,7 @@ class SharedMemory:
 
     def chmod(self, mode: int | str) -> None:
         """Set its permission bits; who has it attached keeps it. Raises AccessDenied, InvalidValue, Closed."""
-        try:
-            bits = read_mode(mode)
-        except (ValueError, TypeError) as error:
-            raise InvalidValue(
-                f"mode={mode!r} makes no sense", subject=self._address, why=str(error)
-            ) from None
+        bits = mode_of(mode, self._address)
         with translated("can't change its mode", self._address):
             self._held().chmod(bits)
 
@@ -378,8 +374,7 @@ def _arrive(address: str, make: Callable[..., Segment], carried: tuple[Any, ...]
 def _how(read_only: bool, private: bool, owner: int | None) -> Attaching:
     if read_only and private:
         raise UsageError("read_only and private exclude each other", remedy="choose one")
-    if owner is not None and (not isinstance(owner, int) or owner < 0):
-        raise InvalidValue(f"owner={owner!r} is no user's number", remedy="see id -u NAME")
+    check_user(owner, "memory")
     return Attaching(read_only, private, owner)
 
 

@@ -31,7 +31,7 @@ from kinfolk.identity import is_dead, open_pidfd
 from kinfolk.memory.address import Lifetime
 from kinfolk.memory.contract import Mapping, Passed, Segment
 from kinfolk.memory.membership import Membership
-from kinfolk.memory.space import no_space, room_in_memory
+from kinfolk.room import no_space, room_in_memory
 
 FOR_PEERS = 0o011
 _EXECUTE = 0o111

@@ -171,9 +171,12 @@ class Condition(_native.Condition, Placed):
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until ``predicate()``, called with the mutex held, gives something true, and return that.
 
-        After ``timeout`` seconds, return what it gives then. Raises as `wait`, and what the predicate raises.
+        After ``timeout`` seconds, return what it gives then. Raises as `wait`, before it asks, and what the predicate raises.
         """
         limit = deadline(timeout)
+        self._join()
+        if not self._mutex._held:
+            self._refused(errno.EPERM, None)
         result = predicate()
         while not result and self.wait(limit.remaining()):
             result = predicate()

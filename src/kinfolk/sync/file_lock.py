@@ -38,11 +38,12 @@ from kinfolk.errors import (
     Unsupported,
 )
 from kinfolk.interest import Interest, Steps
+from kinfolk.ownership import check_user, mode_of
 from kinfolk.sync import lock_table
 from kinfolk.sync.lock_holders import blockers
 from kinfolk.sync.lock_holds import END, FlockHold, Hold, OfdHold, span
 from kinfolk.sync.lock_owner import Owner, this_task, this_thread
-from kinfolk.sync.lock_path import LockPath
+from kinfolk.sync.lock_path import LockPath, absolute
 from kinfolk.sync.posix_hold import PosixHold
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
@@ -65,7 +66,7 @@ class FileLock:
         kind: LockKind = "ofd",
         start: int = 0,
         length: int | None = None,
-        mode: int = 0o600,
+        mode: int | str = 0o600,
         create: bool = True,
         owner: int | None = None,
     ) -> None:
@@ -75,18 +76,9 @@ class FileLock:
         bytes. A file that is missing is made, empty, with the permission bits ``mode`` whatever the umask, unless ``create`` is
         False. ``owner``: the user whose file it may be, if not our own or root's.
 
-        Raises InvalidValue. fcntl(2), flock(2), F_OFD_SETLK(2const).
+        Raises InvalidValue, NotFound without a present directory. fcntl(2), flock(2), F_OFD_SETLK(2const).
         """
-        try:
-            name = os.fspath(path)
-        except TypeError:
-            name = ""
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise InvalidValue(
-                "this is no file name",
-                subject=repr(path),
-                remedy="name a file, such as /srv/data/lock",
-            )
+        name = absolute(path)
         if not isinstance(kind, str) or kind not in _KINDS:
             raise InvalidValue(
                 f"there is no kind {kind!r}", subject=name, remedy='give "ofd", "flock" or "posix"'
@@ -96,15 +88,10 @@ class FileLock:
             raise Unsupported(
                 "flock locks whole files", subject=name, remedy='for a part of one use kind="ofd"'
             )
-        if not isinstance(mode, int) or mode & ~0o777:
-            raise InvalidValue(f"mode={mode!r} makes no sense", remedy="give it as 0o600")
-        if not (owner is None or isinstance(owner, int)):
-            raise InvalidValue(
-                f"owner={owner!r} is no user", subject=name, remedy="give the number of one"
-            )
-        path = os.path.join(os.getcwd(), name) if not os.path.isabs(name) else name
-        self._file = LockPath(path, mode=mode, create=create, owner=owner)
-        self._made_of = (path, kind, start, length, mode, create, owner)
+        mode = mode_of(mode, name)
+        check_user(owner, name)
+        self._file = LockPath(name, mode=mode, create=create, owner=owner)
+        self._made_of = (name, kind, start, length, mode, create, owner)
         self._kind = _KINDS[kind]
         self._holds: dict[Owner, Hold] = {}
 

@@ -19,7 +19,8 @@ Rules:
    executes another program. Nobody else can release it; a forked child does not have what its parent holds.
 2. It is taken once: the same thread can't acquire it again.
 3. Whoever is awake takes it before who has to be woken; but who has waited in vain for some milliseconds is let by.
-4. Held or waited for, it can't be closed, and keeps its memory.
+4. Held or waited for, it can't be closed, and keeps its memory. Dropped while it is held, it stays held until its thread ends, for nobody
+   else can release it: a ResourceWarning says so.
 
 Fork: a copy is a handle of the same mutex, unless the parent was in a with block: then it was the parent's, and is.
 """
@@ -29,7 +30,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar, NoReturn
@@ -113,6 +116,12 @@ class Mutex(_native.Mutex, Placed):
         for condition in list(self.__dict__.get("_conditions", {}).values()):
             if (waited := condition()) is not None:
                 waited._wake()
+
+    def _dropped(self) -> None:
+        # Held, it stays so until its thread ends, for that could only release it by this object.
+        if not sys.is_finalizing():
+            what = f"unreleased {self._subject}"
+            warnings.warn(what, ResourceWarning, source=self, stacklevel=2)
 
     # ── the rest ─────────────────────────────────────────────────────────────────────────────
 

@@ -37,6 +37,7 @@ from kinfolk.errors import (
     CorruptObject,
     InvalidValue,
     KinfolkError,
+    NoSpace,
     NotFound,
     Unsupported,
     UntrustedPeer,
@@ -46,6 +47,7 @@ from kinfolk.errors import (
 from kinfolk.interest import Steps
 from kinfolk.memfd import create
 from kinfolk.nameless_file import NamelessFile
+from kinfolk.room import no_shared_memory, no_space, room_in_memory
 from kinfolk.sync.findings import Finding, refusal
 from kinfolk.transfer import arrived, carrier
 from kinfolk.turnstile import Turnstile
@@ -108,12 +110,14 @@ class Place:
             found = native._open(self._buffer, self._offset, option)
             if found == Finding.OTHER_BOOT:
                 found = self._locked(lambda: self._repaired(native, option))
-        except (BufferError, TypeError, OverflowError) as error:
+        except KinfolkError:
+            raise
+        except (BufferError, TypeError, OverflowError, ValueError) as error:
             raise InvalidValue(
                 f"no {self.kind} can lie there",
                 subject=self.subject,
                 why=str(error),
-                remedy="attach to the memory for writing, and give the offset as a whole number",
+                remedy="give memory in one piece that may be written to, and the offset as a whole number",
             ) from None
         if found != Finding.SOUND:
             raise refusal(found, self.kind, self.subject, size)
@@ -233,7 +237,11 @@ def _is_private(buffer: Any) -> bool:
 
 def anonymous(kind: str, size: int) -> Place:
     """In a memfd. Raises NoSpace, LimitReached."""
-    return _translated(lambda: _anonymous(kind, size), kind)
+    return _translated(
+        lambda: _anonymous(kind, size),
+        kind,
+        lambda: no_space(size, room_in_memory(), kind, errno.ENOSPC),
+    )
 
 
 def _anonymous(kind: str, size: int) -> Place:
@@ -259,9 +267,10 @@ def named(kind: str, name: str, size: int, least: int | None = None) -> Place:
 
     Raises InvalidValue, UntrustedPeer, CorruptObject, NoSpace, AccessDenied, LimitReached.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not _is_name(name):
         raise InvalidValue(
-            f"{name!r} names no {kind}", remedy="give a name of one character or more"
+            f"{name!r} names no {kind}",
+            remedy="give a name of one character or more, without NUL and halves of surrogate pairs",
         )
     subject = f"{kind} {name}"
     path = path_of(kind, name)
@@ -275,7 +284,17 @@ def named(kind: str, name: str, size: int, least: int | None = None) -> Place:
         whole = os.fstat(file.fileno()).st_size if least else size
         return Place(kind, subject, _map(file, whole), 0, path=path, file=file)
 
-    return _under_lock(opened, subject)
+    return _under_lock(opened, subject, size)
+
+
+def _is_name(name: Any) -> bool:
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def path_of(kind: str, name: str) -> str:
@@ -325,17 +344,19 @@ def _check(number: int, path: str, size: int) -> None:
 # ── the lock, and errors ─────────────────────────────────────────────────────────────────────
 
 
-def _under_lock(work: Callable[[], T], subject: str) -> T:
+def _under_lock(work: Callable[[], T], subject: str, size: int = 0) -> T:
     def steps() -> Steps[T]:
         with (yield from runtime_directory.lock()):
             return work()
 
     return _translated(
-        lambda: run(steps(), Turnstile(subject, lambda: None), NEVER, f"{subject}: open"), subject
+        lambda: run(steps(), Turnstile(subject, lambda: None), NEVER, f"{subject}: open"),
+        subject,
+        lambda: no_shared_memory(size, subject, errno.ENOSPC),
     )
 
 
-def _translated(work: Callable[[], T], subject: str) -> T:
+def _translated(work: Callable[[], T], subject: str, full: Callable[[], NoSpace]) -> T:
     try:
         return work()
     except KinfolkError:
@@ -347,4 +368,6 @@ def _translated(work: Callable[[], T], subject: str) -> T:
                 subject=subject,
                 remedy="remove the link",
             ) from error
+        if error.errno == errno.ENOSPC:
+            raise full() from error
         raise from_os_error(error, "can't open it", subject) from error

@@ -70,13 +70,13 @@ class PosixSemaphore(_native.PosixSemaphore, Placed):
         name: str | None = None,
         value: int | None = 1,
         *,
-        mode: int = 0o600,
+        mode: int | str = 0o600,
         owner: int | None = None,
     ) -> None:
         """The one of a ``name`` such as "/jobs", made with a ``value`` if there is none; with None there has to be one.
 
         Without a name, one of this process and those it starts. One that is made has the permission bits of ``mode``, whatever the
-        umask. One of another user is refused, unless that is the ``owner`` (a user id). sem_open(3).
+        umask: a number, or octal text. One of another user is refused, unless that is the ``owner`` (a user id). sem_open(3).
 
         Raises InvalidValue, NotFound, UntrustedPeer, CorruptObject, AccessDenied, NoSpace, LimitReached.
         """

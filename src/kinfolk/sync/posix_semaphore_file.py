@@ -14,6 +14,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -28,7 +29,8 @@ from kinfolk.errors import (
     from_os_error,
 )
 from kinfolk.nameless_file import NamelessFile
-from kinfolk.ownership import check_owner
+from kinfolk.ownership import check_owner, check_user, mode_of
+from kinfolk.room import no_shared_memory
 from kinfolk.sync import places
 
 SIZE, ALIGNMENT, MOST = POSIX_SEMAPHORE
@@ -53,15 +55,17 @@ def path_of(name: str) -> str:
     return f"{_DIRECTORY}/sem.{bare}"
 
 
-def named(name: str, value: int | None, mode: int, owner: int | None) -> places.Place:
+def named(name: str, value: int | None, mode: int | str, owner: int | None) -> places.Place:
     """The place of the one that has a name, or of a new one; with ``value`` None there has to be one.
 
     Raises InvalidValue, NotFound, UntrustedPeer, CorruptObject, AccessDenied, NoSpace, LimitReached.
     """
     path = path_of(name)
     subject = f"POSIX semaphore /{name.removeprefix('/')}"
+    bits = mode_of(mode, subject)
+    check_user(owner, subject)
     try:
-        number = _found_or_made(path, subject, value, mode, owner)
+        number = _found_or_made(path, subject, value, bits, owner)
         return places.of_file("POSIX semaphore", subject, number, SIZE, path)
     except KinfolkError:
         raise
@@ -70,6 +74,8 @@ def named(name: str, value: int | None, mode: int, owner: int | None) -> places.
             error, "can't open it", subject, "let its owner give you the right to read and write it"
         ) from error
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise no_shared_memory(SIZE, subject, errno.ENOSPC) from error
         raise from_os_error(error, "can't open it", subject) from error
 
 

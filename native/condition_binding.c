@@ -5,7 +5,7 @@
  *       ._repair(buffer, offset)            after KIN_OTHER_BOOT, under a lock; then open again
  *       ._use(mutex)                        the Mutex that it goes with; once
  *       ._close()                           refused while a thread of this process is in a call
- *       .acquire(timeout=None), .release(), .__enter__(), .__exit__()      the mutex's
+ *       .acquire(timeout=None), .release(), .__enter__(), .__exit__(), ._enter(timeout)      the mutex's
  *       .wait(timeout=None)                 -> whether it was notified, or something may have changed
  *       .notify(n=1), .notify_all()
  *       ._join()                            this process becomes a member, if it is none
@@ -321,6 +321,7 @@ static PyMethodDef methods[] = {
                "Raises as Mutex.acquire, and LimitReached when too many processes use the condition.")},
     {"release", kin_condition_release, METH_NOARGS,
      PyDoc_STR("release($self)\n--\n\nRelease the mutex. Raises as Mutex.release.")},
+    {"_enter", kin_condition_enter_within, METH_O, PyDoc_STR("__enter__ with a timeout.")},
     {"__enter__", kin_condition_enter, METH_NOARGS,
      PyDoc_STR("__enter__($self)\n--\n\nAcquire the mutex; gives it.")},
     {"__exit__", kin_condition_exit, METH_VARARGS,

@@ -18,6 +18,7 @@
 int kin_add_inotify(PyObject *module);
 int kin_add_try_read(PyObject *module);
 int kin_add_finally(PyObject *module);
+int kin_add_holding(PyObject *module);
 int kin_add_posix_mq(PyObject *module);
 int kin_add_signal(PyObject *module);
 int kin_add_sysv_wait(PyObject *module);
@@ -43,6 +44,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
     {Py_mod_exec, kin_add_try_read},
     {Py_mod_exec, kin_add_finally},
+    {Py_mod_exec, kin_add_holding},
     {Py_mod_exec, kin_add_posix_mq},
     {Py_mod_exec, kin_add_signal},
     {Py_mod_exec, kin_add_sysv_wait},

@@ -27,9 +27,9 @@ changing what others wait for.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 from kinfolk import _native, watcher
@@ -148,12 +148,9 @@ class Condition(_native.Condition, Placed):
 
     # ── the mutex: acquire, release and `with` are native ────────────────────────────────────
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[Mutex]:
+    def hold(self, timeout: float | None = None) -> AbstractContextManager[Mutex, None]:
         """``with condition.hold(timeout=2) as held``: as ``with condition``, waiting up to ``timeout`` seconds for the mutex."""
-        self._join()
-        with self._mutex.hold(timeout) as held:
-            yield held
+        return _native.Holding(self._enter, (timeout,), self.__exit__, ())
 
     async def __aenter__(self) -> NoReturn:
         raise Unsupported(

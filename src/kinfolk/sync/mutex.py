@@ -26,12 +26,11 @@ Fork: a copy is a handle of the same mutex, unless the parent was in a with bloc
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn
 
 from kinfolk import _native
@@ -80,14 +79,9 @@ class Mutex(_native.Mutex, Placed):
 
     # ── acquiring: acquire, release, give_up, locked, owner_died are native ──────────────────
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[Mutex]:
+    def hold(self, timeout: float | None = None) -> AbstractContextManager[Mutex, None]:
         """``with mutex.hold(timeout=2) as held``: as ``with mutex``, waiting up to ``timeout`` seconds. Raises as `acquire`."""
-        self.acquire(timeout)
-        try:
-            yield self
-        finally:
-            self.__exit__()
+        return _native.Holding(self._enter, (timeout,), self.__exit__, ())
 
     async def __aenter__(self) -> NoReturn:
         raise Unsupported(

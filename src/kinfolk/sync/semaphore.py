@@ -24,10 +24,10 @@ Fork: the child holds nothing of what its parent holds. If it releases, that add
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import operator
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 from weakref import WeakValueDictionary
 
@@ -178,15 +178,10 @@ class Semaphore(_native.Semaphore, Placed):
 
     # ── acquiring: acquire, release and value are native ─────────────────────────────────────
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None, n: int = 1) -> Iterator[Self]:
+    def hold(self, timeout: float | None = None, n: int = 1) -> AbstractContextManager[Self, None]:
         """``with semaphore.hold(timeout=2, n=3)``: as ``with semaphore``, with a time limit, and for several. Raises as `acquire`."""
-        self.acquire(timeout, n)
-        self._entered()
-        try:
-            yield self
-        finally:
-            self._left(n)
+        n = operator.index(n)
+        return _native.Holding(self._enter, (timeout, n), self._exit, (n,))
 
     async def aacquire(self, timeout: float | None = None, n: int = 1) -> None:
         """`acquire`, on asyncio. A task that is cancelled has taken nothing.

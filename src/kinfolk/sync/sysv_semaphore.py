@@ -29,11 +29,11 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import operator
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from kinfolk import _native
@@ -158,16 +158,12 @@ class SysVSemaphore(_native.SysvSemaphore):
         """Wait until a semaphore's value is 0. Raises as `acquire`."""
         self.operate([(index, 0)], timeout)
 
-    @contextlib.contextmanager
     def hold(
         self, timeout: float | None = None, *, index: int = 0, count: int = 1
-    ) -> Iterator[Self]:
+    ) -> AbstractContextManager[Self, None]:
         """``with semaphore.hold(timeout=2, index=3)``: `acquire`, and `release` at the end of the block."""
-        self._enter(timeout, index, count)
-        try:
-            yield self
-        finally:
-            self._exit(index, count)
+        which = operator.index(index), operator.index(count)
+        return _native.Holding(self._enter, (timeout, *which), self._exit, which)
 
     async def __aenter__(self) -> Self:
         await self.aacquire()

@@ -79,16 +79,15 @@ class Condition(_native.Condition, Placed):
         """The one of this user's ``name``, made if there is none; without a name, one of this process and those it starts.
 
         It goes with a ``mutex``, the same for all, or with one of its own. It is for up to so many processes at a time, its
-        ``members``, by default 64. Raises InvalidValue, CorruptObject, UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported.
+        ``members``, by default 64. Raises InvalidValue, CorruptObject, UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported;
+        Timeout when somebody else is making it, and was stopped.
         """
         terms = _Terms(mutex, members)
         terms.check()
-        size = self._size(terms)
         if name is None:
-            place = places.anonymous(self.KIND, size)
+            self._begin(places.anonymous(self.KIND, self._size(terms)), terms)
         else:
-            place = places.named(self.KIND, name, size, least=self.size(1))
-        self._begin(place, terms)
+            self._begin_named(name, terms, (self.size(1), self.size(membership.MOST)))
 
     @classmethod
     def inside(

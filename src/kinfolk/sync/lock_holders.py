@@ -31,7 +31,7 @@ def blockers(hold: Hold, *, search: bool) -> list[str]:
         pids = [pid] if pid else holders(hold.family, hold.inode) if search else []
     except OSError:
         return []
-    return [_described(pid) for pid in pids]
+    return [described(pid) for pid in pids]
 
 
 def holders(family: str, inode: Inode) -> list[int]:
@@ -66,7 +66,7 @@ def _locks(pid: int) -> Iterator[tuple[bytes, bytes]]:
                 yield words[2], words[6]
 
 
-def _described(pid: int) -> str:
+def described(pid: int) -> str:
     """A process, for people."""
     if pid == os.getpid():
         return "this process"

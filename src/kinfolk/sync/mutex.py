@@ -61,12 +61,12 @@ class Mutex(_native.Mutex, Placed):
         """The one of this user's ``name``, made if there is none; without a name, one of this process and those it starts.
 
         A ``strict`` one raises OwnerDied instead of being acquired after its owner died. Raises InvalidValue, CorruptObject,
-        UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported.
+        UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported; Timeout when somebody else is making it, and was stopped.
         """
         if name is None:
             self._begin(places.anonymous(self.KIND, self.SIZE), strict)
         else:
-            self._begin(places.named(self.KIND, name, self.SIZE), strict)
+            self._begin_named(name, strict)
 
     @classmethod
     def inside(cls, memory: places.Memory | Any, offset: int = 0, *, strict: bool = False) -> Mutex:

@@ -113,15 +113,14 @@ class Semaphore(_native.Semaphore, Placed):
         held does not come back. It is for up to so many processes at a time, its ``members``, by default 64.
 
         Raises InvalidValue, also when one is there that was made otherwise, CorruptObject, UntrustedPeer, NoSpace, LimitReached,
-        AccessDenied, Unsupported.
+        AccessDenied, Unsupported; Timeout when somebody else is making it, and was stopped.
         """
         terms = _Terms(value, bounded, undo, members)
         terms.check()
         if name is None:
             self._begin(places.anonymous(self.KIND, self._size(terms)), terms)
         else:
-            place = places.named(self.KIND, name, self._size(terms), least=self.size(1))
-            self._begin(place, terms)
+            self._begin_named(name, terms, (self.size(1), self.size(membership.MOST)))
 
     @classmethod
     def inside(

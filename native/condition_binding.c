@@ -28,6 +28,7 @@
 #include "arguments_binding.h"
 #include "condition_binding.h"
 #include "heap_type_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "timeout_binding.h"
 #include "watcher_binding.h"
@@ -52,15 +53,19 @@ condition_open(PyObject *object, PyObject *args)
         return kin_refuse(object, EEXIST, NULL);
     if (kin_place(&self->placed, buffer, offset) < 0)
         return NULL;
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_condition_open(&self->core, self->placed.memory, self->placed.room, members, core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_condition_open(&self->core, self->placed.memory, self->placed.room, members,
+                                   core, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND)
         self->watcher = Py_NewRef(watcher);
     else
         kin_unplace(&self->placed);
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *

@@ -30,6 +30,7 @@ int kin_add_spawn(PyObject *module);
 int kin_add_keeper(PyObject *module);
 int kin_add_surroundings(PyObject *module);
 int kin_add_containment(PyObject *module);
+int kin_add_opening(PyObject *module);
 int kin_add_mutex(PyObject *module);
 int kin_add_semaphore(PyObject *module);
 int kin_add_semaphore_wait(PyObject *module);
@@ -56,6 +57,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_keeper},
     {Py_mod_exec, kin_add_surroundings},
     {Py_mod_exec, kin_add_containment},
+    {Py_mod_exec, kin_add_opening},
     {Py_mod_exec, kin_add_mutex},
     {Py_mod_exec, kin_add_semaphore},
     {Py_mod_exec, kin_add_semaphore_wait},

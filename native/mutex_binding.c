@@ -6,7 +6,7 @@
  *       ._close()                           refused while this process holds it or waits for it
  *       .acquire(timeout=None), .release(), .give_up()
  *       .__enter__(), .__exit__()           acquire, itself; release, unless it was given up
- *       ._enter(timeout)                    __enter__, for kin.Mutex.hold
+ *       ._enter(timeout)                    __enter__ with a timeout
  *       .locked, .owner_died
  *       ._holder, ._held_before_fork        a thread id, or 0; whether it is a copy of a held one
  *       ._refused(errno, timeout)           of the subclass: raises what an errno of the core means
@@ -25,8 +25,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "aside_binding.h"
 #include "heap_type_binding.h"
 #include "mutex_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "sync_object.h"
 #include "timeout_binding.h"
@@ -53,10 +55,14 @@ mutex_open(PyObject *object, PyObject *args)
         free(opened);
         return NULL;
     }
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_mutex_open(&opened->mutex, opened->placed.memory, opened->placed.room);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_object_open(&opened->mutex, opened->placed.memory, opened->placed.room,
+                                KIN_MUTEX, sizeof(struct kin_object), NULL, NULL, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND) {
         self->opened = opened;
         self->flags = strict ? KIN_MUTEX_STRICT : 0;
@@ -64,7 +70,7 @@ mutex_open(PyObject *object, PyObject *args)
         kin_unplace(&opened->placed);
         free(opened);
     }
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -163,44 +169,11 @@ acquire(struct kin_mutex_handle *self, PyObject *timeout)
     return error > 0 && kin_refuse((PyObject *)self, error, timeout) != NULL;
 }
 
-struct exception {
-    PyObject *kind, *value, *trace;
-};
-
-static struct exception
-set_aside(void)
-{
-    struct exception one;
-    PyErr_Fetch(&one.kind, &one.value, &one.trace);
-    return one;
-}
-
-/* Sets the first one again, or makes it the context of another that has been set since. */
-static void
-set_again(struct exception *first)
-{
-    if (!PyErr_Occurred() || first->kind == NULL) {
-        if (first->kind != NULL)
-            PyErr_Restore(first->kind, first->value, first->trace);
-        return;
-    }
-    struct exception second = set_aside();
-    PyErr_NormalizeException(&first->kind, &first->value, &first->trace);
-    PyErr_NormalizeException(&second.kind, &second.value, &second.trace);
-    if (first->trace != NULL)
-        PyException_SetTraceback(first->value, first->trace);
-    PyException_SetContext(second.value, Py_NewRef(first->value));
-    PyErr_Restore(second.kind, second.value, second.trace);
-    Py_DECREF(first->kind);
-    Py_DECREF(first->value);
-    Py_XDECREF(first->trace);
-}
-
 bool
 kin_mutex_reacquire(struct kin_mutex_handle *self)
 {
     uint32_t entered = kin_sleepers_enter(&self->sleepers);
-    struct exception before = set_aside();
+    struct kin_exception before = kin_set_aside();
     int error;
     for (;;) {
         Py_BEGIN_ALLOW_THREADS
@@ -209,8 +182,8 @@ kin_mutex_reacquire(struct kin_mutex_handle *self)
         if (error != EINTR)
             break;
         if (PyErr_CheckSignals() < 0) {
-            set_again(&before);
-            before = set_aside();
+            kin_set_again(&before);
+            before = kin_set_aside();
         }
     }
     kin_sleepers_leave(&self->sleepers, entered);
@@ -219,7 +192,7 @@ kin_mutex_reacquire(struct kin_mutex_handle *self)
         self->lost = error != EDEADLK; /* else a signal handler has taken it */
         kin_refuse((PyObject *)self, error, NULL);
     }
-    set_again(&before);
+    kin_set_again(&before);
     return held;
 }
 

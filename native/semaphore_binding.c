@@ -30,6 +30,7 @@
 #include "arguments_binding.h"
 #include "futex.h"
 #include "heap_type_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "semaphore_binding.h"
 #include "timeout_binding.h"
@@ -62,17 +63,21 @@ semaphore_open(PyObject *object, PyObject *args)
         return kin_refuse(object, EEXIST, NULL);
     if (kin_place(&self->placed, buffer, offset) < 0)
         return NULL;
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_semaphore_open(&self->core, self->placed.memory, self->placed.room, &terms, core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_semaphore_open(&self->core, self->placed.memory, self->placed.room, &terms,
+                                   core, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND) {
         self->watcher = Py_NewRef(watcher);
     } else {
         self->core.state = NULL;
         kin_unplace(&self->placed);
     }
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *

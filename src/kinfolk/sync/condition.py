@@ -101,7 +101,7 @@ class Condition(_native.Condition, Placed):
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes, or `size` for another number of members, at a multiple of `ALIGNMENT`, zeroed before the first use. The
-        memory can't be closed while the condition is open. The rest is as without memory. Raises InvalidValue, CorruptObject,
+        memory can't be closed while the condition is open. The rest is as without memory. Raises InvalidValue, CorruptObject, Timeout,
         LimitReached, Unsupported.
         """
         terms = _Terms(mutex, members)

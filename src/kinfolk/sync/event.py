@@ -60,7 +60,7 @@ class Event(_native.Event, Placed):
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes at a multiple of `ALIGNMENT`, zeroed before the first use. The memory can't be closed while the event
-        is open. Raises InvalidValue, CorruptObject, Unsupported.
+        is open. Raises InvalidValue, CorruptObject, Timeout, Unsupported.
         """
         return cls._at(places.inside(cls.KIND, memory, offset))
 

@@ -27,7 +27,6 @@ Fork: a copy is a handle of the same mutex, unless the parent was in a with bloc
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import weakref
 from contextlib import AbstractContextManager
@@ -45,6 +44,7 @@ from kinfolk.errors import (
     Unsupported,
 )
 from kinfolk.sync import places
+from kinfolk.sync.findings import described
 from kinfolk.sync.placed import Placed
 
 
@@ -73,7 +73,7 @@ class Mutex(_native.Mutex, Placed):
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes at a multiple of `ALIGNMENT`, zeroed before the first use. The memory can't be closed while the mutex
-        is open. Raises InvalidValue, CorruptObject, Unsupported.
+        is open. Raises InvalidValue, CorruptObject, Timeout, Unsupported.
         """
         return cls._at(places.inside(cls.KIND, memory, offset), strict)
 
@@ -185,14 +185,4 @@ class Mutex(_native.Mutex, Placed):
     def _whose(self) -> str:
         """Who holds it just now, for people."""
         thread = self._holder
-        if not thread:
-            return "nobody holds it"
-        try:
-            with open(f"/proc/{thread}/status", errors="replace") as file:
-                fields = dict(line.split(":", 1) for line in file)
-            name, process = fields["Name"].strip(), int(fields["Tgid"])
-        except (OSError, KeyError, ValueError):
-            return f"thread {thread} holds it"
-        if process == os.getpid():
-            return f"thread {thread} of this process holds it"
-        return f"process {process} ({name}) holds it"
+        return f"{described(thread)} holds it" if thread else "nobody holds it"

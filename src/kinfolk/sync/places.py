@@ -24,12 +24,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from kinfolk._native import object_maker
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, NotFound, Unsupported, UsageError, from_os_error
 from kinfolk.memfd import create
 from kinfolk.nameless_file import NamelessFile
 from kinfolk.sync import name_lock
-from kinfolk.sync.findings import Finding, refusal
+from kinfolk.sync.findings import Finding, being_made, refusal
 from kinfolk.transfer import arrived, carrier
 
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -81,7 +82,7 @@ class Place:
         self._passed = passed
 
     def open(self, native: Openable, size: int, option: Any) -> None:
-        """Open the object in there, making it if nobody has. Raises CorruptObject, InvalidValue, Unsupported."""
+        """Open the object in there, making it if nobody has. Raises CorruptObject, InvalidValue, Timeout, Unsupported."""
         try:
             found = native._open(self._buffer, self._offset, option)
             if found == Finding.OTHER_BOOT:
@@ -93,6 +94,8 @@ class Place:
                 why=str(error),
                 remedy="attach to the memory for writing, and give the offset as a whole number",
             ) from None
+        if found == Finding.BEING_MADE:
+            raise being_made(object_maker(self._buffer, self._offset), self.kind, self.subject)
         if found != Finding.SOUND:
             raise refusal(found, self.kind, self.subject, size)
 

@@ -136,7 +136,7 @@ class Semaphore(_native.Semaphore, Placed):
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes, or `size` for another number of members, at a multiple of `ALIGNMENT`, zeroed before the first use. The
-        memory can't be closed while the semaphore is open. The rest is as without memory. Raises InvalidValue, CorruptObject, Unsupported.
+        memory can't be closed while the semaphore is open. The rest is as without memory. Raises InvalidValue, CorruptObject, Timeout, Unsupported.
         """
         terms = _Terms(value, bounded, undo, members)
         terms.check()

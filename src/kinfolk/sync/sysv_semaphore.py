@@ -95,7 +95,7 @@ class SysVSemaphore(_native.SysvSemaphore):
         One that is found has n or more, and keeps its values; with value=None there has to be one. One of another user is refused,
         unless that is the ``owner`` (a user id). With ``undo`` operations are undone when the process ends. semget(2).
 
-        Raises AddressError, InvalidValue, NotFound, UntrustedPeer, AccessDenied, NoSpace, LimitReached; CorruptObject for a set that
+        Raises AddressError, InvalidValue, NotFound, UntrustedPeer, AccessDenied, NoSpace, LimitReached, Timeout; CorruptObject for a set that
         another program made, and gave no values.
         """
         subject = _SCHEME if key is None else written(_SCHEME, _name_of(key))

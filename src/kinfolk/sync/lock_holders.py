@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from kinfolk.sync import lock_table
+from kinfolk.sync import findings, lock_table
 from kinfolk.sync.lock_holds import Hold
 from kinfolk.sync.lock_path import Inode
 
@@ -68,10 +68,4 @@ def _locks(pid: int) -> Iterator[tuple[bytes, bytes]]:
 
 def described(pid: int) -> str:
     """A process, for people."""
-    if pid == os.getpid():
-        return "this process"
-    try:
-        with open(f"/proc/{pid}/comm", errors="replace") as file:
-            return f"process {pid} ({file.read().strip()})"
-    except OSError:
-        return f"process {pid}"
+    return "this process" if pid == os.getpid() else findings.described(pid)

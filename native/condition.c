@@ -226,12 +226,12 @@ bind(struct kin_condition *condition, struct kin_condition_object *object, size_
 
 enum kin_finding
 kin_condition_open(struct kin_condition *condition, void *memory, size_t room, uint32_t members,
-                   struct kin_watcher *watcher)
+                   struct kin_watcher *watcher, const struct timespec *patience)
 {
     size_t size = kin_condition_size(members);
     *condition = (struct kin_condition){0};
     enum kin_finding found = kin_object_open_sized(&condition->guard, memory, room, KIN_CONDITION,
-                                                   &size, format, &members);
+                                                   &size, format, &members, patience);
     if (found == KIN_SOUND && !bind(condition, memory, size, watcher)) {
         condition->state = NULL;
         return KIN_ALIEN;

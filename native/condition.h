@@ -49,7 +49,8 @@ size_t kin_condition_size(uint32_t members);
 /* Opens the condition that lies in `memory`, of which `room` bytes are there; makes it, for so many members,
  * if they are zero. */
 enum kin_finding kin_condition_open(struct kin_condition *condition, void *memory, size_t room,
-                                    uint32_t members, struct kin_watcher *watcher);
+                                    uint32_t members, struct kin_watcher *watcher,
+                                    const struct timespec *patience);
 
 /* After KIN_OTHER_BOOT, under a lock: as kin_object_repair. The mutex in it is for itself. */
 void kin_condition_repair(void *memory, size_t room);

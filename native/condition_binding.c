@@ -5,7 +5,7 @@
  *       ._repair(buffer, offset)            after KIN_OTHER_BOOT, under a lock; then open again
  *       ._use(mutex)                        the Mutex that it goes with; once
  *       ._close()                           refused while a thread of this process is in a call
- *       .acquire(timeout=None), .release(), .__enter__(), .__exit__()      the mutex's
+ *       .acquire(timeout=None), .release(), .__enter__(), .__exit__(), ._enter(timeout)      the mutex's
  *       .wait(timeout=None)                 -> whether it was notified, or something may have changed
  *       .notify(n=1), .notify_all()
  *       ._join()                            this process becomes a member, if it is none
@@ -28,6 +28,7 @@
 #include "arguments_binding.h"
 #include "condition_binding.h"
 #include "heap_type_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "timeout_binding.h"
 #include "watcher_binding.h"
@@ -52,15 +53,19 @@ condition_open(PyObject *object, PyObject *args)
         return kin_refuse(object, EEXIST, NULL);
     if (kin_place(&self->placed, buffer, offset) < 0)
         return NULL;
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_condition_open(&self->core, self->placed.memory, self->placed.room, members, core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_condition_open(&self->core, self->placed.memory, self->placed.room, members,
+                                   core, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND)
         self->watcher = Py_NewRef(watcher);
     else
         kin_unplace(&self->placed);
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -322,6 +327,7 @@ static PyMethodDef methods[] = {
                "Raises as Mutex.acquire, and LimitReached when too many processes use the condition.")},
     {"release", kin_condition_release, METH_NOARGS,
      PyDoc_STR("release($self)\n--\n\nRelease the mutex. Raises as Mutex.release.")},
+    {"_enter", kin_condition_enter_within, METH_O, PyDoc_STR("__enter__ with a timeout.")},
     {"__enter__", kin_condition_enter, METH_NOARGS,
      PyDoc_STR("__enter__($self)\n--\n\nAcquire the mutex; gives it.")},
     {"__exit__", kin_condition_exit, METH_VARARGS,

@@ -235,12 +235,13 @@ repair(struct kin_object *object, void *unused)
 }
 
 enum kin_finding
-kin_event_open(struct kin_event_state **event, void *memory, size_t room)
+kin_event_open(struct kin_event_state **event, void *memory, size_t room,
+               const struct timespec *patience)
 {
     struct kin_event_object *object = memory;
     struct kin_mutex guard; /* while it is made, and never again */
     enum kin_finding found =
-        kin_object_open(&guard, memory, room, KIN_EVENT, sizeof *object, format, NULL);
+        kin_object_open(&guard, memory, room, KIN_EVENT, sizeof *object, format, NULL, patience);
     *event = found == KIN_SOUND ? &object->state : NULL;
     return found;
 }

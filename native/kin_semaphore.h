@@ -63,7 +63,7 @@ size_t kin_semaphore_size(uint32_t members);
 /* Opens the semaphore that lies in `memory`, of which `room` bytes are there; makes it if they are zero. */
 enum kin_finding kin_semaphore_open(struct kin_semaphore *semaphore, void *memory, size_t room,
                                     const struct kin_semaphore_terms *terms,
-                                    struct kin_watcher *watcher);
+                                    struct kin_watcher *watcher, const struct timespec *patience);
 
 /* After KIN_OTHER_BOOT, under a lock: as kin_object_repair. All who took are dead. */
 void kin_semaphore_repair(void *memory, size_t room);

@@ -6,6 +6,7 @@
  *       ._close()                           refused while this process holds it or waits for it
  *       .acquire(timeout=None), .release(), .give_up()
  *       .__enter__(), .__exit__()           acquire, itself; release, unless it was given up
+ *       ._enter(timeout)                    __enter__ with a timeout
  *       .locked, .owner_died
  *       ._holder, ._held_before_fork        a thread id, or 0; whether it is a copy of a held one
  *       ._refused(errno, timeout)           of the subclass: raises what an errno of the core means
@@ -29,6 +30,7 @@
 #include "exception_binding.h"
 #include "heap_type_binding.h"
 #include "mutex_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "sync_object.h"
 #include "timeout_binding.h"
@@ -55,10 +57,14 @@ mutex_open(PyObject *object, PyObject *args)
         free(opened);
         return NULL;
     }
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_mutex_open(&opened->mutex, opened->placed.memory, opened->placed.room);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_object_open(&opened->mutex, opened->placed.memory, opened->placed.room,
+                                KIN_MUTEX, sizeof(struct kin_object), NULL, NULL, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND) {
         self->opened = opened;
         self->flags = strict ? KIN_MUTEX_STRICT : 0;
@@ -66,7 +72,7 @@ mutex_open(PyObject *object, PyObject *args)
         kin_unplace(&opened->placed);
         free(opened);
     }
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -216,10 +222,16 @@ mutex_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count, Py
 }
 
 static PyObject *
+mutex_enter_within(PyObject *object, PyObject *timeout)
+{
+    return acquire((struct kin_mutex_handle *)object, timeout) ? Py_NewRef(object) : NULL;
+}
+
+static PyObject *
 mutex_enter(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    return acquire((struct kin_mutex_handle *)object, Py_None) ? Py_NewRef(object) : NULL;
+    return mutex_enter_within(object, Py_None);
 }
 
 /* --------------------------------------------------------------------------------- releasing */
@@ -338,6 +350,7 @@ static PyMethodDef methods[] = {
     {"give_up", mutex_give_up, METH_NOARGS,
      PyDoc_STR("give_up($self)\n--\n\n"
                "Let nobody ever have it again: who waits or comes gets OwnerDied. Raises as `release`.")},
+    {"_enter", mutex_enter_within, METH_O, PyDoc_STR("__enter__ with a timeout.")},
     {"__enter__", mutex_enter, METH_NOARGS, PyDoc_STR("__enter__($self)\n--\n\nAcquire; itself.")},
     {"__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL,
      PyDoc_STR("__exit__($self, *exception)\n--\n\nRelease, unless it was given up.")},

@@ -271,13 +271,14 @@ bind(struct kin_semaphore *semaphore, struct kin_semaphore_object *object, size_
 
 enum kin_finding
 kin_semaphore_open(struct kin_semaphore *semaphore, void *memory, size_t room,
-                   const struct kin_semaphore_terms *terms, struct kin_watcher *watcher)
+                   const struct kin_semaphore_terms *terms, struct kin_watcher *watcher,
+                   const struct timespec *patience)
 {
     struct kin_semaphore_terms wanted = *terms;
     size_t size = kin_semaphore_size(terms->members);
     *semaphore = (struct kin_semaphore){0};
     enum kin_finding found = kin_object_open_sized(&semaphore->guard, memory, room, KIN_SEMAPHORE,
-                                                   &size, format, &wanted);
+                                                   &size, format, &wanted, patience);
     if (found == KIN_SOUND && !bind(semaphore, memory, size, watcher))
         return KIN_ALIEN;
     return found;

@@ -7,7 +7,8 @@
  *       ._close()                           refused while a thread of this process is in a call
  *       .acquire(timeout=None, n=1), .release(n=1)
  *       .__enter__(), .__exit__()           acquire, itself; release, unless it was acquired by the parent
- *       ._entered(), ._left(n)              the same for blocks of Python
+ *       ._enter(timeout, n), ._exit(n)      the same for several
+ *       ._entered()                         a block has begun that was acquired for by a task
  *       .value
  *       ._now                               the value, without a look for the dead
  *       ._terms                             (initial, maximum, keeps, members), as it was made
@@ -29,6 +30,7 @@
 #include "arguments_binding.h"
 #include "futex.h"
 #include "heap_type_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "semaphore_binding.h"
 #include "timeout_binding.h"
@@ -61,17 +63,21 @@ semaphore_open(PyObject *object, PyObject *args)
         return kin_refuse(object, EEXIST, NULL);
     if (kin_place(&self->placed, buffer, offset) < 0)
         return NULL;
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_semaphore_open(&self->core, self->placed.memory, self->placed.room, &terms, core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_semaphore_open(&self->core, self->placed.memory, self->placed.room, &terms,
+                                   core, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND) {
         self->watcher = Py_NewRef(watcher);
     } else {
         self->core.state = NULL;
         kin_unplace(&self->placed);
     }
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -211,14 +217,30 @@ semaphore_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count
 }
 
 static PyObject *
-semaphore_enter(PyObject *object, PyObject *unused)
+enter(struct kin_semaphore_handle *self, PyObject *timeout, uint32_t count)
 {
-    struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
-    (void)unused;
-    if (!acquire(self, NULL, 1))
+    if (!acquire(self, timeout, count))
         return NULL;
     kin_entered_add(&self->entered);
-    return Py_NewRef(object);
+    return Py_NewRef((PyObject *)self);
+}
+
+static PyObject *
+semaphore_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return enter((struct kin_semaphore_handle *)object, NULL, 1);
+}
+
+static PyObject *
+semaphore_enter_for(PyObject *object, PyObject *args)
+{
+    struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
+    PyObject *timeout, *count;
+    if (!PyArg_ParseTuple(args, "OO:_enter", &timeout, &count) || !kin_semaphore_is_open(self))
+        return NULL;
+    uint32_t number = kin_semaphore_read_count(self, count, self->core.maximum);
+    return number == 0 ? NULL : enter(self, timeout, number);
 }
 
 /* --------------------------------------------------------------------------------- releasing */
@@ -282,7 +304,7 @@ semaphore_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 }
 
 static PyObject *
-semaphore_left(PyObject *object, PyObject *count)
+semaphore_exit_of(PyObject *object, PyObject *count)
 {
     struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
     uint32_t number = kin_semaphore_read_count(self, count, KIN_SEMAPHORE_MOST);
@@ -326,7 +348,8 @@ static PyMethodDef methods[] = {
                "Release one. Raises as `release`, and ForkedCopy when the block was entered by the\n"
                "parent, before the fork.")},
     {"_entered", semaphore_entered, METH_NOARGS, PyDoc_STR("A block has begun.")},
-    {"_left", semaphore_left, METH_O, PyDoc_STR("A block ends, in which so many were held.")},
+    {"_enter", semaphore_enter_for, METH_VARARGS, PyDoc_STR("__enter__, with all it takes.")},
+    {"_exit", semaphore_exit_of, METH_O, PyDoc_STR("__exit__, of so many.")},
     {NULL, NULL, 0, NULL},
 };
 

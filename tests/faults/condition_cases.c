@@ -40,7 +40,7 @@ opens_without_joining(void *memory)
     void *own = &((struct kin_condition_object *)(void *)shared->condition)->mutex;
     if (kin_watcher_init(&watcher) != 0 ||
         kin_condition_open(&condition, shared->condition, sizeof shared->condition, MEMBERS,
-                           &watcher) != KIN_SOUND ||
+                           &watcher, NULL) != KIN_SOUND ||
         kin_mutex_open(&mutex, own, KIN_MUTEX_SIZE) != KIN_SOUND)
         violated("the condition can't be opened");
 }

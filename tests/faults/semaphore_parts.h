@@ -44,8 +44,8 @@ open_of(struct shared *shared, uint32_t initial)
     if (semaphore.state != NULL)
         return;
     if (kin_watcher_init(&watcher) != 0 ||
-        kin_semaphore_open(&semaphore, shared->object, sizeof shared->object, &terms, &watcher) !=
-            KIN_SOUND)
+        kin_semaphore_open(&semaphore, shared->object, sizeof shared->object, &terms, &watcher,
+                           NULL) != KIN_SOUND)
         violated("the semaphore can't be opened");
     all = semaphore.initial;
 }

@@ -49,7 +49,7 @@ static struct kin_mutex mutex;
 static void
 open_it(struct kin_condition *opened)
 {
-    CHECK(kin_condition_open(opened, memory, ROOM, MEMBERS, &watcher) == KIN_SOUND);
+    CHECK(kin_condition_open(opened, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_SOUND);
     CHECK(kin_condition_join(opened) == 0);
 }
 
@@ -427,11 +427,12 @@ misuse(void)
     struct kin_condition again;
     struct sigaction action = {.sa_handler = nothing};
     pthread_t thread;
-    CHECK(kin_condition_open(&again, memory + 8, ROOM - 8, MEMBERS, &watcher) == KIN_MISPLACED);
+    CHECK(kin_condition_open(&again, memory + 8, ROOM - 8, MEMBERS, &watcher, NULL) ==
+          KIN_MISPLACED);
     size_t size = kin_condition_size(MEMBERS);
-    CHECK(kin_condition_open(&again, memory, size - 1, MEMBERS, &watcher) == KIN_MISPLACED);
+    CHECK(kin_condition_open(&again, memory, size - 1, MEMBERS, &watcher, NULL) == KIN_MISPLACED);
     open_both();
-    CHECK(kin_condition_open(&again, memory, ROOM, 1, &watcher) == KIN_SOUND);
+    CHECK(kin_condition_open(&again, memory, ROOM, 1, &watcher, NULL) == KIN_SOUND);
     CHECK(again.members.count == MEMBERS); /* as it was made */
     kin_condition_close(&again);
 
@@ -450,15 +451,15 @@ misuse(void)
 
     struct kin_object_header *header = (void *)memory;
     header->boot_id[0] ^= 1;
-    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher) == KIN_OTHER_BOOT);
+    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_OTHER_BOOT);
     kin_condition_repair(memory, ROOM);
     struct kin_condition_object *object = (void *)memory;
     for (int i = 0; i < MEMBERS; i++)
         CHECK(object->members.rows[i].pid == 0);
-    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher) == KIN_SOUND);
+    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_SOUND);
     kin_condition_close(&again);
     object->members.count = 1;
-    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher) == KIN_ALIEN);
+    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_ALIEN);
 }
 
 int

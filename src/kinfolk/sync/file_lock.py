@@ -28,6 +28,7 @@ import os
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from kinfolk import _native
 from kinfolk.deadlines import Deadline, deadline
 from kinfolk.errors import (
     Deadlock,
@@ -53,7 +54,7 @@ LockKind = Literal["ofd", "flock", "posix"]
 _KINDS: dict[str, type[Hold]] = {"ofd": OfdHold, "flock": FlockHold, "posix": PosixHold}
 
 
-class FileLock:
+class FileLock(_native.Leaving):
     """A lock on a file or on some bytes of it, exclusive or shared. As a context manager it acquires and releases.
 
     Thread-safe; a forked child has a copy that holds nothing, and may acquire it for itself.
@@ -204,11 +205,23 @@ class FileLock:
 
         Also NotOwner when a POSIX lock was lost meanwhile: this process has closed another descriptor of the file.
         """
-        hold = self._mine()
+        self._release(self._mine())
+
+    def _release(self, hold: Hold) -> None:
         try:
             hold.check()
         finally:
             del self._holds[hold.owner]  # an exception from here on drops it, and that closes it
+            hold.close()
+
+    def _leave(self, begun: list[Hold]) -> None:
+        # The end of a block: again with the same list when a signal handler has ended it.
+        if not begun:
+            begun.append(self._mine())
+        (hold,) = begun
+        if self._holds.get(hold.owner) is hold:
+            self._release(hold)
+        else:
             hold.close()
 
     def downgrade(self) -> None:
@@ -295,13 +308,7 @@ class FileLock:
                 self._let_go(owner)
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
+    # __exit__ is native, and calls _leave.
 
     async def __aenter__(self) -> Self:
         await self.aacquire()
@@ -328,7 +335,7 @@ class FileLock:
         return "" if self._span.end == END else str(self._span.end - 1)
 
 
-class Holding:
+class Holding(_native.Leaving):
     """Made by `FileLock.hold`."""
 
     def __init__(self, lock: FileLock, timeout: float | None, shared: bool) -> None:
@@ -341,13 +348,8 @@ class Holding:
         await self._lock.aacquire(self._timeout, shared=self._shared)
         return self._lock
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+    def _leave(self, begun: list[Hold]) -> None:
+        self._lock._leave(begun)
 
     async def __aexit__(
         self,

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from kinfolk.deadlines import deadline
 from kinfolk.errors import Closed, CorruptObject, InvalidValue, KernelError, StillInUse, Unsupported
-from kinfolk.sync import places
+from kinfolk.sync import names, places
 from kinfolk.sync.findings import ALIGNMENT as _ALIGNMENT
 from kinfolk.sync.findings import Finding, refusal, too_many
 
@@ -51,6 +51,12 @@ class Placed:
             place.close()
             raise
         self._place, self._option = place, option
+
+    def _begin_named(
+        self, name: str, option: Any = None, sizes: tuple[int, int] | None = None
+    ) -> None:
+        """Open the one of this user's ``name``, or make it, of the right size, or one of the possible ``sizes``."""
+        names.open_named(self, option, self.KIND, name, self._size(option), sizes)
 
     @classmethod
     def _size(cls, option: Any) -> int:

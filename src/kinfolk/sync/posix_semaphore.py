@@ -26,9 +26,8 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn, Self
 
 from kinfolk import _native
@@ -150,14 +149,9 @@ class PosixSemaphore(_native.PosixSemaphore, Placed):
         taking = self._Taking(self)
         await self._takings.await_(taking, timeout, self._timed_out)
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[Self]:
+    def hold(self, timeout: float | None = None) -> AbstractContextManager[Self, None]:
         """``with semaphore.hold(timeout=2)``: as ``with semaphore``, waiting up to ``timeout`` seconds. Raises as `acquire`."""
-        self._enter(timeout)
-        try:
-            yield self
-        finally:
-            self.__exit__()
+        return _native.Holding(self._enter, (timeout,), self.__exit__, ())
 
     async def __aenter__(self) -> Self:
         await self.aacquire()

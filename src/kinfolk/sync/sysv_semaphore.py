@@ -29,11 +29,11 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import operator
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from kinfolk import _native
@@ -97,7 +97,7 @@ class SysVSemaphore(_native.SysvSemaphore):
         One that is found has n or more, and keeps its values; with value=None there has to be one. One of another user is refused,
         unless that is the ``owner`` (a user id). With ``undo`` operations are undone when the process ends. semget(2).
 
-        Raises AddressError, InvalidValue, NotFound, UntrustedPeer, AccessDenied, NoSpace, LimitReached; CorruptObject for a set that
+        Raises AddressError, InvalidValue, NotFound, UntrustedPeer, AccessDenied, NoSpace, LimitReached, Timeout; CorruptObject for a set that
         another program made, and gave no values.
         """
         subject = _SCHEME if key is None else written(_SCHEME, _name_of(key))
@@ -161,16 +161,12 @@ class SysVSemaphore(_native.SysvSemaphore):
         """Wait until a semaphore's value is 0. In a task: ``await semaphore.aoperate([(index, 0)])``. Raises as `acquire`."""
         self.operate([(index, 0)], timeout)
 
-    @contextlib.contextmanager
     def hold(
         self, timeout: float | None = None, *, index: int = 0, count: int = 1
-    ) -> Iterator[Self]:
+    ) -> AbstractContextManager[Self, None]:
         """``with semaphore.hold(timeout=2, index=3)``: `acquire`, and `release` at the end of the block."""
-        self._enter(timeout, index, count)
-        try:
-            yield self
-        finally:
-            self._exit(index, count)
+        which = operator.index(index), operator.index(count)
+        return _native.Holding(self._enter, (timeout, *which), self._exit, which)
 
     async def __aenter__(self) -> Self:
         await self.aacquire()

@@ -12,6 +12,9 @@
  * between the end of the block and the call; and when the call itself is ended by an exception, it
  * is made again, and the exception raised afterwards. So the function has to be one that may be
  * repeated.
+ *
+ * A loop does not stand in the block itself, but in a function that is called there: the jump back at
+ * its end is where Python looks for signals, and since CPython 3.12 it may lie outside of the block.
  */
 
 #define PY_SSIZE_T_CLEAN

@@ -14,6 +14,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk._native import try_read
+from kinfolk.channels import marks
 from kinfolk.channels.pipe_transport import flags_of
 from tests.conformance.peers import (
     HANG,
@@ -230,13 +231,13 @@ def test_a_fifo_that_a_killed_receiver_left_gets_the_mode_that_is_asked_for(
 ) -> None:
     """As if it had been killed between making the FIFO and giving it its mode; or had wanted another one."""
     os.mkfifo(path)
-    path.chmod(left | stat.S_ISVTX)  # kinfolk's, by its mark
+    marks.mark(str(path), left)
     with kin.open_receiver(address, mode=0o640, codec="msgpack"):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640 | stat.S_ISVTX
+        assert stat.S_IMODE(path.stat().st_mode) == marks.marked(0o640)
         # Somebody is in it: it stays as it is.
         with pytest.raises(kin.Busy):
             kin.open_receiver(address, mode=0o600)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640 | stat.S_ISVTX
+        assert stat.S_IMODE(path.stat().st_mode) == marks.marked(0o640)
 
 
 def test_a_fork_of_the_receiver_may_take_over(address: str, path: Path, peers: Peers) -> None:

@@ -41,7 +41,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "ground",
             (
-                "addresses deadlines descriptors exit_hooks record_locks room sysctl",
+                "addresses deadlines descriptors exit_hooks marks record_locks room sysctl",
                 "identity helper_threads interpreter_exit memfd nameless_file ownership process_limit sysv_keys",
                 "transfer",
                 "turnstile ancillary",
@@ -92,7 +92,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             (
                 "address",
                 "contract",  # what a mechanism promises: limits, messages, transports
-                "codec framing claims credentials trust marks message_reader packet_format to_program",
+                "codec framing claims credentials trust message_reader packet_format to_program",
                 "pipe_size kernel_buffers presence queue_limits packet_limits",
                 "pipe_transport queue_transport",
                 "posix_queue sysv_queue",

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
+from kinfolk import marks
 from kinfolk._native import try_read
-from kinfolk.channels import marks
 from kinfolk.channels.pipe_transport import flags_of
 from tests.conformance.peers import (
     HANG,

@@ -14,7 +14,7 @@ import pytest
 import sysv_ipc
 
 import kinfolk as kin
-from kinfolk.channels import marks
+from kinfolk import marks
 from kinfolk.channels.address import parse
 from kinfolk.channels.posix_queue import make_or_open
 from kinfolk.channels.presence import presence_path

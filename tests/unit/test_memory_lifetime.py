@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import SysvAttachment, sysv_shm_get, sysv_shm_remove
 from kinfolk.memory import guard
-from kinfolk.memory.sysv_segment import FOR_PEERS, all_segments
+from kinfolk.memory.sysv_segment import all_segments
 from tests.conformance.peers import HANG, Peers, until
 from tests.other_user import User
 from tests.unit.memories import NAMED, NewAddress, is_there, path_of
@@ -485,7 +485,7 @@ def test_a_key_whose_maker_was_killed_in_the_middle_is_taken_over(
     address = new_address("sysv-shm")
 
     def begin(_: Any) -> int:
-        return sysv_shm_get(_key_of(address), 100, 0o1600 | FOR_PEERS)
+        return sysv_shm_get(_key_of(address), 100, 0o1000 | marks.sysv_marked(0o600))
 
     peers.fork(begin).result()
     with kin.SharedMemory.create(address, 200) as memory:
@@ -504,7 +504,7 @@ def test_a_key_that_is_just_being_made_is_not_taken_over(
     address = new_address("sysv-shm")
 
     def begin(voice: Any) -> None:
-        sysv_shm_get(_key_of(address), 100, 0o1600 | FOR_PEERS)
+        sysv_shm_get(_key_of(address), 100, 0o1000 | marks.sysv_marked(0o600))
         voice.say()
         voice.hear()
 
@@ -568,7 +568,7 @@ def test_one_whose_maker_was_killed_in_the_middle_is_swept(peers: Peers) -> None
     """Between shmget and shmctl, some microseconds: the kernel would keep it until the next boot."""
 
     def create(_: Any) -> int:
-        return sysv_shm_get(0, 100, 0o1600 | FOR_PEERS)
+        return sysv_shm_get(0, 100, 0o1000 | marks.sysv_marked(0o600))
 
     number = peers.fork(create).result()
     aliens = [
@@ -577,7 +577,7 @@ def test_one_whose_maker_was_killed_in_the_middle_is_swept(peers: Peers) -> None
     ]
 
     def use(_: Any) -> int:
-        alien = sysv_shm_get(0, 100, 0o1600 | FOR_PEERS)
+        alien = sysv_shm_get(0, 100, 0o1000 | marks.sysv_marked(0o600))
         memoryview(SysvAttachment(alien, False))[0] = 7
         return alien
 
@@ -591,7 +591,7 @@ def test_one_whose_maker_was_killed_in_the_middle_is_swept(peers: Peers) -> None
 
 
 def test_one_that_is_just_being_made_is_not_swept() -> None:
-    number = sysv_shm_get(0, 100, 0o1600 | FOR_PEERS)
+    number = sysv_shm_get(0, 100, 0o1000 | marks.sysv_marked(0o600))
     kin.SharedMemory.create("sysv-shm:", 100).close()
     assert _has_segment(number)
     sysv_shm_remove(number)

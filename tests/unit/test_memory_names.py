@@ -15,7 +15,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk._native import sysv_shm_get, sysv_shm_remove
-from kinfolk.memory.membership import marked
+from kinfolk.marks import marked
 from kinfolk.nameless_file import NamelessFile
 from tests.conformance.peers import HANG, Peers, thread_of, until
 from tests.other_user import User

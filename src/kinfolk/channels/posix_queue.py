@@ -21,8 +21,8 @@ from typing import Any
 
 import posix_ipc
 
+from kinfolk import marks
 from kinfolk._native import mq_attributes, mq_receive, mq_send
-from kinfolk.channels import marks
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import Passed
 from kinfolk.channels.queue_limits import QueueSize, posix_refused, too_small

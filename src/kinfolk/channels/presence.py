@@ -34,8 +34,7 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from kinfolk import runtime_directory
-from kinfolk.channels import marks
+from kinfolk import marks, runtime_directory
 from kinfolk.channels.claims import Membership
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError

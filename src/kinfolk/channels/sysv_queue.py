@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 
 import sysv_ipc
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import SysvQueue
-from kinfolk.channels import marks
 from kinfolk.channels.presence import open_end, presence_path
 from kinfolk.channels.queue_limits import capacity_refused, sysv_refused
 from kinfolk.channels.queue_transport import Put, Queue

@@ -22,11 +22,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AlreadyExists, InvalidValue, LimitReached, NotFound, Unsupported
 from kinfolk.memory.contract import Mapping, Passed, Segment
-from kinfolk.memory.membership import Membership, marked, remove_if_unused
+from kinfolk.memory.membership import Membership, remove_if_unused
 from kinfolk.memory.space import (
     fill_holes,
     refuse,
@@ -188,11 +188,13 @@ class FileSegment(Segment):
 
     def mode(self) -> int:
         """Its permission bits."""
-        return stat.S_IMODE(os.fstat(self.fileno()).st_mode) & 0o777
+        bits = 0o777 if self._membership is None else 0o666
+        return stat.S_IMODE(os.fstat(self.fileno()).st_mode) & bits
 
     def chmod(self, mode: int) -> None:
         """fchmod(2)."""
-        os.fchmod(self.fileno(), mode if self._membership is None else marked(mode))
+        give_mode = os.fchmod if self._membership is None else marks.mark
+        give_mode(self.fileno(), mode)
 
     def flush(self, mapping: Any, offset: int, size: int) -> None:
         """msync(2), where there is something behind it."""

@@ -9,8 +9,7 @@ closed, and one that is on its way to a child too. That makes an flock useless a
 (`kinfolk.channels.claims`); here it is just what is asked.
 
 Rules:
-1. What has lifetime="peers" carries a mark: the sticky bit, and S_ISGID without the x of the group. Both mean nothing on memory, and no
-   chmod(1) of a whole /dev/shm gives them like that. Only such a name of this user's is ever removed here.
+1. What has lifetime="peers" carries a mark (kinfolk.marks). Only such a name of this user's is ever removed here.
 2. A name is removed only under the exclusive lock, and only while it is that file's. Who unlinks it by hand is a user, and
    has the shared one: so it can't become another's in between.
 3. What nobody uses is never attached to: between two looks it may be removed.
@@ -30,33 +29,15 @@ import time
 from collections.abc import Callable
 
 from kinfolk.descriptors import Descriptor
+from kinfolk.marks import is_marked
 from kinfolk.memory import guard
 from kinfolk.rendezvous import NotYet
 
-_MARK = stat.S_ISVTX | stat.S_ISGID
 _LOOK_AGAIN = 0.001
 _PATIENCE = 0.1  # seconds that leaving waits for somebody who is just removing the name
 
 #: What is removed with a name, under the lock.
 Also = Callable[[], object]
-
-
-def marked(mode: int) -> int:
-    """A mode with the mark, and so without the x of the group."""
-    return mode & ~stat.S_IXGRP | _MARK
-
-
-def is_marked(status: os.stat_result) -> bool:
-    """Whether a file has the mark."""
-    return status.st_mode & (_MARK | stat.S_IXGRP) == _MARK
-
-
-def mark(fd: int, mode: int) -> None:
-    """Give a new file its mode, and the mark. Raises OSError."""
-    # chmod(2) drops S_ISGID silently where the group is not ours, and a directory may have given it its own.
-    if os.fstat(fd).st_gid != os.getegid():
-        os.fchown(fd, -1, os.getegid())
-    os.fchmod(fd, marked(mode))
 
 
 class Membership:
@@ -165,7 +146,7 @@ def _settle(fd: int, path: str, also: Also | None) -> bool:
 def _may_be_removed(status: os.stat_result, inode: tuple[int, int] | None = None) -> bool:
     return (
         stat.S_ISREG(status.st_mode)
-        and is_marked(status)
+        and is_marked(status.st_mode)
         and status.st_uid == os.geteuid()
         and inode in (None, (status.st_dev, status.st_ino))
     )

@@ -14,12 +14,13 @@ import errno
 import os
 import stat
 
+from kinfolk import marks
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError, InvalidValue, KinfolkError, NotFound, from_os_error
 from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching
 from kinfolk.memory.file_segment import FileSegment, refuse_existing
-from kinfolk.memory.membership import Membership, is_marked, mark
+from kinfolk.memory.membership import Membership
 from kinfolk.memory.space import refuse, refuse_beyond_memory, reserve
 from kinfolk.memory.trust import check_owner
 from kinfolk.nameless_file import NamelessFile
@@ -49,7 +50,7 @@ def create(address: Address, path: str, size: int, *, on_disk: bool) -> FileSegm
         mode = 0o600 if options.mode is None else options.mode
         if options.lifetime == "peers":
             membership = Membership.begin(fd, path)
-            mark(fd, mode)
+            marks.mark(fd, mode)
         else:
             os.fchmod(fd, mode)
         return FileSegment(
@@ -86,7 +87,7 @@ def attach(address: Address, path: str, how: Attaching, *, on_disk: bool) -> Fil
     membership = None
     try:
         status = os.fstat(descriptor.fileno())
-        if is_marked(status) and not on_disk:
+        if marks.is_marked(status.st_mode) and not on_disk:
             membership = Membership.join(descriptor.fileno(), path)
         check_size(status.st_size, address)
         segment = FileSegment(

@@ -21,18 +21,17 @@ import contextlib
 import errno
 import os
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import sysv_shm_get, sysv_shm_remove
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError, AlreadyExists, KinfolkError, from_os_error
 from kinfolk.memory.address import Address, Lifetime
 from kinfolk.memory.contract import Attaching, Kind, Segment
-from kinfolk.memory.membership import Membership, mark, remove_if_unused
+from kinfolk.memory.membership import Membership, remove_if_unused
 from kinfolk.memory.named import check_size, missing
 from kinfolk.memory.space import refuse_beyond_memory
 from kinfolk.memory.sysv_limits import refused
 from kinfolk.memory.sysv_segment import (
-    FOR_PEERS,
     GONE,
     Status,
     SysvSegment,
@@ -127,7 +126,7 @@ def _create(address: Address, size: int) -> SysvSegment:
 
 def _create_keyless(address: Address, size: int) -> SysvSegment:
     sweep()
-    number = _new(address, _IPC_PRIVATE, size, FOR_PEERS)
+    number = _new(address, _IPC_PRIVATE, size, for_peers=True)
     segment = _first(address, number, "peers")
     sysv_shm_remove(number)
     return segment
@@ -135,7 +134,7 @@ def _create_keyless(address: Address, size: int) -> SysvSegment:
 
 def _create_for_peers(address: Address, size: int) -> SysvSegment:
     key = _key_of(address)
-    number = _new(address, key, size, FOR_PEERS)
+    number = _new(address, key, size, for_peers=True)
     try:
         # Before it is attached: who is killed until then leaves what nobody ever had, and the next may remove.
         membership = _first_member(number, key)
@@ -151,7 +150,7 @@ def _first_member(number: int, key: int) -> Membership:
     members, membership = NamelessFile(path, made_in=os.path.dirname(os.path.dirname(path))), None
     try:
         fd = members.descriptor.fileno()
-        mark(fd, 0o600)
+        marks.mark(fd, 0o600)
         membership = Membership.begin(fd, path, lambda: remove_if_ours(number), (number, key))
         with runtime_directory.lock_for_leaving() as locked:
             if not locked:
@@ -192,11 +191,12 @@ def _first(
         raise
 
 
-def _new(address: Address, key: int, size: int, marked: int = 0) -> int:
-    mode = (0o600 if address.options.mode is None else address.options.mode) & 0o666
+def _new(address: Address, key: int, size: int, *, for_peers: bool = False) -> int:
+    mode = 0o600 if address.options.mode is None else address.options.mode
+    mode = marks.sysv_marked(mode) if for_peers else marks.unmarked(mode)
     while True:
         try:
-            return sysv_shm_get(key, size, _IPC_CREAT | _IPC_EXCL | mode | marked)
+            return sysv_shm_get(key, size, _IPC_CREAT | _IPC_EXCL | mode)
         except FileExistsError:
             _refuse_existing(key, str(address))
         except OSError as error:

@@ -19,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import (
     SysvAttachment,
     sysv_shm_remove,
@@ -33,8 +33,6 @@ from kinfolk.memory.contract import Mapping, Passed, Segment
 from kinfolk.memory.membership import Membership
 from kinfolk.room import no_space, room_in_memory
 
-FOR_PEERS = 0o011
-_EXECUTE = 0o111
 GONE = (errno.EINVAL, errno.EIDRM)  # there is no such id (any more)
 _TABLE = "/proc/sysvipc/shm"
 
@@ -56,7 +54,7 @@ class Status(NamedTuple):
     @property
     def for_peers(self) -> bool:
         """Whether it has the mark."""
-        return self.mode & _EXECUTE == FOR_PEERS
+        return marks.is_sysv_marked(self.mode)
 
     @property
     def ours(self) -> bool:
@@ -137,8 +135,8 @@ class SysvSegment(Segment):
 
     def chmod(self, mode: int) -> None:
         """shmctl(2), IPC_SET."""
-        mark = FOR_PEERS if self._status().for_peers else 0
-        sysv_shm_set_mode(self._number, mode & 0o666 | mark)
+        mode = marks.sysv_marked(mode) if self._status().for_peers else marks.unmarked(mode)
+        sysv_shm_set_mode(self._number, mode)
 
     def _status(self) -> Status:
         try:

@@ -1,4 +1,4 @@
-"""The mark on a FIFO or a queue that kinfolk made for its peers: only what has it is ever removed by them.
+"""The mark on a FIFO, a queue or memory that kinfolk made for its peers: only what has it is ever removed by them.
 
     a file system's     the sticky bit, and S_ISGID without the x of the group; where S_ISGID is refused,
                         the sticky bit, and the x of group and others without the owner's
@@ -21,12 +21,12 @@ _WITHOUT_SETGID = stat.S_ISVTX | _SYSV
 
 
 def marked(mode: int) -> int:
-    """A mode with the mark that a FIFO or POSIX queue is made with: no umask takes that away."""
+    """A mode with the mark that a file is made with: no umask takes that away."""
     return mode & 0o666 | _USUAL
 
 
 def is_marked(mode: int) -> bool:
-    """Whether a FIFO or POSIX queue of this mode has the mark."""
+    """Whether a file of this mode, of whatever kind, has the mark."""
     return mode & _BITS in {_USUAL, _WITHOUT_SETGID}
 
 
@@ -44,7 +44,7 @@ def make_fifo(path: str, mode: int) -> None:
 
 
 def mark(target: int | str, mode: int) -> None:
-    """Give a FIFO or POSIX queue its mode, and the mark. Raises OSError."""
+    """Give a file its mode, and the mark. Raises OSError."""
     # A service may not set S_ISGID at all (systemd's RestrictSUIDSGID=, DynamicUser=); and chmod(2) drops it
     # silently where the group is not ours, as in a directory that gives its own.
     with contextlib.suppress(PermissionError):
@@ -55,10 +55,10 @@ def mark(target: int | str, mode: int) -> None:
 
 
 def sysv_marked(mode: int) -> int:
-    """The mode of a System V queue with the mark."""
+    """The mode of a System V queue or segment with the mark."""
     return mode & 0o666 | _SYSV
 
 
 def is_sysv_marked(mode: int) -> bool:
-    """Whether a System V queue of this mode has the mark."""
+    """Whether a System V queue or segment of this mode has the mark."""
     return mode & 0o111 == _SYSV

@@ -145,7 +145,8 @@ def test_a_broken_one_is_caught(case, source, changes, every, build, tmp_path, r
     parts = {} if flags else {source.removesuffix(".c"): changed}
     name = f"broken-{request.node.callspec.id.replace(' ', '-')}"
     harness = build(name, "semaphore_cases.c", SOURCES, *flags, **parts)
-    assert not harness.steps(case, every=every, broken=True).flawless
+    # Some need another thread or process at the right place, too.
+    assert any(not harness.steps(case, every=every, broken=True).flawless for _ in range(10))
 
 
 # ── processes of Python ──────────────────────────────────────────────────────────────────────

@@ -252,9 +252,9 @@ def test_an_exception_of_a_handler_ends_the_command(peers: Peers, tmp_path: Path
             raise TimeoutError("now")
 
         signal.signal(signal.SIGUSR1, handler)
+        # What a signal asks of Python comes after the system call that is being entered.
+        asleep = f"until grep -q ^State:.S /proc/{os.getpid()}/status; do :; done"
         with pytest.raises(TimeoutError, match="now"):
-            # Once it sleeps: what a signal asks of Python comes after the system call that is being entered.
-            asleep = f"until grep -q ^State:.S /proc/{os.getpid()}/status; do :; done"
             system(
                 f"echo $$ > {tmp_path}/a; sh -c 'echo $$ > {tmp_path}/b;"
                 f" {asleep}; kill -USR1 {os.getpid()}; sleep 100'; true"

@@ -62,7 +62,8 @@ soak: $(INSTALLED) ## Set up, then run the tests that take minutes (marked soak)
 	@$(BIN)/python -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
 
 bench: $(INSTALLED) ## Set up, then measure against the peers; best on a quiet machine
-	@$(BIN)/python benchmarks/processes.py $(ARGS)
+	@failed=; for each in processes locks; do \
+	    $(BIN)/python benchmarks/$$each.py $(ARGS) || failed=yes; done; [ -z "$$failed" ]
 
 clean: ## Remove .venv and everything else that was built
 	@rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

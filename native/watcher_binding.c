@@ -5,6 +5,7 @@
  *                                                        that of a SysvQueue or of a Child
  *       .before_fork(), .after_fork_in_parent(), .after_fork_in_child()
  *       .stop()                               ends the thread
+ *       .core                                 a capsule of the struct kin_watcher
  *     Watch
  *       .leave()                              also a context manager; what it watches for happens no more
  *                                             once it is left or dropped
@@ -23,6 +24,7 @@
 #include "heap_type_binding.h"
 #include "sysv_wait_binding.h"
 #include "watcher.h"
+#include "watcher_binding.h"
 
 int kin_add_watcher(PyObject *module);
 
@@ -223,6 +225,23 @@ watcher_stop(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static void
+release_owner(PyObject *capsule)
+{
+    Py_XDECREF(PyCapsule_GetContext(capsule));
+}
+
+static PyObject *
+watcher_core(PyObject *object, void *unused)
+{
+    struct watcher *self = (struct watcher *)object;
+    (void)unused;
+    PyObject *capsule = PyCapsule_New(&self->core, KIN_WATCHER_CAPSULE, release_owner);
+    if (capsule != NULL)
+        PyCapsule_SetContext(capsule, Py_NewRef(object));
+    return capsule;
+}
+
 static PyMethodDef methods[] = {
     {"watch", watcher_watch, METH_VARARGS, PyDoc_STR("Watch descriptors, each once.")},
     {"before_fork", watcher_before_fork, METH_NOARGS, PyDoc_STR("End the thread, and hold still.")},
@@ -234,11 +253,17 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyGetSetDef attributes[] = {
+    {"core", watcher_core, NULL, PyDoc_STR("For objects of C that watch."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("The watcher of a process.")},
     {Py_tp_new, watcher_new},
     {Py_tp_dealloc, watcher_dealloc},
     {Py_tp_methods, methods},
+    {Py_tp_getset, attributes},
     {0, NULL},
 };
 

@@ -41,8 +41,9 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "ground",
             (
-                "deadlines descriptors exit_hooks",
-                "identity helper_threads interpreter_exit memfd process_limit transfer",
+                "addresses deadlines descriptors exit_hooks marks record_locks room sysctl",
+                "identity helper_threads interpreter_exit memfd nameless_file ownership process_limit sysv_keys",
+                "transfer",
                 "turnstile ancillary",
                 "interest",
                 "thread_waiter task_waiter",
@@ -65,7 +66,23 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             ),
             is_package=True,
         ),
-        House("memory", is_package=True),
+        House(
+            "memory",
+            (
+                "address guard_program records space trust",
+                "contract",
+                "arrays guard",
+                "membership",
+                "file_segment sysv_segment",
+                "named sysv_limits",
+                # The kinds: siblings, which never import each other.
+                "posix sysv memfd mapped_file",
+                "kinds",
+                "opening",
+                "shared_memory",
+            ),
+            is_package=True,
+        ),
         House("sync", is_package=True),
     ),
     # 3: several processes

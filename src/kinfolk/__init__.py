@@ -8,7 +8,7 @@ The rooms, by floor; imports run downward only, and tests/test_architecture.py h
 
     0  errors
     1  descriptors, deadlines, identity, waiting, the table of signals
-    2  processes, signals
+    2  processes, signals, memory, sync
     3  channels, inspection
     4  tour, cli
 
@@ -43,12 +43,15 @@ if TYPE_CHECKING:
     from kinfolk.errors import (
         AccessDenied,
         AddressError,
+        AlreadyExists,
         BrokenChannel,
         BufferTooSmall,
         Busy,
         Closed,
         CodecError,
         CorruptChannel,
+        CorruptObject,
+        Deadlock,
         DecodeError,
         EndOfChannel,
         ForkedCopy,
@@ -60,7 +63,10 @@ if TYPE_CHECKING:
         MessageTooBig,
         NoSpace,
         NotFound,
+        NotOwner,
+        OwnerDied,
         PeerError,
+        StillInUse,
         SystemProblem,
         Timeout,
         Unsupported,
@@ -72,6 +78,8 @@ if TYPE_CHECKING:
     from kinfolk.inspection.diagnosis import ZombieCause, ZombieDiagnosis, diagnose_zombies
     from kinfolk.inspection.process_info import Adoption, ProcessInfo, ThreadInfo
     from kinfolk.inspection.tree import ProcessTree, process_tree
+    from kinfolk.memory.records import Record, Records
+    from kinfolk.memory.shared_memory import SharedMemory
     from kinfolk.processes.daemon import Daemon, daemonize
     from kinfolk.processes.daemon_program import start_daemon
     from kinfolk.processes.daemon_stop import stop_daemon
@@ -93,6 +101,13 @@ if TYPE_CHECKING:
     from kinfolk.processes.spawn import aspawn, preload, spawn
     from kinfolk.processes.streams import Redirect
     from kinfolk.processes.wait import await_all, await_any, wait_all, wait_any
+    from kinfolk.sync.condition import Condition
+    from kinfolk.sync.event import Event
+    from kinfolk.sync.file_lock import FileLock
+    from kinfolk.sync.mutex import Mutex
+    from kinfolk.sync.posix_semaphore import PosixSemaphore
+    from kinfolk.sync.semaphore import Semaphore
+    from kinfolk.sync.sysv_semaphore import SysVSemaphore
 
 __version__ = "0.1.0"
 
@@ -101,6 +116,7 @@ __all__ = [
     "Address",
     "AddressError",
     "Adoption",
+    "AlreadyExists",
     "BrokenChannel",
     "BufferTooSmall",
     "Busy",
@@ -109,13 +125,18 @@ __all__ = [
     "CommandReader",
     "CommandText",
     "CommandWriter",
+    "Condition",
     "Connection",
     "CorruptChannel",
+    "CorruptObject",
     "Cure",
     "Daemon",
+    "Deadlock",
     "DecodeError",
     "EndOfChannel",
+    "Event",
     "ExitStatus",
+    "FileLock",
     "ForkSide",
     "ForkWithThreads",
     "ForkedCopy",
@@ -129,19 +150,29 @@ __all__ = [
     "Limits",
     "Listener",
     "MessageTooBig",
+    "Mutex",
     "NoSpace",
     "NotFound",
+    "NotOwner",
     "Options",
+    "OwnerDied",
     "Peer",
     "PeerError",
     "PidFile",
+    "PosixSemaphore",
     "Process",
     "ProcessInfo",
     "ProcessTree",
     "Receiver",
+    "Record",
+    "Records",
     "Redirect",
+    "Semaphore",
     "Sender",
+    "SharedMemory",
     "Statistics",
+    "StillInUse",
+    "SysVSemaphore",
     "SystemProblem",
     "ThreadInfo",
     "Timeout",
@@ -194,16 +225,19 @@ _HOMES = {
         "aconnect aopen_receiver aopen_sender channel connect listen open_receiver open_sender pair"
     ),
     "errors": (
-        "AccessDenied AddressError BrokenChannel BufferTooSmall Busy Closed CodecError "
-        "CorruptChannel DecodeError EndOfChannel ForkedCopy InvalidValue KeeperDied "
-        "KernelError KinfolkError LimitReached MessageTooBig NoSpace NotFound PeerError "
-        "SystemProblem Timeout Unsupported UntrustedPeer UsageError"
+        "AccessDenied AddressError AlreadyExists BrokenChannel BufferTooSmall Busy "
+        "Closed CodecError CorruptChannel CorruptObject Deadlock DecodeError "
+        "EndOfChannel ForkedCopy InvalidValue KeeperDied KernelError KinfolkError "
+        "LimitReached MessageTooBig NoSpace NotFound NotOwner OwnerDied PeerError "
+        "StillInUse SystemProblem Timeout Unsupported UntrustedPeer UsageError"
     ),
     "identity": "Identity Peer",
     "inspection.cures": "Cure",
     "inspection.diagnosis": "ZombieCause ZombieDiagnosis diagnose_zombies",
     "inspection.process_info": "Adoption ProcessInfo ThreadInfo",
     "inspection.tree": "ProcessTree process_tree",
+    "memory.records": "Record Records",
+    "memory.shared_memory": "SharedMemory",
     "processes.daemon": "Daemon daemonize",
     "processes.daemon_program": "start_daemon",
     "processes.daemon_stop": "stop_daemon",
@@ -220,6 +254,13 @@ _HOMES = {
     "processes.streams": "Redirect",
     "processes.wait": "await_all await_any wait_all wait_any",
     "signals": "signals",
+    "sync.file_lock": "FileLock",
+    "sync.condition": "Condition",
+    "sync.event": "Event",
+    "sync.mutex": "Mutex",
+    "sync.posix_semaphore": "PosixSemaphore",
+    "sync.semaphore": "Semaphore",
+    "sync.sysv_semaphore": "SysVSemaphore",
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names.split()}
 
@@ -227,7 +268,12 @@ _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name i
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _import_module(_HOME[name])
+    try:
+        home = _import_module(_HOME[name])
+    except OSError as error:  # no descriptor left, for one
+        from kinfolk.errors import from_os_error as _from_os_error
+
+        raise _from_os_error(error, "can't be loaded", f"{__name__}.{name}") from error
     value: object = home if _HOME[name] == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = value
     return value

@@ -9,17 +9,23 @@
     │   ├── MessageTooBig   ValueError       larger than the channel's limit
     │   ├── BufferTooSmall  ValueError       the buffer you gave can't hold the message
     │   ├── CodecError      ValueError       the codec can't encode this object
+    │   ├── StillInUse      BufferError      arrays or views of yours look into it
+    │   ├── NotOwner        RuntimeError     this thread does not hold what it would release
+    │   ├── Deadlock        RuntimeError     this thread would wait for itself
     │   └── ForkedCopy      RuntimeError     this end was in use by another process at fork
     ├── PeerError                     the other side's
     │   ├── EndOfChannel    EOFError         every sender has gone, all was received
     │   ├── BrokenChannel   BrokenPipeError  every receiver has gone
     │   ├── CorruptChannel  ValueError       what arrived is not what kinfolk writes
+    │   ├── CorruptObject   ValueError       what lies there is not what kinfolk writes
+    │   ├── OwnerDied       OSError          whoever held it died, or it was given up for good
     │   ├── DecodeError     ValueError       a whole message, but its object can't be made here
     │   └── UntrustedPeer   PermissionError  the peer may not do this (send pickles, own the name)
     └── SystemProblem                 the machine's, or the moment's
         ├── Timeout         TimeoutError     not ready within timeout=
         ├── Busy            OSError          somebody else has it just now
         ├── NotFound        FileNotFoundError  no such name
+        ├── AlreadyExists   FileExistsError  the name is taken
         ├── AccessDenied    PermissionError  the kernel says no
         ├── NoSpace         OSError          a disk, a table or a quota is full
         ├── LimitReached    OSError          a limit on descriptors, queues, … is reached
@@ -156,6 +162,20 @@ class CodecError(UsageError, ValueError):
     """The object can't be encoded by the codec of this end; nothing of it was sent."""
 
 
+class StillInUse(UsageError, BufferError):
+    """Arrays, views or records that were made of it are alive, and would look into nothing; nothing was closed."""
+
+    default_remedy = "drop them first (del), or leave the closing to the end of a with block"
+
+
+class NotOwner(UsageError, RuntimeError):
+    """This thread does not hold what it was to release; nothing was released."""
+
+
+class Deadlock(UsageError, RuntimeError):
+    """This thread holds it already, and would wait for itself for ever."""
+
+
 class ForkedCopy(UsageError, RuntimeError):
     """A forked copy may not be used: another process was using this end when it forked."""
 
@@ -182,6 +202,18 @@ class CorruptChannel(PeerError, ValueError):
     """What arrived is not what kinfolk writes: an alien, hostile or broken peer."""
 
     default_remedy = "see who sends there: another program, or another version"
+
+
+class CorruptObject(PeerError, ValueError):
+    """What lies in the shared memory is not what kinfolk writes, or was overwritten."""
+
+    default_remedy = "see who else writes there; then zero it, or choose another place"
+
+
+class OwnerDied(PeerError, OSError):
+    """Whoever held the mutex died holding it, or it was given up for good; it was not taken."""
+
+    default_errno = errno.EOWNERDEAD
 
 
 class DecodeError(PeerError, ValueError):
@@ -221,6 +253,13 @@ class NotFound(SystemProblem, FileNotFoundError):
     default_errno = errno.ENOENT
 
 
+class AlreadyExists(SystemProblem, FileExistsError):
+    """Another object has this name; it was left as it is."""
+
+    default_errno = errno.EEXIST
+    default_remedy = "attach to it, unlink it first, or choose another name"
+
+
 class AccessDenied(SystemProblem, PermissionError):
     """The kernel does not let this user do that."""
 
@@ -254,6 +293,7 @@ _BY_ERRNO: dict[int, tuple[type[KinfolkError], str]] = {
     errno.EPIPE: (BrokenChannel, ""),
     errno.ECONNRESET: (BrokenChannel, "connect again"),
     errno.ENOENT: (NotFound, ""),
+    errno.EEXIST: (AlreadyExists, ""),
     errno.EACCES: (AccessDenied, ""),
     errno.EPERM: (AccessDenied, ""),
     errno.ENOSPC: (NoSpace, "free some space, or raise the quota"),
@@ -284,8 +324,10 @@ def from_os_error(error: OSError, what: str, subject: str = "", remedy: str = ""
     code = error.errno or 0
     kind, usual_remedy = _BY_ERRNO.get(code, (KernelError, ""))
     why = os.strerror(code) if code > 0 else str(error)  # getaddrinfo(3) counts below zero
-    if error.filename is not None and str(error.filename) not in subject:
-        why += f" [{error.filename}]"
+    filename = "" if error.filename is None else str(error.filename)
+    # A descriptor that was opened anew by its number says nothing to people.
+    if filename not in subject and not filename.startswith("/proc/self/fd/"):
+        why += f" [{filename}]"
     return kind(what, subject=subject, why=why, remedy=remedy or usual_remedy, code=code)
 
 

@@ -19,6 +19,8 @@ import errno
 import fcntl
 import os
 import stat
+import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from kinfolk.descriptors import Descriptor
@@ -27,6 +29,7 @@ from kinfolk.interest import Steps
 from kinfolk.rendezvous import NotYet, retry
 
 _PARENT = "/dev/shm"
+_PATIENCE = 0.1  # seconds that leaving waits for the lock before it leaves the name to the next
 _SQUATTED = errno.ELOOP, errno.ENOTDIR, errno.EACCES
 
 
@@ -48,7 +51,11 @@ def _open() -> int:
             if error.errno not in _SQUATTED:
                 raise
             raise _squatted(name, error.strerror or "it can't be opened") from error
-        status = os.fstat(fd)
+        try:
+            status = os.fstat(fd)
+        except BaseException:
+            os.close(fd)
+            raise
         if status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077:
             return fd
         os.close(fd)
@@ -103,5 +110,32 @@ def try_lock() -> Lock:
             return Lock(descriptor)
     except (BlockingIOError, FileNotFoundError):
         pass
+    except BaseException:
+        descriptor.close()
+        raise
     descriptor.close()
     raise NotYet(again_in=0.001)
+
+
+@contextlib.contextmanager
+def lock_for_leaving() -> Iterator[bool]:
+    """Take the lock for the block, if it can be had soon; whether it was. Never raises: to leave is more important."""
+    lock = _wait_for_lock()
+    if lock is None:
+        yield False
+        return
+    with lock:
+        yield True
+
+
+def _wait_for_lock() -> Lock | None:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return try_lock()
+        except NotYet as not_yet:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(not_yet.again_in or 0)
+        except OSError:
+            return None  # no descriptor left, for one: to close is more important

@@ -5,7 +5,8 @@
                 └── the pickle, and the descriptors beside it (SCM_RIGHTS) ── then: moved()
     child     arriving(descriptors) ── unpickle ── Rider.detach() gives the number here
 
-Who sends and who is sent don't know each other: a channel's end is floors above who starts processes.
+Who sends and who is sent don't know each other: a channel's end is floors above who starts processes. multiprocessing
+carries them too (`carrier`), and copies what kinfolk.spawn moves.
 
 Rules:
 1. A departure is one thread's, and lasts as long as its block: at any other time an object that is pickled has nobody to
@@ -18,8 +19,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from kinfolk.errors import UsageError
 
 
 class Rider:
@@ -94,6 +99,33 @@ def departing() -> Iterator[Departure]:
 def current_departure() -> Departure | None:
     """The one that an object joins when it is pickled now."""
     return _local.departure
+
+
+def carrier(what: str, subject: str, remedy: str) -> Callable[[int], Any]:
+    """What takes a descriptor along to the process that is being started, by `kinfolk.spawn` or multiprocessing.
+
+    Raises UsageError at any other time, saying that ``what`` can't be pickled.
+    """
+    if (departure := current_departure()) is not None:
+        return departure.carry
+    context = sys.modules.get("multiprocessing.context")  # nobody is started without it
+    if context is None or context.get_spawning_popen() is None:
+        raise UsageError(
+            f"{what} can't be pickled",
+            subject=subject,
+            why="its descriptors mean nothing elsewhere",
+            remedy=remedy,
+        )
+    import multiprocessing.reduction
+
+    return multiprocessing.reduction.DupFd
+
+
+def arrived(duplicate: Any) -> int:
+    """The number that something carried has in this process: the caller's, and close-on-exec."""
+    fd: int = duplicate.detach()
+    os.set_inheritable(fd, False)
+    return fd
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ Each case breaks one thing, in the parent before the fork, so that the children 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 
@@ -16,6 +17,7 @@ from kinfolk.tour.links import Link
 from kinfolk.tour.processes import PATIENCE
 from kinfolk.tour.stop import Stop
 from tests.tour.broken_processes import PROCESSES
+from tests.tour.broken_sync import SYNC
 
 
 def corrupt_one_byte(monkeypatch):
@@ -102,6 +104,24 @@ def ask_for_any_type(monkeypatch):
     monkeypatch.setattr(sysv_mq, "_work", lambda line, address, kind: work(line, address, 0))
 
 
+def leave_memory_without_a_guard(monkeypatch):
+    monkeypatch.setattr("kinfolk.memory.guard.start", lambda *_: None)
+    monkeypatch.setattr("kinfolk.tour.shm.PATIENCE", 0.1)  # for what never goes
+
+
+def seal_nothing(monkeypatch):
+    create, add_seals = fcntl.fcntl, 1033
+    monkeypatch.setattr(
+        fcntl, "fcntl", lambda fd, what, *args: what == add_seals or create(fd, what, *args)
+    )
+    monkeypatch.setattr("kinfolk.memory.memfd._make_safe", lambda *_: None)
+
+
+def map_a_copy(monkeypatch):
+    attach = kin.SharedMemory.attach
+    monkeypatch.setattr(kin.SharedMemory, "attach", lambda address: attach(address, private=True))
+
+
 def leave_sigpipe_ignored(monkeypatch):
     def write(line):
         reading, writing = os.pipe()
@@ -119,9 +139,13 @@ def take_a_stopped_process_for_dead(monkeypatch):
 CASES = [
     ("file", corrupt_one_byte, "same SHA-256"),
     *PROCESSES,
+    *SYNC,
     ("pipe", answer_something_else, "the parent read what its child wrote"),
     ("fifo", write_no_more_than_pipe_buf, "mixed up"),
     ("fifo", deliver_half_a_message, "of the killed one nothing was delivered"),
+    ("shm", leave_memory_without_a_guard, "goes with its last user"),
+    ("shm", seal_nothing, "nobody can cut it short"),
+    ("mmap", map_a_copy, "what one process wrote, the other one has"),
     ("unix", forget_the_mode, "the mode that was asked for"),
     ("unix", steal_live_names, "a live name was not taken away"),
     ("unix", echo_one_byte_less, "the echo came back"),

@@ -9,6 +9,7 @@ import pytest
 
 from kinfolk.signals.mask import refuse_other_takers
 from tests.conformance.peers import Peers
+from tests.unit.memories import new_address as new_address
 from tests.unit.packets import fork as fork
 from tests.unit.sysv_queues import ends as ends
 from tests.unit.sysv_queues import key as key

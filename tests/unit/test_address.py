@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kinfolk as kin
-from kinfolk.channels.address import Options, parse, read_mode, read_size, restrict
+from kinfolk.addresses import read_mode, read_size
+from kinfolk.channels.address import Options, parse, restrict
 
 NAMES = st.text(
     st.characters(min_codepoint=1, exclude_categories=["Cs"]) | st.sampled_from("%?&=/\n\x85\u2028")

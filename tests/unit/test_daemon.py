@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
+from kinfolk import record_locks
 from kinfolk.processes import daemon_guard, daemon_shape, exit_handlers, felling
 from tests.conformance.peers import HANG, Voice, readable, state, until
 from tests.unit.daemons import Daemons, Seen, adopter, keeping, live_as_daemon
@@ -695,13 +695,14 @@ def test_a_kill_between_lock_and_name_leaves_nothing_in_the_way(
     daemons: Daemons, path: Path
 ) -> None:
     def body(voice: Voice) -> None:
-        real = fcntl.lockf
+        real = record_locks.try_to_set
 
-        def dying(*args: Any) -> None:
-            real(*args)
+        def dying(*args: Any) -> bool:
+            taken = real(*args)
             os.kill(os.getpid(), signal.SIGKILL)
+            return taken
 
-        fcntl.lockf = dying
+        record_locks.try_to_set = dying  # type: ignore[assignment]
         kin.daemonize(pidfile=path)
 
     started = daemons.start(body)

@@ -30,6 +30,7 @@ ALSO = {
     "MessageTooBig": ValueError,
     "BufferTooSmall": ValueError,
     "CodecError": ValueError,
+    "StillInUse": BufferError,
     "ForkedCopy": RuntimeError,
     "EndOfChannel": EOFError,
     "BrokenChannel": BrokenPipeError,
@@ -39,6 +40,7 @@ ALSO = {
     "Timeout": TimeoutError,
     "Busy": OSError,
     "NotFound": FileNotFoundError,
+    "AlreadyExists": FileExistsError,
     "AccessDenied": PermissionError,
     "NoSpace": OSError,
     "LimitReached": OSError,
@@ -98,6 +100,13 @@ def test_what_is_too_long_to_read_is_shortened_in_the_middle() -> None:
     assert pickle.loads(pickle.dumps(error)).subject == path
     many = "word " * 500
     assert many in str(kin.Busy(many))
+
+
+def test_a_descriptor_that_was_opened_anew_is_not_shown_as_a_path() -> None:
+    for filename, shown in (("/proc/self/fd/5", ""), ("/etc/x", " [/etc/x]")):
+        refused = PermissionError(errno.EACCES, "no", filename)
+        said = str(kin.errors.from_os_error(refused, "can't attach", "shm:/x"))
+        assert said == f"shm:/x: can't attach: Permission denied{shown}"
 
 
 def test_an_os_error_has_its_number_and_name() -> None:

@@ -21,7 +21,8 @@ import pytest
 import kinfolk as kin
 from kinfolk.channels import queue_transport
 from kinfolk.channels.presence import presence_path
-from kinfolk.channels.queue_limits import RLIMIT_MSGQUEUE, kernel_number
+from kinfolk.channels.queue_limits import RLIMIT_MSGQUEUE
+from kinfolk.sysctl import kernel_number
 from tests.conformance.peers import HANG, FailedInPeer, readable
 
 

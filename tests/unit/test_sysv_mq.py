@@ -10,8 +10,8 @@ import pytest
 import sysv_ipc
 
 import kinfolk as kin
-from kinfolk.channels.queue_limits import kernel_number
 from kinfolk.channels.queue_transport import FOOTER_SIZE
+from kinfolk.sysctl import kernel_number
 from tests.conformance.peers import HANG, thread_of, until_blocked
 from tests.unit.sysv_queues import exists
 from tests.unit.test_mq import in_own_ipc_namespace

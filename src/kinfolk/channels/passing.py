@@ -10,15 +10,16 @@ else may pickle an end: a descriptor means nothing in a process that did not get
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from kinfolk.ancillary import close_all
 from kinfolk.channels.contract import Passed, ReceiveTransport, SendTransport
-from kinfolk.errors import Unsupported, UsageError
-from kinfolk.transfer import current_departure
+from kinfolk.errors import Unsupported
+from kinfolk.transfer import arrived, carrier, current_departure
+
+_REMEDY = "give it to a process as an argument when that starts, or open the address there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +61,13 @@ def moving(close: Callable[[], object]) -> None:
 
 def dismantle(transport: SendTransport | ReceiveTransport) -> Dismantled:
     """The transport as it is handed to a child that is being started. Raises UsageError at any other time."""
-    carry = _carrier(transport)
+    carry = carrier("an end", transport.limits.mechanism, _REMEDY)
     make, arguments = transport.passable()
     return Dismantled(
         make, tuple(carry(a.number) if isinstance(a, Passed) else a for a in arguments)
     )
 
 
-def _carrier(transport: SendTransport | ReceiveTransport) -> Callable[[int], Any]:
-    """What takes a descriptor along to the child."""
-    if (departure := current_departure()) is not None:
-        return departure.carry
-    context = sys.modules.get("multiprocessing.context")  # nobody is started without it
-    if context is None or context.get_spawning_popen() is None:
-        raise UsageError(
-            "an end can't be pickled",
-            subject=transport.limits.mechanism,
-            why="its descriptors mean nothing elsewhere",
-            remedy="give it to a process as an argument when that starts, or open the address there",
-        )
-    import multiprocessing.reduction
-
-    return multiprocessing.reduction.DupFd
-
-
 def assemble(parts: Dismantled) -> Any:
     """The transport, in the child."""
-    return parts.make(*(_arrived(a) if hasattr(a, "detach") else a for a in parts.arguments))
-
-
-def _arrived(duplicate: Any) -> int:
-    fd: int = duplicate.detach()
-    os.set_inheritable(fd, False)
-    return fd
+    return parts.make(*(arrived(a) if hasattr(a, "detach") else a for a in parts.arguments))

@@ -1,7 +1,6 @@
 """What the kernel allows for message queues, and what to do when it says no.
 
-The numbers are read when they are needed, never remembered: an administrator may change them. posix_ipc and
-sysv_ipc tell an error by its class and a sentence, without an errno; here it gets the limit, its value, and the
+posix_ipc and sysv_ipc tell an error by its class and a sentence, without an errno; here it gets the limit, its value, and the
 command that raises it.
 """
 
@@ -17,18 +16,13 @@ import posix_ipc
 import sysv_ipc
 
 from kinfolk.errors import AccessDenied, AddressError, KernelError, LimitReached, NoSpace
+from kinfolk.sysctl import kernel_number
 
 #: RLIMIT_MSGQUEUE, which the resource module has no name for: bytes in all POSIX queues of a user.
 RLIMIT_MSGQUEUE = 12
 
 # Above these nobody may go, CAP_SYS_RESOURCE or not (mq_overview(7)).
 _HARD_MESSAGES, _HARD_SIZE = 65536, 16 << 20
-
-
-def kernel_number(name: str) -> int:
-    """The value of a sysctl such as ``kernel.msgmax``."""
-    with open("/proc/sys/" + name.replace(".", "/"), "rb") as file:
-        return int(file.read())
 
 
 class QueueSize(NamedTuple):

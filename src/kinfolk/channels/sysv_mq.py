@@ -26,7 +26,7 @@ import sysv_ipc
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import Duplex, Limits, Mechanism, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence, presence_path
-from kinfolk.channels.queue_limits import kernel_number, message_refused, too_small
+from kinfolk.channels.queue_limits import message_refused, too_small
 from kinfolk.channels.queue_transport import FOOTER_SIZE, QueueReceiver, QueueSender
 from kinfolk.channels.sysv_queue import (
     Hold,
@@ -39,9 +39,11 @@ from kinfolk.channels.sysv_queue import (
     sweep,
 )
 from kinfolk.channels.trust import check_object
-from kinfolk.errors import AddressError, from_os_error
+from kinfolk.errors import AddressError
 from kinfolk.interest import Steps
 from kinfolk.rendezvous import retry
+from kinfolk.sysctl import kernel_number
+from kinfolk.sysv_keys import key_of
 
 Kind = TypeVar("Kind", QueueReceiver, QueueSender)
 
@@ -66,12 +68,13 @@ class SysvMqMechanism(Mechanism):
 
     def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
         """Make the queue, or join it as one of its receivers."""
-        key = key_of(address)
+        key = _key_of(address)
         sweep()
         presence = None
         if address.options.lifetime == "peers":
             presence = yield from Presence.join_receiver(
-                _presence_path(key), if_first=lambda: clear_stale(key)
+                _presence_path(key),
+                if_first=lambda had_members: clear_stale(key, had_members),
             )
         try:
             number, status = yield from retry(lambda: _make_or_find(address, key))
@@ -83,7 +86,7 @@ class SysvMqMechanism(Mechanism):
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for the queue, and with lifetime="peers" for a receiver, and join."""
-        key = key_of(address)
+        key = _key_of(address)
         presence = None
         if address.options.lifetime == "peers":
             presence = yield from Presence.join_sender(_presence_path(key))
@@ -113,52 +116,8 @@ class SysvMqMechanism(Mechanism):
         return super().pair(address)
 
 
-def key_of(address: Address) -> int:
-    """The key in an address, as the kernel has it: a signed number. Raises AddressError, NotFound."""
-    path, hash_sign, project = address.name.rpartition("#")
-    if hash_sign:
-        return _key_of_file(address, path, project)
-    try:
-        number = int(address.name, 16 if address.name[:2].lower() == "0x" else 10)
-    except ValueError:
-        raise AddressError(
-            "this is no key",
-            subject=str(address),
-            remedy="write sysv-mq:1234, sysv-mq:0x4d2, or sysv-mq:/path#7 for ftok(3)",
-        ) from None
-    if number == 0:
-        raise AddressError(
-            "key 0 is IPC_PRIVATE, which makes a new queue every time",
-            subject=str(address),
-            remedy="choose another key, or use kin.channel('sysv-mq:') for a queue without one",
-        )
-    if not 0 < number < 2**32:
-        raise AddressError("a key has 32 bits", subject=str(address), remedy="choose a smaller one")
-    return _signed(number)
-
-
-def _key_of_file(address: Address, path: str, project: str) -> int:
-    try:
-        number = ord(project) if len(project) == 1 and not project.isdecimal() else int(project, 0)
-    except ValueError:
-        number = 0
-    if not 1 <= number <= 255:
-        raise AddressError(
-            f"{project!r} is no project of ftok(3)",
-            subject=str(address),
-            remedy="write sysv-mq:/path#7, with a number from 1 to 255 or one letter",
-        )
-    try:
-        key: int = sysv_ipc.ftok(path, number, silence_warning=True)
-    except OSError as error:
-        raise from_os_error(
-            error, "ftok can't make a key", str(address), "create the file first, on both sides"
-        ) from error
-    return _signed(key)
-
-
-def _signed(key: int) -> int:
-    return (key + 2**31) % 2**32 - 2**31
+def _key_of(address: Address) -> int:
+    return key_of(address.scheme, address.name, "kin.channel('sysv-mq:')")
 
 
 def _presence_path(key: int) -> str:

@@ -84,3 +84,11 @@ def status_line(pid: int | str, name: str) -> str:
 def kibibytes(text: str) -> int:
     """The number in ``1234 kB``, as /proc writes sizes; 0 where nothing is written."""
     return int(text.split(maxsplit=1)[0]) if text else 0
+
+
+def segment_attachments(number: int) -> int:
+    """How many are attached to a System V segment; -1 when there is none of that id (proc_sysvipc(5))."""
+    with open("/proc/sysvipc/shm") as table:
+        next(table)
+        rows = (line.split() for line in table)
+        return next((int(row[6]) for row in rows if int(row[1]) == number), -1)

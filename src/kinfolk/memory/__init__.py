@@ -1,0 +1,1 @@
+"""Shared memory: POSIX, System V, memfds, mapped files, behind one interface."""

@@ -1,0 +1,65 @@
+"""Namespaces of a peer's own: where a /dev/shm is tiny, or a limit of the kernel low."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from kinfolk._native import unshare
+from tests.conformance.peers import Peers
+
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER = 0x00020000, 0x08000000, 0x10000000
+_MS_REC, _MS_PRIVATE = 0x4000, 0x40000
+
+
+class NotHere(NamedTuple):
+    """What a function returns that can't do its work here."""
+
+    why: str
+
+
+def in_namespaces(peers: Peers, flags: int, body: Callable[[], Any]) -> Any:
+    """What a function returns in a peer that has left ours; skips the test where that is not allowed."""
+
+    def live(_: Any) -> Any:
+        try:
+            enter(flags)
+        except OSError as error:
+            return NotHere(f"needs a namespace of its own: {error}")
+        return body()
+
+    outcome = peers.fork(live).result()
+    if isinstance(outcome, NotHere):
+        pytest.skip(outcome.why)
+    return outcome
+
+
+def enter(flags: int) -> None:
+    """Leave some namespaces for new ones; as a plain user by way of a user namespace. For a peer. Raises OSError."""
+    if os.geteuid() == 0:
+        unshare(flags)
+        return
+    uid, gid = os.geteuid(), os.getegid()
+    unshare(CLONE_NEWUSER | flags)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+
+
+def mount_shared_memory(options: str) -> None:
+    """Mount a /dev/shm in this mount namespace alone. Raises OSError."""
+    _mount(None, "/", None, _MS_REC | _MS_PRIVATE, None)
+    _mount("tmpfs", "/dev/shm", "tmpfs", 0, options)
+
+
+def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    words = [None if word is None else word.encode() for word in (source, target, kind, data)]
+    if libc.mount(words[0], words[1], words[2], ctypes.c_ulong(flags), words[3]):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

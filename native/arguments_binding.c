@@ -2,6 +2,8 @@
 
 #include "arguments_binding.h"
 
+#include <limits.h>
+
 bool
 kin_read_arguments(const char *method, const char *const *expected, Py_ssize_t most,
                    PyObject **values, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
@@ -26,4 +28,21 @@ kin_read_arguments(const char *method, const char *const *expected, Py_ssize_t m
         values[which] = arguments[count + i];
     }
     return true;
+}
+
+int
+kin_read_number(PyObject *object, void *number)
+{
+    int overflow;
+    long long value = PyLong_AsLongLongAndOverflow(object, &overflow);
+    if (value == -1 && PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError))
+            return 0;
+        PyErr_Clear();
+        value = LLONG_MIN;
+    }
+    if (overflow != 0)
+        value = overflow < 0 ? LLONG_MIN : LLONG_MAX;
+    *(long long *)number = value;
+    return 1;
 }

@@ -14,4 +14,8 @@ bool kin_read_arguments(const char *method, const char *const *expected, Py_ssiz
                         PyObject **values, PyObject *const *arguments, Py_ssize_t count,
                         PyObject *names);
 
+/* A whole number, cut to what a long long holds, or LLONG_MIN for what is none: so whoever asks refuses all alike that are
+ * too small or too large. For "O&", too. 0 with an exception set, of an object's own. */
+int kin_read_number(PyObject *object, void *number);
+
 #endif

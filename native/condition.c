@@ -12,21 +12,25 @@
  *      └── sleep while `turn` is the same   │
  *          acquire the mutex  <─────────────┘         … is killed: others watch it; notified + 1, turn + 1, wake all
  *
- * There is no queue and no count of waiters, which the dead would leave in disorder, and no pthread_cond_t, in which a killed waiter
- * blocks the next signal for ever. `turn` is that of the members (members.h): whatever may concern a sleeper counts it up, and all
- * look. `notified` says whether to go on: a process that has just come is only watched too.
+ * There is no queue and no count of waiters, which the dead would leave in disorder, and no pthread_cond_t, in
+ * which a killed waiter blocks the next signal for ever. `turn` is that of the members (members.h): whatever may
+ * concern a sleeper counts it up, and all look. `notified` says whether to go on: a process that has just come is
+ * only watched too.
  *
  * Rules:
- * 1. Who waits is woken by what comes after it has begun, though it may not sleep yet: it holds the mutex until `notified` is
- *    remembered, and from then on sleeps only if that is the same as before `turn` was taken.
- * 2. A notify wakes at least as many as it says, if so many wait: who sleeps, and besides whoever waits and is awake just now.
- *    All of them are to look whether there is anything for them, so one too many does no harm.
- * 3. `sleepers` is cleared when a wake-up has found fewer than it would have. Nobody comes to wait meanwhile, without the mutex; and who
- *    waits and is awake finds `notified` changed.
- * 4. The death of any member wakes all: it may have been woken for something, and not have come to it; or have changed something, and
- *    not have come to say so; or have been in the middle of a notify. Whoever drops its row counts `notified` up, under the guard,
- *    before the row is free: so each who waited then goes on, whoever was quickest.
+ * 1. Who waits is woken by what comes after it has begun, though it may not sleep yet: it holds the mutex until
+ *    `notified` is remembered, and from then on sleeps only if that is the same as before `turn` was taken.
+ * 2. A notify wakes at least as many as it says, if so many wait: who sleeps, and besides whoever waits and is awake
+ *    just now. All of them are to look whether there is anything for them, so one too many does no harm.
+ * 3. `sleepers` is cleared when a wake-up has found fewer than it would have. Nobody comes to wait meanwhile, without
+ *    the mutex; and who waits and is awake finds `notified` changed.
+ * 4. The death of any member wakes all: it may have been woken for something, and not have come to it; or have changed
+ *    something, and not have come to say so; or have been in the middle of a notify. Whoever drops its row counts
+ *    `notified` up, under the guard, before the row is free: so each who waited then goes on, whoever was quickest.
  * 5. Who changes something has joined before it acquired the mutex, so that somebody watches it.
+ * 6. All go with the same mutex, or rule 1 holds for nobody. Where it is mapped says nothing, so a mutex has a number,
+ *    its `identity`, given by the first condition that it is held for; and the condition has that of the mutex by which
+ *    it was used first. Another one is refused, unless nobody else is a member, who could go by the old one.
  *
  * The guard is held inside the mutex, and never the other way round.
  */
@@ -35,6 +39,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sys/random.h>
 
 static bool
 left(struct kin_members *members, struct kin_member *row, bool is_dead)
@@ -61,13 +66,39 @@ notified(const struct kin_condition *condition)
     return atomic_load_explicit(&condition->state->notified, memory_order_relaxed);
 }
 
-/* By this handle, and this thread. */
-static bool
-holds(const struct kin_mutex *mutex)
+/* Of a mutex that is held; others may be looking. 0 or an errno. */
+static int
+identify(const struct kin_mutex *mutex, uint64_t *identity)
 {
-    const struct kin_thread *thread = kin_thread();
-    return thread != NULL &&
-           __atomic_load_n(&mutex->holder, __ATOMIC_RELAXED) == thread->identity;
+    struct kin_object *object =
+        (struct kin_object *)(void *)((char *)mutex->state - offsetof(struct kin_object, guard));
+    *identity = __atomic_load_n(&object->header.identity, __ATOMIC_RELAXED);
+    while (*identity == 0) {
+        if (getrandom(identity, sizeof *identity, 0) != (ssize_t)sizeof *identity)
+            return errno;
+        __atomic_store_n(&object->header.identity, *identity, __ATOMIC_RELAXED);
+    }
+    return 0;
+}
+
+/* Rule 6, for a mutex that is held, by who has joined. 0; EMEDIUMTYPE: others use another one; or an errno. */
+static int
+check_mutex(struct kin_condition *condition, const struct kin_mutex *mutex)
+{
+    _Atomic uint64_t *its = &condition->state->mutex;
+    uint64_t identity;
+    int error = identify(mutex, &identity);
+    if (error != 0 || atomic_load_explicit(its, memory_order_relaxed) == identity)
+        return error;
+    error = kin_mutex_enter(&condition->guard);
+    if (error != 0 && error != EOWNERDEAD)
+        return error;
+    uint64_t found = atomic_load_explicit(its, memory_order_relaxed);
+    bool is_free = found == 0 || kin_members_alone(&condition->members);
+    if (is_free)
+        atomic_store_explicit(its, identity, memory_order_relaxed);
+    kin_mutex_unlock(&condition->guard);
+    return is_free || found == identity ? 0 : EMEDIUMTYPE;
 }
 
 /* ------------------------------------------------------------------------------------ waiting */
@@ -76,9 +107,11 @@ int
 kin_condition_begin(struct kin_condition *condition, struct kin_mutex *mutex,
                     struct kin_condition_wait *wait)
 {
-    if (!holds(mutex))
+    if (!kin_mutex_is_held(mutex))
         return EPERM;
     int error = kin_condition_join(condition);
+    if (error == 0)
+        error = check_mutex(condition, mutex);
     /* What stands against watching is said before the mutex is released. */
     if (error == 0)
         error = kin_members_look(&condition->members, KIN_LOOK_TOLD);
@@ -146,9 +179,11 @@ wake(struct kin_condition *condition, int count)
 int
 kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count)
 {
-    if (!holds(mutex))
+    if (!kin_mutex_is_held(mutex))
         return EPERM;
     int error = kin_condition_join(condition);
+    if (error == 0)
+        error = check_mutex(condition, mutex);
     if (error != 0)
         return error;
     if (atomic_load_explicit(&condition->state->sleepers, memory_order_relaxed) != 0 &&
@@ -191,12 +226,12 @@ bind(struct kin_condition *condition, struct kin_condition_object *object, size_
 
 enum kin_finding
 kin_condition_open(struct kin_condition *condition, void *memory, size_t room, uint32_t members,
-                   struct kin_watcher *watcher)
+                   struct kin_watcher *watcher, const struct timespec *patience)
 {
     size_t size = kin_condition_size(members);
     *condition = (struct kin_condition){0};
     enum kin_finding found = kin_object_open_sized(&condition->guard, memory, room, KIN_CONDITION,
-                                                   &size, format, &members);
+                                                   &size, format, &members, patience);
     if (found == KIN_SOUND && !bind(condition, memory, size, watcher)) {
         condition->state = NULL;
         return KIN_ALIEN;
@@ -219,6 +254,7 @@ repair(struct kin_object *object, void *size)
         return; /* which opening it says, too */
     kin_members_repair(&condition.members);
     atomic_store_explicit(&condition.state->sleepers, 0, memory_order_relaxed);
+    atomic_store_explicit(&condition.state->mutex, 0, memory_order_relaxed);
 }
 
 void

@@ -17,7 +17,8 @@
 struct kin_condition_state {
     _Atomic uint32_t notified; /* counts what wakes: notifies, and deaths */
     _Atomic uint32_t sleepers; /* 1: somebody may sleep; of whoever holds the mutex */
-    uint64_t reserved[7];
+    _Atomic uint64_t mutex;    /* the identity of the one that all use; written under the guard */
+    uint64_t reserved[6];
 };
 
 struct kin_condition_object {
@@ -45,10 +46,11 @@ struct kin_condition_wait {
 
 size_t kin_condition_size(uint32_t members);
 
-/* Opens the condition that lies in `memory`, of which `room` bytes are there; makes it, for so many members, if they are
- * zero. */
+/* Opens the condition that lies in `memory`, of which `room` bytes are there; makes it, for so many members,
+ * if they are zero. */
 enum kin_finding kin_condition_open(struct kin_condition *condition, void *memory, size_t room,
-                                    uint32_t members, struct kin_watcher *watcher);
+                                    uint32_t members, struct kin_watcher *watcher,
+                                    const struct timespec *patience);
 
 /* After KIN_OTHER_BOOT, under a lock: as kin_object_repair. The mutex in it is for itself. */
 void kin_condition_repair(void *memory, size_t room);
@@ -68,7 +70,8 @@ int kin_condition_join(struct kin_condition *condition);
  *     kin_mutex_take(&mutex, …)                                         as often as it takes
  *     kin_condition_was_notified(&condition, &wait)                     the result, for sure
  *
- * begin: 0; EPERM: the mutex is not held by this thread and handle; EILSEQ; or as `join`, kin_members_look.
+ * begin: 0; EPERM: the mutex is not held by this thread and handle; EMEDIUMTYPE: others use the condition with
+ *        another one; EILSEQ; or as `join`, kin_members_look.
  * sleep: 0; ETIMEDOUT at `deadline` on CLOCK_MONOTONIC, NULL: never; EINTR; or as kin_members_look.
  */
 int kin_condition_begin(struct kin_condition *condition, struct kin_mutex *mutex,
@@ -78,7 +81,7 @@ int kin_condition_sleep(struct kin_condition *condition, struct kin_condition_wa
 bool kin_condition_was_notified(const struct kin_condition *condition,
                                 const struct kin_condition_wait *wait);
 
-/* Wakes as many of those who wait, at least. 0; EPERM: the mutex is not held by this thread and handle; or as `join`. */
+/* Wakes as many of those who wait, at least. 0; EPERM, EMEDIUMTYPE: as begin; or as `join`. */
 int kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count);
 
 /* Wakes all, whoever holds the mutex: there is none any more. */

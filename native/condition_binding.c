@@ -5,7 +5,7 @@
  *       ._repair(buffer, offset)            after KIN_OTHER_BOOT, under a lock; then open again
  *       ._use(mutex)                        the Mutex that it goes with; once
  *       ._close()                           refused while a thread of this process is in a call
- *       .acquire(timeout=None), .release(), .__enter__(), .__exit__()      the mutex's
+ *       .acquire(timeout=None), .release(), .__enter__(), .__exit__(), ._enter(timeout)      the mutex's
  *       .wait(timeout=None)                 -> whether it was notified, or something may have changed
  *       .notify(n=1), .notify_all()
  *       ._join()                            this process becomes a member, if it is none
@@ -28,6 +28,7 @@
 #include "arguments_binding.h"
 #include "condition_binding.h"
 #include "heap_type_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "timeout_binding.h"
 #include "watcher_binding.h"
@@ -52,15 +53,19 @@ condition_open(PyObject *object, PyObject *args)
         return kin_refuse(object, EEXIST, NULL);
     if (kin_place(&self->placed, buffer, offset) < 0)
         return NULL;
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_condition_open(&self->core, self->placed.memory, self->placed.room, members, core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_condition_open(&self->core, self->placed.memory, self->placed.room, members,
+                                   core, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND)
         self->watcher = Py_NewRef(watcher);
     else
         kin_unplace(&self->placed);
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -191,11 +196,13 @@ condition_wait(PyObject *object, PyObject *const *arguments, Py_ssize_t count, P
     struct kin_condition_handle *self = (struct kin_condition_handle *)object;
     struct timespec deadline;
     PyObject *timeout = kin_timeout_among("wait", arguments, count, names);
-    struct kin_mutex *mutex = timeout == NULL ? NULL : kin_condition_mutex(self);
-    if (mutex == NULL)
+    if (timeout == NULL)
         return NULL;
     if (timeout != Py_None && !kin_read_timeout(timeout, &deadline))
         return kin_refuse(object, EINVAL, timeout);
+    struct kin_mutex *mutex = kin_condition_mutex(self);
+    if (mutex == NULL)
+        return NULL;
     uint32_t entered = kin_sleepers_enter(&self->sleepers);
     uint32_t entered_mutex = kin_sleepers_enter(&self->mutex->sleepers);
     int result = wait_for(self, mutex, timeout == Py_None ? NULL : &deadline);
@@ -243,13 +250,12 @@ condition_notify(PyObject *object, PyObject *const *arguments, Py_ssize_t count,
     if (!kin_read_arguments("notify", expected, 1, values, arguments, count, names))
         return NULL;
     if (values[0] != NULL) {
-        int overflow;
-        long given = PyLong_AsLongAndOverflow(values[0], &overflow);
-        if (given == -1 && PyErr_Occurred())
+        long long given;
+        if (!kin_read_number(values[0], &given))
             return NULL;
-        if (overflow < 0 || (overflow == 0 && given < 1))
+        if (given < 1)
             return kin_refuse(object, EDOM, values[0]);
-        number = overflow > 0 || given > INT_MAX ? INT_MAX : (int)given;
+        number = given > INT_MAX ? INT_MAX : (int)given;
     }
     return notify((struct kin_condition_handle *)object, number);
 }
@@ -321,6 +327,7 @@ static PyMethodDef methods[] = {
                "Raises as Mutex.acquire, and LimitReached when too many processes use the condition.")},
     {"release", kin_condition_release, METH_NOARGS,
      PyDoc_STR("release($self)\n--\n\nRelease the mutex. Raises as Mutex.release.")},
+    {"_enter", kin_condition_enter_within, METH_O, PyDoc_STR("__enter__ with a timeout.")},
     {"__enter__", kin_condition_enter, METH_NOARGS,
      PyDoc_STR("__enter__($self)\n--\n\nAcquire the mutex; gives it.")},
     {"__exit__", kin_condition_exit, METH_VARARGS,

@@ -32,6 +32,7 @@ bool kin_condition_is_joined(struct kin_condition_handle *self);
 PyObject *kin_condition_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count,
                                 PyObject *names);
 PyObject *kin_condition_release(PyObject *object, PyObject *unused);
+PyObject *kin_condition_enter_within(PyObject *object, PyObject *timeout);
 PyObject *kin_condition_enter(PyObject *object, PyObject *unused);
 PyObject *kin_condition_exit(PyObject *object, PyObject *exception);
 

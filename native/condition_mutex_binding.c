@@ -32,13 +32,19 @@ kin_condition_release(PyObject *object, PyObject *unused)
 }
 
 PyObject *
-kin_condition_enter(PyObject *object, PyObject *unused)
+kin_condition_enter_within(PyObject *object, PyObject *timeout)
 {
     struct kin_condition_handle *self = (struct kin_condition_handle *)object;
-    (void)unused;
     if (!kin_condition_is_joined(self) || kin_condition_mutex(self) == NULL)
         return NULL;
-    return PyObject_CallMethod((PyObject *)self->mutex, "__enter__", NULL);
+    return PyObject_CallMethod((PyObject *)self->mutex, "_enter", "O", timeout);
+}
+
+PyObject *
+kin_condition_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return kin_condition_enter_within(object, Py_None);
 }
 
 PyObject *

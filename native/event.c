@@ -15,22 +15,25 @@
  *        │ WAITERS │ CLEAR │ ──── set ───> │ WAKING │   then: wake all
  *        └─────────────────┘               └────────┘
  *
- * `generation` counts at each set: who waits goes when it has changed, also if a clear has followed at once. It stands in both
- * halves: so who is stopped between looking and falling asleep does not fall asleep in a later generation.
+ * `generation` counts at each set: who waits goes when it has changed, also if a clear has followed at once. It
+ * stands in both halves: so who is stopped between looking and falling asleep does not fall asleep in a later
+ * generation.
  *
  * No wake-up is lost, whoever is killed at whatever instruction:
- * 1. While somebody sleeps, WAITERS is set, or WAKING. Nobody falls asleep while it is set (a sleeper expects CLEAR); so
- *    after a FUTEX_WAKE of all nobody sleeps until the word has changed. If it has not, WAKING is cleared.
- * 2. While WAKING is set, somebody will wake all: whoever has set it, or who was woken. Both have the word *pending* in
- *    their robust list, from before until after. When one of them is killed the kernel wakes another, for nobody owns a
- *    word that is 0 (handle_futex_death in kernel/futex/core.c). And whoever leaves a wait and sees WAKING wakes all first.
- * 3. Who clears, or sets again, finishes first what he finds begun: a setter may be stopped, and nobody shall clear a word on
- *    which others sleep who are to go.
- * 4. While it is not set, nobody has to be woken for the dead. The kernel takes CLEAR for the thread id of an owner; there is
- *    none so high (PID_MAX_LIMIT), so it does nothing.
+ * 1. While somebody sleeps, WAITERS is set, or WAKING. Nobody falls asleep while it is set (a sleeper expects
+ *    CLEAR); so after a FUTEX_WAKE of all nobody sleeps until the word has changed. If it has not, WAKING is
+ *    cleared.
+ * 2. While WAKING is set, somebody will wake all: whoever has set it, or who was woken. Both have the word
+ *    *pending* in their robust list, from before until after. When one of them is killed the kernel wakes another,
+ *    for nobody owns a word that is 0 (handle_futex_death in kernel/futex/core.c). And whoever leaves a wait and
+ *    sees WAKING wakes all first.
+ * 3. Who clears, or sets again, finishes first what he finds begun: a setter may be stopped, and nobody shall clear
+ *    a word on which others sleep who are to go.
+ * 4. While it is not set, nobody has to be woken for the dead. The kernel takes CLEAR for the thread id of an
+ *    owner; there is none so high (PID_MAX_LIMIT), so it does nothing.
  *
- * Nobody is counted, and nobody watched. All who sleep are woken at once: no wake-up is for one of them alone, except the
- * kernel's, and rule 2 passes that on.
+ * Nobody is counted, and nobody watched. All who sleep are woken at once: no wake-up is for one of them alone,
+ * except the kernel's, and rule 2 passes that on.
  */
 
 #include "event.h"
@@ -232,12 +235,13 @@ repair(struct kin_object *object, void *unused)
 }
 
 enum kin_finding
-kin_event_open(struct kin_event_state **event, void *memory, size_t room)
+kin_event_open(struct kin_event_state **event, void *memory, size_t room,
+               const struct timespec *patience)
 {
     struct kin_event_object *object = memory;
     struct kin_mutex guard; /* while it is made, and never again */
     enum kin_finding found =
-        kin_object_open(&guard, memory, room, KIN_EVENT, sizeof *object, format, NULL);
+        kin_object_open(&guard, memory, room, KIN_EVENT, sizeof *object, format, NULL, patience);
     *event = found == KIN_SOUND ? &object->state : NULL;
     return found;
 }

@@ -28,7 +28,8 @@ struct kin_event_stop {
 };
 
 /* Opens the event that lies in `memory`, making one that is not set if it is blank. */
-enum kin_finding kin_event_open(struct kin_event_state **event, void *memory, size_t room);
+enum kin_finding kin_event_open(struct kin_event_state **event, void *memory, size_t room,
+                                const struct timespec *patience);
 
 /* After KIN_OTHER_BOOT, under a lock: as kin_object_repair. It stays set, or not. */
 void kin_event_repair(void *memory);

@@ -24,6 +24,7 @@
 #include "futex.h"
 #include "heap_type_binding.h"
 #include "object_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "placed_binding.h"
 #include "timeout_binding.h"
@@ -59,18 +60,21 @@ event_open(PyObject *object, PyObject *args)
         return kin_refuse(object, EEXIST, NULL);
     if (kin_place(&placed, buffer, offset) < 0)
         return NULL;
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
     struct kin_event_state *state;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_event_open(&state, placed.memory, placed.room);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_event_open(&state, placed.memory, placed.room, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND) {
         self->state = state;
         self->placed = placed;
     } else {
         kin_unplace(&placed);
     }
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -195,11 +199,13 @@ event_wait(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObj
 {
     struct timespec deadline;
     PyObject *timeout = kin_timeout_among("wait", arguments, count, names);
-    const struct kin_event_state *state = timeout == NULL ? NULL : state_of(object);
-    if (state == NULL)
+    if (timeout == NULL)
         return NULL;
     if (timeout != Py_None && !kin_read_timeout(timeout, &deadline))
         return kin_refuse(object, EINVAL, timeout);
+    const struct kin_event_state *state = state_of(object);
+    if (state == NULL)
+        return NULL;
     if (kin_event_is_set(state))
         Py_RETURN_TRUE;
     int error = wait_for((struct event *)object, kin_event_round(state),

@@ -1,12 +1,14 @@
-/* Blocking in fcntl(2) (F_OFD_SETLKW, F_SETLKW) and in flock(2), so that other threads, signals and the time can end it.
+/* Blocking in fcntl(2) (F_OFD_SETLKW, F_SETLKW) and in flock(2), so that other threads, signals and the time can
+ * end it.
  *
- * A lock has no descriptor that could be polled, so whoever waits for one blocks in the system call, as with System V queues,
- * and is got out of there in the same way: `enter`, the call, `leave` (sysv_wait.c).
+ * A lock has no descriptor that could be polled, so whoever waits for one blocks in the system call, as with System
+ * V queues, and is got out of there in the same way: `enter`, the call, `leave` (sysv_wait.c).
  *
  * Rules:
  * 1. These calls are restarted after a handler with SA_RESTART (signal(7)), and would never be got out of: so the wait
  *    `restarts`, and has that flag taken from the handler of the waking signal.
- * 2. When a call returns EINTR it has locked nothing; when it has locked, that is told, whatever else happened meanwhile.
+ * 2. When a call returns EINTR it has locked nothing; when it has locked, that is told, whatever else happened
+ *    meanwhile.
  */
 
 #include "file_lock.h"

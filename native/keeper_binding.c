@@ -8,7 +8,10 @@
  *       .reap() -> whether any child is left
  *       .forget_lost()                                        who was reaped by somebody else
  *       .child_of(number) -> its pid, 0 for none
- *       .close_reports()
+ *       .close_own()                                          status pipes, the anchor's pidfd
+ *       .expect(process_group)                                before a child is forked that is to join it
+ *       .anchor() -> its pid, 0 for none
+ *       .end_anchor() -> whether there was one
  *
  * The descriptors stay the caller's. For one thread: the GIL is released in `next_request` alone.
  */
@@ -167,11 +170,35 @@ keeper_child_of(PyObject *object, PyObject *number)
 }
 
 static PyObject *
-keeper_close_reports(PyObject *object, PyObject *unused)
+keeper_close_own(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    kin_keeper_close_reports(&((struct keeper_loop *)object)->core);
+    kin_keeper_close_own(&((struct keeper_loop *)object)->core);
     Py_RETURN_NONE;
+}
+
+static PyObject *
+keeper_expect(PyObject *object, PyObject *process_group)
+{
+    long number = PyLong_AsLong(process_group);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    kin_keeper_expect(&((struct keeper_loop *)object)->core, (int)number);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+keeper_anchor(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(((struct keeper_loop *)object)->core.anchor.pid);
+}
+
+static PyObject *
+keeper_end_anchor(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(kin_anchor_end(&((struct keeper_loop *)object)->core.anchor));
 }
 
 static PyMethodDef methods[] = {
@@ -181,7 +208,10 @@ static PyMethodDef methods[] = {
     {"reap", keeper_reap, METH_NOARGS, PyDoc_STR("Reap; whether any child is left.")},
     {"forget_lost", keeper_forget_lost, METH_NOARGS, PyDoc_STR("Who was reaped by others.")},
     {"child_of", keeper_child_of, METH_O, PyDoc_STR("The child of a request; 0: none.")},
-    {"close_reports", keeper_close_reports, METH_NOARGS, PyDoc_STR("Close the status pipes.")},
+    {"close_own", keeper_close_own, METH_NOARGS, PyDoc_STR("Close status pipes, and its pidfd.")},
+    {"expect", keeper_expect, METH_O, PyDoc_STR("A child is to join a process group.")},
+    {"anchor", keeper_anchor, METH_NOARGS, PyDoc_STR("The pid of the anchor; 0: none.")},
+    {"end_anchor", keeper_end_anchor, METH_NOARGS, PyDoc_STR("End it; whether there was one.")},
     {NULL, NULL, 0, NULL},
 };
 

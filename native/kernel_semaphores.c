@@ -4,15 +4,16 @@
  * queue: `enter`, the call, `leave` (sysv_wait.c).
  *
  * Rules:
- * 1. semtimedop is never restarted after a handler (signal(7)) and has a timeout of its own. sem_wait is restarted where the
- *    handler has SA_RESTART: so that wait `restarts`. sem_timedwait is of no use: its clock is the one that people set.
- * 2. When a call returns EINTR it has taken nothing, and no wake-up was spent on it: the kernel says EINTR only to who was not
- *    woken (futex(2)). When it has taken, that is told, whatever else happened meanwhile.
- * 3. What is in a sem_t is libc's business. Only whether one lies there is looked at, by comparing it with what sem_init
- *    makes of one: in glibc one for several processes differs from a blank one, or from one for threads.
+ * 1. semtimedop is never restarted after a handler (signal(7)) and has a timeout of its own. sem_wait is restarted
+ *    where the handler has SA_RESTART: so that wait `restarts`. sem_timedwait is of no use: its clock is the one
+ *    that people set.
+ * 2. When a call returns EINTR it has taken nothing, and no wake-up was spent on it: the kernel says EINTR only to
+ *    who was not woken (futex(2)). When it has taken, that is told, whatever else happened meanwhile.
+ * 3. What is in a sem_t is libc's business. Only whether one lies there is looked at, by comparing it with what
+ *    sem_init makes of one: in glibc one for several processes differs from a blank one, or from one for threads.
  *
- * Not here: a wake-up that was given to a process which is killed before it takes. sem_post wakes one sleeper, once; nothing in
- * a sem_t tells who that was (docs/design/kernel-semaphores.md).
+ * Not here: a wake-up that was given to a process which is killed before it takes. sem_post wakes one sleeper,
+ * once; nothing in a sem_t tells who that was (docs/design/kernel-semaphores.md).
  */
 
 #include "kernel_semaphores.h"

@@ -11,8 +11,8 @@
 
 #include "sysv_wait.h"
 
-/* A sem_t for several processes, as sem_init(3) makes it, in memory that nobody else has yet. False: there can't be such a
- * value. */
+/* A sem_t for several processes, as sem_init(3) makes it, in memory that nobody else has yet. False: there can't be
+ * such a value. */
 bool kin_sem_make(sem_t *semaphore, unsigned value);
 
 /* Whether such a one lies there, as far as can be told: blank memory, or one for a single process, is none. */

@@ -1,7 +1,8 @@
 /* A lock among the threads of one process, which a forked child finds free, whoever had it.
  *
- * For what a handle knows privately, in memory that a fork copies. A pthread_mutex_t that a thread of the parent held is held for
- * ever in the child. The word says of which process, among those forked, it is: of another one it is free.
+ * For what a handle knows privately, in memory that a fork copies. A pthread_mutex_t that a thread of the parent
+ * held is held for ever in the child. The word says of which process, among those forked, it is: of another one it
+ * is free.
  */
 
 #ifndef KIN_LOCAL_LOCK_H

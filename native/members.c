@@ -12,33 +12,32 @@
  * Rules:
  * 1. A row is written under the guard: `changes` is counted up, the row filled in, its pid last; a kill at any
  *    instruction leaves it free or whole. Then `turn` is counted up and all are woken, to watch the new one too. Who is
- *    killed before that has changed nothing of the object, so nobody has to have watched it.
- * 2. Who sleeps watches all others from before it slept: a pidfd each, opened by the pid of the row and then compared by
- *    the start time, so a later process of the same pid is not taken for it. What can't be compared (a /proc that
- *    hides others, or is of another pid namespace) is believed to be the right one as long as it lives.
+ *    killed before that has changed nothing of the object, so nobody has to have watched it: also by no other thread,
+ *    for only then do these learn of the row (`joined`).
+ * 2. Who sleeps watches all others from before it slept: a pidfd each, opened by the pid of the row and then
+ *    compared by the start time, so a later process of the same pid is not taken for it. What can't be compared (a
+ *    /proc that hides others, or is of another pid namespace) is believed to be the right one as long as it lives.
  * 3. Dead is who has no process, or whose pidfd is readable (pidfd_open(2)): an unreaped zombie is, one that is stopped
  *    is not. Whoever sees it drops the row, under the guard: once, for a row that has become free is none.
  * 4. What is watched belongs to the watcher, which closes it in a forked child. The child knows nothing then, since
  *    `forks` is another's.
- * 5. The guard is held while rows are read and written, never while descriptors are opened: for that there is a
- *    lock of the process's own, which a forked child finds free.
+ * 5. The guard is held while rows are read and written, never while descriptors are opened (but for the rare question
+ *    whether one is alone): for that there is a lock of the process's own, which a forked child finds free.
  * A process that executes another program stays who it is, with what it holds.
  */
 
 #include "members.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
 #include "members_inside.h"
 #include "mutex.h"
+#include "start_time.h"
 
 /* What this process knows of a row: whom it watches there. */
 struct kin_watched {
@@ -49,46 +48,6 @@ struct kin_watched {
     uint64_t start;
     uint64_t number; /* of the watch; 0: it is not watched */
 };
-
-/* ------------------------------------------------------------------------------ who is who */
-
-/* Field 22 of /proc/PID/stat, 0 when it can't be read; the pid that stands there is field 1. */
-static uint64_t
-start_time(const char *path, uint32_t pid)
-{
-    char text[512];
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t length = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-    if (fd >= 0)
-        close(fd);
-    if (length <= 0)
-        return 0;
-    text[length] = 0;
-    const char *field = strrchr(text, ')'); /* the name, field 2, may hold anything */
-    if (field == NULL || strtoul(text, NULL, 10) != pid)
-        return 0;
-    for (int number = 2; number < 22 && field != NULL; number++)
-        field = strchr(field + 1, ' ');
-    return field == NULL ? 0 : strtoull(field + 1, NULL, 10);
-}
-
-uint64_t
-kin_members_own_start(void)
-{
-    /* Where /proc is another namespace's, the pid in it is another one, and its numbers are not ours. */
-    return start_time("/proc/self/stat", (uint32_t)getpid());
-}
-
-static bool
-is_another(uint32_t pid, uint64_t start)
-{
-    char path[32];
-    if (start == 0)
-        return false;
-    snprintf(path, sizeof path, "/proc/%u/stat", pid);
-    uint64_t found = start_time(path, pid);
-    return found != 0 && found != start && kin_members_own_start() != 0;
-}
 
 static bool
 has_ended(int pidfd)
@@ -181,38 +140,70 @@ take_row(struct kin_members *members, uint32_t pid, uint64_t start)
     return free_one;
 }
 
+/* With the lock. */
 static int
 join(struct kin_members *members)
 {
-    uint32_t pid = (uint32_t)getpid();
-    uint64_t start = kin_members_own_start();
+    uint64_t start = kin_own_start();
     int error = enter(members);
     if (error != 0)
         return error;
-    if (kin_members_row(members) == NULL) { /* else another thread was quicker */
-        struct kin_member *row = take_row(members, pid, start);
-        if (row != NULL) {
-            __atomic_store_n(&row->handles, row->handles + 1, __ATOMIC_RELAXED);
-            uint64_t number = (uint64_t)(row - members->state->rows) + 1;
-            atomic_store_explicit(&members->joined, (uint64_t)kin_robust_forks() << 32 | number,
-                                  memory_order_relaxed);
-        } else
-            error = EUSERS;
-    }
+    struct kin_member *row = take_row(members, (uint32_t)getpid(), start);
+    if (row != NULL)
+        __atomic_store_n(&row->handles, row->handles + 1, __ATOMIC_RELAXED);
     leave(members);
-    if (error == 0)
-        kin_members_wake(members, INT_MAX); /* rule 1 */
+    if (row == NULL)
+        return EUSERS;
+    kin_members_wake(members, INT_MAX); /* rule 1: and only then may other threads go by it */
+    uint64_t number = (uint64_t)(row - members->state->rows) + 1;
+    /* SYNC POINT: kin_members_row */
+    atomic_store_explicit(&members->joined, (uint64_t)kin_robust_forks() << 32 | number,
+                          memory_order_release);
+    return 0;
+}
+
+static int
+join_once(struct kin_members *members)
+{
+    lock(members);
+    /* Else another thread was quicker. */
+    int error = kin_members_row(members) == NULL ? join(members) : 0;
+    kin_local_leave(&members->lock);
     return error;
 }
 
 int
 kin_members_join(struct kin_members *members)
 {
-    int error = join(members);
+    int error = join_once(members);
     if (error != EUSERS)
         return error;
     error = kin_members_look(members, KIN_LOOK_ALL);
-    return error != 0 ? error : join(members);
+    return error != 0 ? error : join_once(members);
+}
+
+/* Asked without the watcher. */
+static bool
+is_over(uint32_t pid, uint64_t start)
+{
+    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (pidfd < 0)
+        return errno == ESRCH || errno == EINVAL;
+    bool over = has_ended(pidfd) || kin_is_another(pid, start);
+    close(pidfd);
+    return over;
+}
+
+bool
+kin_members_alone(const struct kin_members *members)
+{
+    const struct kin_member *own = kin_members_row(members);
+    for (uint32_t i = 0; i < used(members); i++) {
+        const struct kin_member *row = &members->state->rows[i];
+        if (row == own ? row->handles != 1 : row->pid != 0 && !is_over(row->pid, row->start))
+            return false;
+    }
+    return own != NULL;
 }
 
 /* -------------------------------------------------------------------------------- watching */
@@ -232,7 +223,7 @@ watch(struct kin_members *members, struct kin_watched *watched)
     int pidfd = (int)syscall(SYS_pidfd_open, watched->pid, 0);
     if (pidfd < 0 && errno != ESRCH && errno != EINVAL) /* EINVAL: a thread's number by now */
         return errno;
-    if (pidfd < 0 || is_another(watched->pid, watched->start)) {
+    if (pidfd < 0 || kin_is_another(watched->pid, watched->start)) {
         watched->is_dead = true;
         if (pidfd >= 0)
             close(pidfd);

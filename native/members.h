@@ -21,10 +21,10 @@
  *             break;
  *     }
  *
- * and who has made a change, afterwards, kin_members_wake(&members, how many). Between 1 and 5 nothing is lost, since
- * a change, a death and a newcomer all count `turn` up before they wake. And if one is killed in between, or after it was
- * woken and before it looked: then that death wakes everybody, and everybody looks again. So no wake-up that the object
- * gives to few is lost with the dead, and nobody sleeps by a clock.
+ * and who has made a change, afterwards, kin_members_wake(&members, how many). Between 1 and 5 nothing is lost,
+ * since a change, a death and a newcomer all count `turn` up before they wake. And if one is killed in between, or
+ * after it was woken and before it looked: then that death wakes everybody, and everybody looks again. So no
+ * wake-up that the object gives to few is lost with the dead, and nobody sleeps by a clock.
  */
 
 #ifndef KIN_MEMBERS_H
@@ -73,9 +73,9 @@ kin_members_size(uint32_t count)
 
 struct kin_members;
 
-/* Called with the guard held for the row of a process that is dead, or whose last handle is closed: takes back what it
- * held, as far as that is due. True if the row may be another's now, which it has to be for one that is dead. Whoever does
- * it may be killed in the middle; then the next one is asked again. It may wake (kin_members_wake). */
+/* Called with the guard held for the row of a process that is dead, or whose last handle is closed: takes back what
+ * it held, as far as that is due. True if the row may be another's now, which it has to be for one that is dead.
+ * Whoever does it may be killed in the middle; then the next one is asked again. It may wake (kin_members_wake). */
 typedef bool kin_member_left(struct kin_members *members, struct kin_member *row, bool is_dead);
 
 struct kin_members_terms {
@@ -84,8 +84,8 @@ struct kin_members_terms {
     kin_member_left *left;
 };
 
-/* A handle's part, private to its process. Its threads may use it at once; a forked child has its own copy, which has not
- * joined, and watches nothing. */
+/* A handle's part, private to its process. Its threads may use it at once; a forked child has its own copy, which
+ * has not joined, and watches nothing. */
 struct kin_members {
     struct kin_members_state *state;
     struct kin_members_terms terms;
@@ -108,6 +108,10 @@ bool kin_members_bind(struct kin_members *members, struct kin_members_state *sta
  * kin_mutex_enter or kin_members_look says. */
 int kin_members_join(struct kin_members *members);
 
+/* With the guard, by who has joined: nobody else who lives is a member, nor is this process by another handle. It asks
+ * the kernel for each; the watcher has no part in it. */
+bool kin_members_alone(const struct kin_members *members);
+
 /* Leaves, and forgets all that is watched. Nobody is in a call by this handle. It is bound no more. */
 void kin_members_close(struct kin_members *members);
 
@@ -116,8 +120,8 @@ enum kin_look {
     KIN_LOOK_ALL,  /* at each, by asking the kernel: for who will not */
 };
 
-/* Watches all other members, from now on, and drops the rows of the dead. 0; EMFILE and ENFILE: there is no descriptor for
- * one; EAGAIN: no thread for the watcher; ENOMEM; ENOSPC (epoll(7)); or as kin_mutex_enter. */
+/* Watches all other members, from now on, and drops the rows of the dead. 0; EMFILE and ENFILE: there is no
+ * descriptor for one; EAGAIN: no thread for the watcher; ENOMEM; ENOSPC (epoll(7)); or as kin_mutex_enter. */
 int kin_members_look(struct kin_members *members, enum kin_look how);
 
 /* After a reboot, under a lock (kin_object_repair): nobody of then is a member any more. `left` is called for each with
@@ -138,7 +142,8 @@ void kin_members_disown(struct kin_members *members, uint32_t number);
 static inline struct kin_member *
 kin_members_row(const struct kin_members *members)
 {
-    uint64_t joined = atomic_load_explicit(&members->joined, memory_order_relaxed);
+    /* SYNC POINT: join, in members.c */
+    uint64_t joined = atomic_load_explicit(&members->joined, memory_order_acquire);
     if (__builtin_expect((uint32_t)joined == 0 || joined >> 32 != kin_robust_forks(), 0))
         return NULL;
     return &members->state->rows[(uint32_t)joined - 1];

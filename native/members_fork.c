@@ -10,6 +10,7 @@
 #include "members.h"
 #include "members_inside.h"
 #include "mutex.h"
+#include "start_time.h"
 
 bool
 kin_members_beget(struct kin_members *members, uint32_t *number)
@@ -46,7 +47,7 @@ kin_members_adopt(struct kin_members *members, uint32_t number)
 {
     struct kin_member *row = &members->state->rows[number];
     uint32_t pid = (uint32_t)getpid();
-    uint64_t start = kin_members_own_start();
+    uint64_t start = kin_own_start();
     if (!enter(members))
         return false;
     bool mine = row->pid == (uint32_t)getppid() && row->handles == KIN_EMBRYO;

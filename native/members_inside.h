@@ -7,7 +7,5 @@
 
 #define KIN_EMBRYO (UINT32_C(1) << 31) /* as `handles`: of a child that is not there yet */
 
-/* When this process began, as /proc says; 0: not known. */
-uint64_t kin_members_own_start(void);
 
 #endif

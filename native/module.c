@@ -18,6 +18,7 @@
 int kin_add_inotify(PyObject *module);
 int kin_add_try_read(PyObject *module);
 int kin_add_finally(PyObject *module);
+int kin_add_holding(PyObject *module);
 int kin_add_posix_mq(PyObject *module);
 int kin_add_signal(PyObject *module);
 int kin_add_sysv_wait(PyObject *module);
@@ -29,6 +30,7 @@ int kin_add_spawn(PyObject *module);
 int kin_add_keeper(PyObject *module);
 int kin_add_surroundings(PyObject *module);
 int kin_add_containment(PyObject *module);
+int kin_add_opening(PyObject *module);
 int kin_add_mutex(PyObject *module);
 int kin_add_ring(PyObject *module);
 int kin_add_block(PyObject *module);
@@ -45,6 +47,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
     {Py_mod_exec, kin_add_try_read},
     {Py_mod_exec, kin_add_finally},
+    {Py_mod_exec, kin_add_holding},
     {Py_mod_exec, kin_add_posix_mq},
     {Py_mod_exec, kin_add_signal},
     {Py_mod_exec, kin_add_sysv_wait},
@@ -56,6 +59,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_keeper},
     {Py_mod_exec, kin_add_surroundings},
     {Py_mod_exec, kin_add_containment},
+    {Py_mod_exec, kin_add_opening},
     {Py_mod_exec, kin_add_mutex},
     {Py_mod_exec, kin_add_ring},
     {Py_mod_exec, kin_add_block},

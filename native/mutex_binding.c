@@ -6,10 +6,13 @@
  *       ._close()                           refused while this process holds it or waits for it
  *       .acquire(timeout=None), .release(), .give_up()
  *       .__enter__(), .__exit__()           acquire, itself; release, unless it was given up
+ *       ._enter(timeout)                    __enter__ with a timeout
  *       .locked, .owner_died
  *       ._holder, ._held_before_fork        a thread id, or 0; whether it is a copy of a held one
  *       ._refused(errno, timeout)           of the subclass: raises what an errno of the core means
+ *       ._held                              whether this thread holds it, by this object
  *       ._gave_up()                         of the subclass: called when it was given up
+ *       ._dropped()                         of the subclass: called when it is dropped while it is held
  *
  * Rules:
  * 1. Nothing stands between a call and the core: with nobody in the way, an acquire is a few instructions, and
@@ -24,8 +27,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "exception_binding.h"
 #include "heap_type_binding.h"
 #include "mutex_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "sync_object.h"
 #include "timeout_binding.h"
@@ -52,10 +57,14 @@ mutex_open(PyObject *object, PyObject *args)
         free(opened);
         return NULL;
     }
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_mutex_open(&opened->mutex, opened->placed.memory, opened->placed.room);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_object_open(&opened->mutex, opened->placed.memory, opened->placed.room,
+                                KIN_MUTEX, sizeof(struct kin_object), NULL, NULL, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND) {
         self->opened = opened;
         self->flags = strict ? KIN_MUTEX_STRICT : 0;
@@ -63,7 +72,7 @@ mutex_open(PyObject *object, PyObject *args)
         kin_unplace(&opened->placed);
         free(opened);
     }
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -110,6 +119,20 @@ mutex_close(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* No Python runs, in which the exception of a signal handler would be lost, but to warn. */
+static void
+mutex_finalize(PyObject *object)
+{
+    if (close_it((struct kin_mutex_handle *)object) == 0)
+        return;
+    struct kin_exception before = kin_set_aside();
+    PyObject *result = PyObject_CallMethod(object, "_dropped", NULL);
+    if (result == NULL)
+        PyErr_WriteUnraisable(object);
+    Py_XDECREF(result);
+    kin_set_again(&before);
+}
+
 static void
 mutex_dealloc(PyObject *object)
 {
@@ -145,12 +168,12 @@ static bool
 acquire(struct kin_mutex_handle *self, PyObject *timeout)
 {
     struct timespec deadline;
-    if (self->opened == NULL)
-        return kin_refuse((PyObject *)self, EBADF, NULL) != NULL;
     if (timeout == Py_None)
         timeout = NULL;
     if (timeout != NULL && !kin_read_timeout(timeout, &deadline))
         return kin_refuse((PyObject *)self, EINVAL, timeout) != NULL;
+    if (self->opened == NULL)
+        return kin_refuse((PyObject *)self, EBADF, NULL) != NULL;
     int error = kin_mutex_take(&self->opened->mutex, NULL, self->flags | KIN_MUTEX_AWAKE);
     if (error == EBUSY)
         error = sleep_for(self, timeout == NULL ? NULL : &deadline);
@@ -162,44 +185,11 @@ acquire(struct kin_mutex_handle *self, PyObject *timeout)
     return error > 0 && kin_refuse((PyObject *)self, error, timeout) != NULL;
 }
 
-struct exception {
-    PyObject *kind, *value, *trace;
-};
-
-static struct exception
-set_aside(void)
-{
-    struct exception one;
-    PyErr_Fetch(&one.kind, &one.value, &one.trace);
-    return one;
-}
-
-/* Sets the first one again, or makes it the context of another that has been set since. */
-static void
-set_again(struct exception *first)
-{
-    if (!PyErr_Occurred() || first->kind == NULL) {
-        if (first->kind != NULL)
-            PyErr_Restore(first->kind, first->value, first->trace);
-        return;
-    }
-    struct exception second = set_aside();
-    PyErr_NormalizeException(&first->kind, &first->value, &first->trace);
-    PyErr_NormalizeException(&second.kind, &second.value, &second.trace);
-    if (first->trace != NULL)
-        PyException_SetTraceback(first->value, first->trace);
-    PyException_SetContext(second.value, Py_NewRef(first->value));
-    PyErr_Restore(second.kind, second.value, second.trace);
-    Py_DECREF(first->kind);
-    Py_DECREF(first->value);
-    Py_XDECREF(first->trace);
-}
-
 bool
 kin_mutex_reacquire(struct kin_mutex_handle *self)
 {
     uint32_t entered = kin_sleepers_enter(&self->sleepers);
-    struct exception before = set_aside();
+    struct kin_exception before = kin_set_aside();
     int error;
     for (;;) {
         Py_BEGIN_ALLOW_THREADS
@@ -208,8 +198,8 @@ kin_mutex_reacquire(struct kin_mutex_handle *self)
         if (error != EINTR)
             break;
         if (PyErr_CheckSignals() < 0) {
-            set_again(&before);
-            before = set_aside();
+            kin_set_again(&before);
+            before = kin_set_aside();
         }
     }
     kin_sleepers_leave(&self->sleepers, entered);
@@ -218,7 +208,7 @@ kin_mutex_reacquire(struct kin_mutex_handle *self)
         self->lost = error != EDEADLK; /* else a signal handler has taken it */
         kin_refuse((PyObject *)self, error, NULL);
     }
-    set_again(&before);
+    kin_set_again(&before);
     return held;
 }
 
@@ -232,10 +222,16 @@ mutex_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count, Py
 }
 
 static PyObject *
+mutex_enter_within(PyObject *object, PyObject *timeout)
+{
+    return acquire((struct kin_mutex_handle *)object, timeout) ? Py_NewRef(object) : NULL;
+}
+
+static PyObject *
 mutex_enter(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    return acquire((struct kin_mutex_handle *)object, Py_None) ? Py_NewRef(object) : NULL;
+    return mutex_enter_within(object, Py_None);
 }
 
 /* --------------------------------------------------------------------------------- releasing */
@@ -305,6 +301,16 @@ mutex_held_before_fork(PyObject *object, void *unused)
 }
 
 static PyObject *
+mutex_held(PyObject *object, void *unused)
+{
+    const struct kin_mutex_handle *self = (const struct kin_mutex_handle *)object;
+    (void)unused;
+    if (self->opened == NULL)
+        return kin_refuse(object, EBADF, NULL);
+    return PyBool_FromLong(kin_mutex_is_held(&self->opened->mutex));
+}
+
+static PyObject *
 mutex_locked(PyObject *object, void *unused)
 {
     const struct kin_mutex_handle *self = (const struct kin_mutex_handle *)object;
@@ -344,6 +350,7 @@ static PyMethodDef methods[] = {
     {"give_up", mutex_give_up, METH_NOARGS,
      PyDoc_STR("give_up($self)\n--\n\n"
                "Let nobody ever have it again: who waits or comes gets OwnerDied. Raises as `release`.")},
+    {"_enter", mutex_enter_within, METH_O, PyDoc_STR("__enter__ with a timeout.")},
     {"__enter__", mutex_enter, METH_NOARGS, PyDoc_STR("__enter__($self)\n--\n\nAcquire; itself.")},
     {"__exit__", (PyCFunction)(void (*)(void))mutex_exit, METH_FASTCALL,
      PyDoc_STR("__exit__($self, *exception)\n--\n\nRelease, unless it was given up.")},
@@ -362,6 +369,7 @@ static PyGetSetDef attributes[] = {
     {"locked", mutex_locked, NULL, PyDoc_STR("Whether somebody holds it just now."), NULL},
     {"owner_died", mutex_owner_died, NULL,
      PyDoc_STR("Whether this thread holds it, after one that died holding it."), NULL},
+    {"_held", mutex_held, NULL, PyDoc_STR("Whether this thread holds it, by this object."), NULL},
     {"_holder", mutex_holder, NULL, PyDoc_STR("The thread id of the holder, or 0."), NULL},
     {"_held_before_fork", mutex_held_before_fork, NULL,
      PyDoc_STR("Whether this is a copy of what another process held when it forked."), NULL},
@@ -370,6 +378,7 @@ static PyGetSetDef attributes[] = {
 
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("A robust mutex in shared memory.")},
+    {Py_tp_finalize, mutex_finalize},
     {Py_tp_dealloc, mutex_dealloc},
     {Py_tp_methods, methods},
     {Py_tp_getset, attributes},

@@ -1,4 +1,5 @@
-/* Waiting for a robust mutex: a short spin, then sleep; and who has to give way to whom. The rules are those of mutex.c.
+/* Waiting for a robust mutex: a short spin, then sleep; and who has to give way to whom. The rules are those of
+ * mutex.c.
  *
  *      newcomer ──> free? ──────── yes ──> somebody starves? ── no ──> take it
  *                    │ ▲                       │ yes

@@ -9,6 +9,8 @@
 PyObject *
 kin_refuse(PyObject *object, int error, PyObject *timeout)
 {
+    if (PyErr_Occurred())
+        return NULL;
     PyObject *result =
         PyObject_CallMethod(object, "_refused", "iO", error, timeout ? timeout : Py_None);
     if (result != NULL) {

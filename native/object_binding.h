@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 /* Raises what an errno of the core means to its user, by `_refused(errno, timeout)` of the subclass; `timeout` may be
- * NULL. NULL, always. */
+ * NULL. An exception that is set already stays. NULL, always. */
 PyObject *kin_refuse(PyObject *object, int error, PyObject *timeout);
 
 /* The threads of this process that sleep by an object; all zero at first. With the GIL. */

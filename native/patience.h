@@ -1,9 +1,9 @@
 /* Who has waited for too long, and who gives way to him then; for locks whose word is taken by whoever is awake.
  *
- * Whoever is awake takes what is free before who has to be woken: that is fast, and may starve a sleeper. So one that was
- * woken in vain for some milliseconds leaves its TID beside the word, in `starving`; and whoever comes newly then, sees that
- * somebody sleeps, and finds it, gives way once: sleeps until that one has had its turn, or for some milliseconds, since it may
- * be dead, or stopped.
+ * Whoever is awake takes what is free before who has to be woken: that is fast, and may starve a sleeper. So one
+ * that was woken in vain for some milliseconds leaves its TID beside the word, in `starving`; and whoever comes
+ * newly then, sees that somebody sleeps, and finds it, gives way once: sleeps until that one has had its turn, or
+ * for some milliseconds, since it may be dead, or stopped.
  */
 
 #ifndef KIN_PATIENCE_H

@@ -221,10 +221,10 @@ static bool
 acquire(PyObject *object, PyObject *timeout)
 {
     struct semaphore *self = (struct semaphore *)object;
-    if (self->sem == NULL)
-        return kin_refuse(object, EBADF, NULL) != NULL;
     if (!kin_taking_timeout(object, timeout))
         return false;
+    if (self->sem == NULL)
+        return kin_refuse(object, EBADF, NULL) != NULL;
     int error = attempt_on(self->sem);
     if (error == 0)
         return true;

@@ -99,7 +99,11 @@ kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
     enum kin_finding found = kin_object_look(memory, room, KIN_RING, sizeof *there);
     if (found == KIN_SOUND && atomic_load(&there->object.header.magic) == 0 && need > room)
         return KIN_MISPLACED; /* it would be made beyond the end */
-    found = kin_object_open(&ring->arena.guard, memory, room, KIN_RING, sizeof *there, format, &wanted);
+    const struct timespec patience = kin_object_patience();
+    do
+        found = kin_object_open(&ring->arena.guard, memory, room, KIN_RING, sizeof *there, format,
+                                &wanted, &patience);
+    while (found == KIN_INTERRUPTED);
     if (found != KIN_SOUND)
         return found;
     struct kin_ring_shape shape = there->shape;

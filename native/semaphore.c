@@ -13,21 +13,24 @@
  *
  *      value + what all hold stays the same, whoever takes, gives, or dies
  *
- * What a process holds has to stand in two places: in the value, where others see it, and in its own row (members.c), from
- * which it comes back. Two words can't be changed at once, so the first one says what is still to be added to the second.
+ * What a process holds has to stand in two places: in the value, where others see it, and in its own row
+ * (members.c), from which it comes back. Two words can't be changed at once, so the first one says what is still to
+ * be added to the second.
  *
  * Rules:
- * 1. A change is one atomic exchange of the word: of the value, and of what is *due* to the row of who makes it. From then
- *    on it is done, for everybody.
- * 2. Whoever makes the next one adds to what is due, if it is the same process, and it has room. Another one first *closes*
- *    the word, so that nothing is added any more, and *settles* it: adds what is due to the balance of the row, if need be
- *    for somebody who is stopped, or dead. The stamp, one more for each that is settled, lets that happen once, whoever
- *    tries. So at every instruction at most one row is not settled, and the word says which, and by how much.
+ * 1. A change is one atomic exchange of the word: of the value, and of what is *due* to the row of who makes it.
+ *    From then on it is done, for everybody.
+ * 2. Whoever makes the next one adds to what is due, if it is the same process, and it has room. Another one first
+ *    *closes* the word, so that nothing is added any more, and *settles* it: adds what is due to the balance of the
+ *    row, if need be for somebody who is stopped, or dead. The stamp, one more for each that is settled, lets that
+ *    happen once, whoever tries. So at every instruction at most one row is not settled, and the word says which,
+ *    and by how much.
  * 3. So changes need no lock, and nobody waits for one who is in the middle. What does not fit stands in `intent`,
- *    written under the guard, and only once what stood there is settled. An old one that is read by mistake does no harm:
- *    then the stamp has moved on.
+ *    written under the guard, and only once what stood there is settled. An old one that is read by mistake does no
+ *    harm: then the stamp has moved on.
  * 4. A balance is changed by nothing else. A row passes to another process with a balance of 0, and keeps its stamp.
- * 5. The dead are dropped under the guard: what they held goes back to the value. Who has given more than it took owes nothing.
+ * 5. The dead are dropped under the guard: what they held goes back to the value. Who has given more than it took
+ *    owes nothing.
  * 6. `keeps`: nothing is due, and so nothing comes back; for who takes here and gives there.
  *
  * Who sleeps, and who is woken: semaphore_wait.c.
@@ -68,7 +71,8 @@ in_range(const struct kin_member *row, int32_t count)
     return held <= KIN_MOST_HELD && held >= -(int64_t)KIN_MOST_HELD;
 }
 
-/* Of a word that is not the row's own, or has no room. With the guard if the count does not fit: 0, an errno, or KIN_MOVED_ON. */
+/* Of a word that is not the row's own, or has no room. With the guard if the count does not fit: 0, an errno, or
+ * KIN_MOVED_ON. */
 static __attribute__((noinline)) int
 change_anew(struct kin_semaphore *semaphore, struct kin_member *row, int32_t count, uint64_t *word)
 {
@@ -130,8 +134,8 @@ kin_semaphore_change(struct kin_semaphore *semaphore, struct kin_member *row, in
 
 /* ---------------------------------------------------------------------------- taking it back */
 
-/* With the guard: the row holds nothing, and nothing is due to it. What it held goes back to the value, if `returns`. How
- * much that was. */
+/* With the guard: the row holds nothing, and nothing is due to it. What it held goes back to the value, if
+ * `returns`. How much that was. */
 static int32_t
 clear_balance(struct kin_semaphore *semaphore, const struct kin_member *row, bool returns)
 {
@@ -267,13 +271,14 @@ bind(struct kin_semaphore *semaphore, struct kin_semaphore_object *object, size_
 
 enum kin_finding
 kin_semaphore_open(struct kin_semaphore *semaphore, void *memory, size_t room,
-                   const struct kin_semaphore_terms *terms, struct kin_watcher *watcher)
+                   const struct kin_semaphore_terms *terms, struct kin_watcher *watcher,
+                   const struct timespec *patience)
 {
     struct kin_semaphore_terms wanted = *terms;
     size_t size = kin_semaphore_size(terms->members);
     *semaphore = (struct kin_semaphore){0};
     enum kin_finding found = kin_object_open_sized(&semaphore->guard, memory, room, KIN_SEMAPHORE,
-                                                   &size, format, &wanted);
+                                                   &size, format, &wanted, patience);
     if (found == KIN_SOUND && !bind(semaphore, memory, size, watcher))
         return KIN_ALIEN;
     return found;

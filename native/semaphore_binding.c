@@ -7,7 +7,8 @@
  *       ._close()                           refused while a thread of this process is in a call
  *       .acquire(timeout=None, n=1), .release(n=1)
  *       .__enter__(), .__exit__()           acquire, itself; release, unless it was acquired by the parent
- *       ._entered(), ._left(n)              the same for blocks of Python
+ *       ._enter(timeout, n), ._exit(n)      the same for several
+ *       ._entered()                         a block has begun that was acquired for by a task
  *       .value
  *       ._now                               the value, without a look for the dead
  *       ._terms                             (initial, maximum, keeps, members), as it was made
@@ -15,9 +16,10 @@
  *       ._refused(errno, argument)          of the subclass: raises what an errno of the core means
  *
  * Rules:
- * 1. Nothing stands between a call and the core: with enough there, an acquire of one is a few instructions, and keeps the GIL.
- *    Whatever may take longer is done without it.
+ * 1. Nothing stands between a call and the core: with enough there, an acquire of one is a few instructions, and
+ *    keeps the GIL. Whatever may take longer is done without it.
  * 2. A thread without the GIL counts as a sleeper: nobody closes under it.
+ * 3. Whether it is open is looked at after the arguments are read: a number may be an object, whose methods close it.
  */
 
 #define PY_SSIZE_T_CLEAN
@@ -26,6 +28,9 @@
 #include <errno.h>
 
 #include "arguments_binding.h"
+#include "futex.h"
+#include "heap_type_binding.h"
+#include "opening_binding.h"
 #include "own_methods_binding.h"
 #include "semaphore_binding.h"
 #include "timeout_binding.h"
@@ -58,17 +63,21 @@ semaphore_open(PyObject *object, PyObject *args)
         return kin_refuse(object, EEXIST, NULL);
     if (kin_place(&self->placed, buffer, offset) < 0)
         return NULL;
+    const struct timespec patience = kin_object_patience();
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_semaphore_open(&self->core, self->placed.memory, self->placed.room, &terms, core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_semaphore_open(&self->core, self->placed.memory, self->placed.room, &terms,
+                                   core, &patience);
+        Py_END_ALLOW_THREADS
+    } while (kin_opening_goes_on(found));
     if (found == KIN_SOUND) {
         self->watcher = Py_NewRef(watcher);
     } else {
         self->core.state = NULL;
         kin_unplace(&self->placed);
     }
-    return PyLong_FromLong(found);
+    return kin_opening_found(found);
 }
 
 static PyObject *
@@ -115,10 +124,8 @@ semaphore_close(PyObject *object, PyObject *unused)
 static void
 semaphore_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     close_it((struct kin_semaphore_handle *)object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 /* ------------------------------------------------------------------------------- arguments */
@@ -126,11 +133,10 @@ semaphore_dealloc(PyObject *object)
 uint32_t
 kin_semaphore_read_count(struct kin_semaphore_handle *self, PyObject *count, uint32_t most)
 {
-    int overflow;
-    long long number = PyLong_AsLongLongAndOverflow(count, &overflow);
-    if (number == -1 && PyErr_Occurred())
+    long long number;
+    if (!kin_read_number(count, &number))
         return 0;
-    if (overflow != 0 || number < 1 || number > most) {
+    if (number < 1 || number > most) {
         kin_refuse((PyObject *)self, EDOM, count);
         return 0;
     }
@@ -139,16 +145,19 @@ kin_semaphore_read_count(struct kin_semaphore_handle *self, PyObject *count, uin
 
 /* --------------------------------------------------------------------------------- acquiring */
 
-/* Sleeps: 0; an errno; -1 with an exception set, by a signal handler. */
+/* Sleeps: 0; an errno; -1 with an exception set, by a signal handler. Neither that nor another thread closes it
+ * meanwhile. */
 static int
 sleep_for(struct kin_semaphore_handle *self, uint32_t count, const struct timespec *deadline)
 {
+    uint32_t entered = kin_sleepers_enter(&self->sleepers);
     int error;
     do {
-        KIN_BEGIN_CALL(self)
+        Py_BEGIN_ALLOW_THREADS
         error = kin_semaphore_acquire(&self->core, count, deadline, NULL);
-        KIN_END_CALL(self)
+        Py_END_ALLOW_THREADS
     } while (error == EINTR && PyErr_CheckSignals() == 0);
+    kin_sleepers_leave(&self->sleepers, entered);
     return error == EINTR ? -1 : error;
 }
 
@@ -173,8 +182,10 @@ acquire(struct kin_semaphore_handle *self, PyObject *timeout, uint32_t count)
     if (timeout != NULL) {
         if (!kin_read_timeout(timeout, &deadline))
             return kin_refuse((PyObject *)self, EINVAL, timeout) != NULL;
-        now = PyFloat_AsDouble(timeout) == 0;
+        now = kin_has_passed(&deadline);
     }
+    if (!kin_semaphore_is_open(self))
+        return false;
     int error = count == 1 ? kin_semaphore_take_one(&self->core) : EBUSY;
     if (error == EBUSY)
         error = now ? kin_semaphore_try_here(self, count)
@@ -191,10 +202,9 @@ semaphore_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count
     struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
     PyObject *values[2] = {NULL, NULL};
     uint32_t number = 1;
-    if (!kin_semaphore_is_open(self))
-        return NULL;
     if (count != 0 || names != NULL) {
-        if (!kin_read_arguments("acquire", expected, 2, values, arguments, count, names))
+        if (!kin_semaphore_is_open(self) ||
+            !kin_read_arguments("acquire", expected, 2, values, arguments, count, names))
             return NULL;
         if (values[1] != NULL)
             number = kin_semaphore_read_count(self, values[1], self->core.maximum);
@@ -207,14 +217,30 @@ semaphore_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count
 }
 
 static PyObject *
-semaphore_enter(PyObject *object, PyObject *unused)
+enter(struct kin_semaphore_handle *self, PyObject *timeout, uint32_t count)
 {
-    struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
-    (void)unused;
-    if (!kin_semaphore_is_open(self) || !acquire(self, NULL, 1))
+    if (!acquire(self, timeout, count))
         return NULL;
     kin_entered_add(&self->entered);
-    return Py_NewRef(object);
+    return Py_NewRef((PyObject *)self);
+}
+
+static PyObject *
+semaphore_enter(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return enter((struct kin_semaphore_handle *)object, NULL, 1);
+}
+
+static PyObject *
+semaphore_enter_for(PyObject *object, PyObject *args)
+{
+    struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
+    PyObject *timeout, *count;
+    if (!PyArg_ParseTuple(args, "OO:_enter", &timeout, &count) || !kin_semaphore_is_open(self))
+        return NULL;
+    uint32_t number = kin_semaphore_read_count(self, count, self->core.maximum);
+    return number == 0 ? NULL : enter(self, timeout, number);
 }
 
 /* --------------------------------------------------------------------------------- releasing */
@@ -238,8 +264,6 @@ semaphore_release(PyObject *object, PyObject *const *arguments, Py_ssize_t count
     struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
     PyObject *values[1] = {NULL};
     uint32_t number = 1;
-    if (!kin_semaphore_is_open(self))
-        return NULL;
     if (count != 0 || names != NULL) {
         if (!kin_read_arguments("release", expected, 1, values, arguments, count, names))
             return NULL;
@@ -248,6 +272,8 @@ semaphore_release(PyObject *object, PyObject *const *arguments, Py_ssize_t count
         if (number == 0)
             return NULL;
     }
+    if (!kin_semaphore_is_open(self))
+        return NULL;
     int error = kin_semaphore_release_here(self, number);
     if (error != 0)
         return kin_refuse(object, error, NULL);
@@ -278,7 +304,7 @@ semaphore_exit(PyObject *object, PyObject *const *arguments, Py_ssize_t count)
 }
 
 static PyObject *
-semaphore_left(PyObject *object, PyObject *count)
+semaphore_exit_of(PyObject *object, PyObject *count)
 {
     struct kin_semaphore_handle *self = (struct kin_semaphore_handle *)object;
     uint32_t number = kin_semaphore_read_count(self, count, KIN_SEMAPHORE_MOST);
@@ -322,7 +348,8 @@ static PyMethodDef methods[] = {
                "Release one. Raises as `release`, and ForkedCopy when the block was entered by the\n"
                "parent, before the fork.")},
     {"_entered", semaphore_entered, METH_NOARGS, PyDoc_STR("A block has begun.")},
-    {"_left", semaphore_left, METH_O, PyDoc_STR("A block ends, in which so many were held.")},
+    {"_enter", semaphore_enter_for, METH_VARARGS, PyDoc_STR("__enter__, with all it takes.")},
+    {"_exit", semaphore_exit_of, METH_O, PyDoc_STR("__exit__, of so many.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -352,8 +379,5 @@ static PyType_Spec spec = {
 int
 kin_add_semaphore(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Semaphore", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "Semaphore");
 }

@@ -8,7 +8,7 @@
 
 #include "object_binding.h"
 #include "placed_binding.h"
-#include "semaphore.h"
+#include "kin_semaphore.h"
 #include "taking_binding.h"
 
 struct kin_semaphore_handle {

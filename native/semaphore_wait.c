@@ -7,10 +7,10 @@
  *                  look: watch all others, drop the dead ──> set SLEEPERS ──> sleep on `turn` ──> woken: again
  *
  * Rules:
- * 1. Each who goes to sleep changes the word before, by a change that changes no balance, also if SLEEPERS is set already.
- *    Whoever gives, and finds it set, looks at the word, counts `turn` up, wakes, and clears SLEEPERS only if there were
- *    less to be woken than it would have, and the word has stayed. So nobody sleeps then: who came after the count has
- *    changed the word, and who came before has been woken, or does not fall asleep.
+ * 1. Each who goes to sleep changes the word before, by a change that changes no balance, also if SLEEPERS is set
+ *    already. Whoever gives, and finds it set, looks at the word, counts `turn` up, wakes, and clears SLEEPERS only
+ *    if there were less to be woken than it would have, and the word has stayed. So nobody sleeps then: who came
+ *    after the count has changed the word, and who came before has been woken, or does not fall asleep.
  * 2. Who wants several may be woken when there is one, and who wants one sleeps on. So while one such sleeps (SEVERAL),
  *    each who gives wakes all.
  * 3. A wake-up that goes with somebody who is killed is made up for by the watchers of the others (members.h).

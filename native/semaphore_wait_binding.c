@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "futex.h"
+#include "heap_type_binding.h"
 
 int kin_add_semaphore_wait(PyObject *module);
 
@@ -41,7 +42,7 @@ wait_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     uint32_t number = kin_semaphore_read_count(handle, count, handle->core.maximum);
     if (number == 0)
         return NULL;
-    struct wait *self = (struct wait *)((allocfunc)PyType_GetSlot(type, Py_tp_alloc))(type, 0);
+    struct wait *self = kin_allocate(type);
     if (self != NULL) {
         self->semaphore = (struct kin_semaphore_handle *)Py_NewRef(semaphore);
         self->count = number;
@@ -52,10 +53,8 @@ wait_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 static void
 wait_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     Py_XDECREF((PyObject *)((struct wait *)object)->semaphore);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static void
@@ -157,8 +156,5 @@ static PyType_Spec spec = {
 int
 kin_add_semaphore_wait(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "SemaphoreWait", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "SemaphoreWait");
 }

@@ -12,7 +12,7 @@
 
 #include <errno.h>
 
-#include "semaphore.h"
+#include "kin_semaphore.h"
 
 enum { KIN_DUE_SHIFT = 27, KIN_ROW_SHIFT = 33, KIN_STAMP_SHIFT = 43 };
 enum { KIN_DUE_MASK = 63, KIN_ROW_MASK = 1023, KIN_STAMP_MASK = (1 << 21) - 1 };
@@ -134,8 +134,8 @@ kin_semaphore_make_ready(struct kin_semaphore *semaphore, uint64_t *word)
     return error;
 }
 
-/* Makes a word that is ready another one, with this value and these flags, by which so much is due to `row`. False: it is
- * another one already. */
+/* Makes a word that is ready another one, with this value and these flags, by which so much is due to `row`. False:
+ * it is another one already. */
 static inline bool
 kin_semaphore_put(struct kin_semaphore *semaphore, uint64_t word, const struct kin_member *row,
                   int32_t due, uint64_t value_and_flags)
@@ -149,8 +149,8 @@ kin_semaphore_put(struct kin_semaphore *semaphore, uint64_t word, const struct k
                                       stamp << KIN_STAMP_SHIFT);
 }
 
-/* Takes `count`, if they are there, or gives as many as −count. 0; EBUSY: they are not; EOVERFLOW; ERANGE; EILSEQ; or as
- * kin_mutex_enter. *word is that by which it was decided. */
+/* Takes `count`, if they are there, or gives as many as −count. 0; EBUSY: they are not; EOVERFLOW; ERANGE; EILSEQ;
+ * or as kin_mutex_enter. *word is that by which it was decided. */
 int kin_semaphore_change(struct kin_semaphore *semaphore, struct kin_member *row, int32_t count,
                          uint64_t *word);
 

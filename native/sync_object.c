@@ -16,10 +16,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAKING = 5 }; /* seconds that a maker may take; else it is no maker, but alien memory */
+#include "mutex_word.h"
+
+enum { MAKING = 5 }; /* seconds that a maker may take: microseconds, unless it is stopped */
 
 /* The boot id as 16 bytes; all zero where /proc has none. False when it can't be had just now: then nothing may be
  * said about the boot of an object, nor one be made. */
@@ -171,19 +174,47 @@ kin_object_look(const void *memory, size_t room, enum kin_kind kind, size_t size
     return check(memory, room, kind, size, thread->pid_namespace);
 }
 
-static enum kin_finding
-make(struct kin_mutex *guard, struct kin_object *object, enum kin_kind kind, size_t size,
-     kin_object_format *format, void *argument)
+struct timespec
+kin_object_patience(void)
 {
     struct timespec deadline;
     clock_gettime(CLOCK_MONOTONIC, &deadline);
     deadline.tv_sec += MAKING;
-    int error;
-    do
-        error = kin_mutex_lock(guard, &deadline);
-    while (error == EINTR);
-    if (error != 0 && error != EOWNERDEAD)
-        return error == ENOLCK ? KIN_TOO_MANY : KIN_ALIEN;
+    return deadline;
+}
+
+uint32_t
+kin_object_maker(const void *memory, size_t room)
+{
+    const struct kin_object *object = memory;
+    return room < sizeof *object ? 0 : kin_mutex_owner(kin_mutex_look(&object->guard));
+}
+
+/* Or just gone: then the next attempt tells more. */
+static bool
+is_alive(uint32_t thread)
+{
+    return thread == 0 || kill((pid_t)thread, 0) == 0 || errno == EPERM;
+}
+
+static enum kin_finding
+make(struct kin_mutex *guard, struct kin_object *object, enum kin_kind kind, size_t size,
+     kin_object_format *format, void *argument, const struct timespec *patience)
+{
+    int error = kin_mutex_lock(guard, patience);
+    switch (error) {
+    case 0:
+    case EOWNERDEAD:
+        break;
+    case EINTR:
+        return KIN_INTERRUPTED;
+    case ENOLCK:
+        return KIN_TOO_MANY;
+    case ETIMEDOUT:
+        return is_alive(kin_mutex_holder(guard)) ? KIN_BEING_MADE : KIN_ALIEN;
+    default:
+        return KIN_ALIEN;
+    }
     if (magic_of(object) == 0) {
         struct kin_object_header header = header_of(kind, size, guard->pid_namespace);
         if (format != NULL)
@@ -196,14 +227,14 @@ make(struct kin_mutex *guard, struct kin_object *object, enum kin_kind kind, siz
 
 enum kin_finding
 kin_object_open(struct kin_mutex *guard, void *memory, size_t room, enum kin_kind kind, size_t size,
-                kin_object_format *format, void *argument)
+                kin_object_format *format, void *argument, const struct timespec *patience)
 {
     struct kin_object *object = memory;
     enum kin_finding found = kin_object_look(memory, room, kind, size);
     if (found == KIN_SOUND)
         found = kin_mutex_bind(guard, &object->guard);
     if (found == KIN_SOUND && magic_of(object) == 0)
-        found = make(guard, object, kind, size, format, argument);
+        found = make(guard, object, kind, size, format, argument, patience);
     /* Again: if it was blank, somebody else may have made another one since. */
     return found == KIN_SOUND ? kin_object_look(memory, room, kind, size) : found;
 }
@@ -221,13 +252,14 @@ kin_object_size(const void *memory, size_t room, enum kin_kind kind, size_t othe
 
 enum kin_finding
 kin_object_open_sized(struct kin_mutex *guard, void *memory, size_t room, enum kin_kind kind,
-                      size_t *size, kin_object_format *format, void *argument)
+                      size_t *size, kin_object_format *format, void *argument,
+                      const struct timespec *patience)
 {
     size_t made = kin_object_size(memory, room, kind, *size), before;
     enum kin_finding found;
     do {
         before = *size = made;
-        found = kin_object_open(guard, memory, room, kind, *size, format, argument);
+        found = kin_object_open(guard, memory, room, kind, *size, format, argument, patience);
         /* Again if somebody has just made one of another size. */
         made = kin_object_size(memory, room, kind, *size);
     } while (found == KIN_OTHER_KIND && made != before);
@@ -253,7 +285,13 @@ kin_object_repair(struct kin_object *object, kin_object_format *repair, void *ar
 enum kin_finding
 kin_mutex_open(struct kin_mutex *mutex, void *memory, size_t room)
 {
-    return kin_object_open(mutex, memory, room, KIN_MUTEX, sizeof(struct kin_object), NULL, NULL);
+    const struct timespec patience = kin_object_patience();
+    enum kin_finding found;
+    do
+        found = kin_object_open(mutex, memory, room, KIN_MUTEX, sizeof(struct kin_object), NULL,
+                                NULL, &patience);
+    while (found == KIN_INTERRUPTED);
+    return found;
 }
 
 void

@@ -22,6 +22,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "arguments_binding.h"
 #include "kernel_semaphores.h"
 #include "object_binding.h"
 #include "taking_binding.h"
@@ -184,10 +185,10 @@ static bool
 operate(PyObject *object, struct sembuf *operations, size_t count, PyObject *timeout)
 {
     struct semaphore *self = (struct semaphore *)object;
-    if (!self->open)
-        return kin_refuse(object, EBADF, NULL) != NULL;
     if (!kin_taking_timeout(object, timeout))
         return false;
+    if (!self->open)
+        return kin_refuse(object, EBADF, NULL) != NULL;
     int error = operate_on(self->set, operations, count);
     if (error == 0)
         return true;
@@ -217,14 +218,14 @@ semaphore_operate(PyObject *object, PyObject *args)
 
 /* One operation on one semaphore: `sign` times `count`. False with an exception set. */
 static bool
-change(PyObject *object, int sign, int index, int count, PyObject *timeout)
+change(PyObject *object, int sign, long long index, long long count, PyObject *timeout)
 {
     const struct semaphore *self = (const struct semaphore *)object;
     if (index < 0 || (self->open && index >= self->n))
         return kin_refuse(object, EFBIG, NULL) != NULL;
     if (count < 1 || count > INT16_MAX)
         return kin_refuse(object, EDOM, NULL) != NULL;
-    struct sembuf operation = {(unsigned short)index, (short)(sign * count), self->flags};
+    struct sembuf operation = {(unsigned short)index, (short)(sign * (int)count), self->flags};
     return operate(object, &operation, 1, timeout);
 }
 
@@ -233,9 +234,9 @@ semaphore_acquire(PyObject *object, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"timeout", "index", "count", NULL};
     PyObject *timeout = Py_None;
-    int index = 0, count = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O$ii:acquire", names, &timeout, &index,
-                                     &count) ||
+    long long index = 0, count = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|O$O&O&:acquire", names, &timeout,
+                                     kin_read_number, &index, kin_read_number, &count) ||
         !change(object, -1, index, count, timeout))
         return NULL;
     Py_RETURN_NONE;
@@ -245,15 +246,16 @@ static PyObject *
 semaphore_release(PyObject *object, PyObject *args, PyObject *keywords)
 {
     static char *names[] = {"index", "count", NULL};
-    int index = 0, count = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$ii:release", names, &index, &count) ||
+    long long index = 0, count = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "|$O&O&:release", names, kin_read_number,
+                                     &index, kin_read_number, &count) ||
         !change(object, 1, index, count, Py_None))
         return NULL;
     Py_RETURN_NONE;
 }
 
 static PyObject *
-enter(PyObject *object, PyObject *timeout, int index, int count)
+enter(PyObject *object, PyObject *timeout, long long index, long long count)
 {
     if (!change(object, -1, index, count, timeout))
         return NULL;
@@ -262,7 +264,7 @@ enter(PyObject *object, PyObject *timeout, int index, int count)
 }
 
 static PyObject *
-leave(PyObject *object, int index, int count)
+leave(PyObject *object, long long index, long long count)
 {
     if (!kin_entered_remove(&((struct semaphore *)object)->entered))
         return kin_refuse(object, ECHILD, NULL);
@@ -275,8 +277,9 @@ static PyObject *
 semaphore_enter_within(PyObject *object, PyObject *args)
 {
     PyObject *timeout;
-    int index, count;
-    if (!PyArg_ParseTuple(args, "Oii:_enter", &timeout, &index, &count))
+    long long index, count;
+    if (!PyArg_ParseTuple(args, "OO&O&:_enter", &timeout, kin_read_number, &index, kin_read_number,
+                          &count))
         return NULL;
     return enter(object, timeout, index, count);
 }
@@ -284,8 +287,10 @@ semaphore_enter_within(PyObject *object, PyObject *args)
 static PyObject *
 semaphore_leave(PyObject *object, PyObject *args)
 {
-    int index, count;
-    return PyArg_ParseTuple(args, "ii:_exit", &index, &count) ? leave(object, index, count) : NULL;
+    long long index, count;
+    if (!PyArg_ParseTuple(args, "O&O&:_exit", kin_read_number, &index, kin_read_number, &count))
+        return NULL;
+    return leave(object, index, count);
 }
 
 static PyObject *

@@ -11,7 +11,7 @@ Rules:
 1. A module is run by one run, whole and in order.
 2. A module of `ALONE` is run at the end, when the others are over: it looks at the whole machine.
 3. Each run is a process group of its own. In one that is orphaned (setpgid(2)), as those of services and CI are, the kernel
-   sends SIGHUP to everybody when a child of a keeper ends while somebody of the group is stopped: a test of this run, and one of the other.
+   sends SIGHUP to everybody when a keeper is killed while somebody of the group is stopped: a test of this run, and one of the other.
 4. The first run speaks as it goes; what the others say is shown after it, whole.
 5. The last line is the sum, in pytest's words; the exit code is that of the first run that failed.
 """

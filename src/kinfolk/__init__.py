@@ -268,7 +268,12 @@ _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name i
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _import_module(_HOME[name])
+    try:
+        home = _import_module(_HOME[name])
+    except OSError as error:  # no descriptor left, for one
+        from kinfolk.errors import from_os_error as _from_os_error
+
+        raise _from_os_error(error, "can't be loaded", f"{__name__}.{name}") from error
     value: object = home if _HOME[name] == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = value
     return value

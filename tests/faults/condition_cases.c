@@ -1,13 +1,14 @@
 /* Cases of the condition, for harness.c.
  *
- * Some give, and others take: who takes waits while as many were taken as were given. `given` is one number, which is there or not
- * when its writer is killed.
+ * Some give, and others take: who takes waits while as many were taken as were given. `given` is one number, which
+ * is there or not when its writer is killed.
  */
 
 #include "harness.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <unistd.h>
@@ -23,7 +24,8 @@ struct shared {
         __attribute__((aligned(KIN_OBJECT_ALIGNMENT)));
     _Atomic int given, taken;
     _Atomic uint32_t go;
-    pid_t victim;
+    pid_t victim, other;
+    _Atomic uint32_t interrupted, all_taken;
 };
 
 /* Each process has its own. */
@@ -38,7 +40,7 @@ opens_without_joining(void *memory)
     void *own = &((struct kin_condition_object *)(void *)shared->condition)->mutex;
     if (kin_watcher_init(&watcher) != 0 ||
         kin_condition_open(&condition, shared->condition, sizeof shared->condition, MEMBERS,
-                           &watcher) != KIN_SOUND ||
+                           &watcher, NULL) != KIN_SOUND ||
         kin_mutex_open(&mutex, own, KIN_MUTEX_SIZE) != KIN_SOUND)
         violated("the condition can't be opened");
 }
@@ -271,6 +273,61 @@ gives_and_dies_on_go(void *memory)
     _exit(0);
 }
 
+/* One is woken, who is to pass it on; and nobody's end or coming wakes anybody. */
+static void
+gives_once_and_stays(void *memory)
+{
+    struct shared *shared = memory;
+    wait_for_go(memory);
+    lock();
+    shared->given = MOST;
+    notify(1);
+    unlock();
+    while (shared->all_taken == 0)
+        kin_futex_sleep(&shared->all_taken, 0, NULL);
+}
+
+static void
+takes_all(void *memory)
+{
+    struct shared *shared = memory;
+    for (int i = 0; i < MOST; i++)
+        takes(memory);
+    shared->all_taken = 1;
+    kin_futex_wake(&shared->all_taken, INT_MAX);
+}
+
+static struct shared *interrupted_in;
+
+static void
+count_interrupt(int number)
+{
+    (void)number;
+    interrupted_in->interrupted++;
+}
+
+static void
+opens_as_other(void *memory)
+{
+    struct sigaction action = {.sa_handler = count_interrupt};
+    interrupted_in = memory;
+    sigaction(SIGUSR1, &action, NULL);
+    interrupted_in->other = getpid();
+    opens_and_looks(memory);
+}
+
+/* The other one slept before the victim; interrupted, it falls asleep after it. */
+static void
+let_first(void *memory)
+{
+    struct shared *shared = memory;
+    uint32_t before = shared->interrupted;
+    kill(shared->other, SIGUSR1);
+    while (shared->interrupted == before)
+        sched_yield();
+    say_go(memory);
+}
+
 static int
 not_all_taken(const void *memory)
 {
@@ -299,6 +356,8 @@ const struct fault_case fault_cases[] = {
      .bystanders = {TAKES(EARLY), GIVES(gives_to_each_on_go), TAKES(MEANWHILE)}},
     {OF("wait-for-all", opens_and_looks), .act = looks, .unblock = say_go,
      .bystanders = {TAKES(EARLY), GIVES(gives_to_all_on_go), TAKES(MEANWHILE)}},
+    {OF("woken", opens_and_looks), .act = looks, .unblock = let_first,
+     .bystanders = {{EARLY, opens_as_other, takes_all}, GIVES(gives_once_and_stays)}},
     {OF("wait-for-dying", opens_and_looks), .act = looks, .unblock = say_go,
      .bystanders = {TAKES(EARLY), GIVES(gives_and_dies_on_go), TAKES(MEANWHILE)}},
     {OF("time-out", opens_and_looks), .act = looks_briefly, .unblock = say_go,

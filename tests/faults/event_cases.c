@@ -23,7 +23,7 @@ static void
 opens(void *memory)
 {
     if (event == NULL &&
-        kin_event_open(&event, memory, sizeof(struct kin_event_object)) != KIN_SOUND)
+        kin_event_open(&event, memory, sizeof(struct kin_event_object), NULL) != KIN_SOUND)
         violated("the event can't be opened");
 }
 

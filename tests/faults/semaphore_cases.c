@@ -1,206 +1,13 @@
-/* Cases of the semaphore, for harness.c. With -DKEEPS what the dead took does not come back: the negative control.
- *
- * It has ALL. Whoever takes notes how many are out, and afterwards takes ALL, which has to be there, and no more.
- */
+/* Cases of the semaphore, for harness.c: who is killed at what, and who has to come to his end all the same. */
 
-#include "harness.h"
+#include "semaphore_parts.h"
 
-#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
-#include <stdatomic.h>
-#include <sys/eventfd.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
-#include "semaphore.h"
-
-enum { ALL = 2, MANY = 40, MEMBERS = 12, TURNS = 200 };
-
-#ifdef KEEPS
-enum { KEPT = 1 };
-#else
-enum { KEPT = 0 };
-#endif
-
-struct shared {
-    _Alignas(64) char object[2048];
-    _Atomic uint32_t go;
-    pid_t victim;
-};
-
-/* Each process has its own copy. */
-static struct kin_semaphore semaphore;
-static struct kin_watcher watcher;
-static uint32_t all = ALL;
-
-/* ---------------------------------------------------------------------------- the semaphore */
-
-static void
-open_of(struct shared *shared, uint32_t initial)
-{
-    struct kin_semaphore_terms terms = {initial, initial ? initial : ALL, KEPT, MEMBERS};
-    if (semaphore.state != NULL)
-        return;
-    if (kin_watcher_init(&watcher) != 0 ||
-        kin_semaphore_open(&semaphore, shared->object, sizeof shared->object, &terms, &watcher) !=
-            KIN_SOUND)
-        violated("the semaphore can't be opened");
-    all = semaphore.initial;
-}
-
-static void
-opens(void *memory)
-{
-    open_of(memory, ALL);
-}
-
-/* … and has a thread that watches: its making is thousands of instructions of libc's. */
-static void
-opens_warm(void *memory)
-{
-    struct kin_watch never = {.fd = eventfd(0, 0), .event_fd = -1, .owns = true};
-    uint64_t number = 0;
-    opens(memory);
-    if (kin_watcher_add(&watcher, &never, &number) != 0)
-        violated("can't watch");
-}
-
-/* … and is a member that watches the others. */
-static void
-joins(void *memory)
-{
-    uint32_t value;
-    opens(memory);
-    if (kin_members_join(&semaphore.members) != 0 || kin_semaphore_value(&semaphore, &value) != 0)
-        violated("can't join");
-}
-
-static void
-take(uint32_t count)
-{
-    int error;
-    do
-        error = kin_semaphore_acquire(&semaphore, count, NULL, NULL);
-    while (error == EINTR);
-    if (error != 0)
-        violated("can't take");
-}
-
-static void
-give(uint32_t count)
-{
-    if (kin_semaphore_release(&semaphore, count) != 0)
-        violated("can't give back what was taken");
-}
-
-/* ------------------------------------------------------------------------------- the parts */
-
-static void
-prepare(void *memory)
-{
-    open_of(memory, ALL);
-    kin_semaphore_close(&semaphore);
-}
-
-static void
-prepare_many(void *memory)
-{
-    open_of(memory, MANY);
-    kin_semaphore_close(&semaphore);
-}
-
-static void
-prepare_none(void *memory)
-{
-    open_of(memory, 0);
-    kin_semaphore_close(&semaphore);
-}
-
-static void
-joins_and_takes(void *memory)
-{
-    joins(memory);
-    take(1);
-}
-
-static void
-joins_and_takes_all(void *memory)
-{
-    joins(memory);
-    take(all);
-}
-
-static void
-takes(void *memory)
-{
-    (void)memory;
-    take(1);
-}
-
-static void
-takes_all(void *memory)
-{
-    (void)memory;
-    take(all);
-}
-
-static void
-gives(void *memory)
-{
-    (void)memory;
-    give(1);
-}
-
-static void
-gives_all(void *memory)
-{
-    (void)memory;
-    give(all);
-}
-
-static void
-takes_and_gives(void *memory)
-{
-    (void)memory;
-    take(1);
-    give(1);
-}
-
-static void
-takes_and_gives_twice(void *memory)
-{
-    takes_and_gives(memory);
-    takes_and_gives(memory);
-}
-
-/* All of them is all there is. */
-static void
-takes_and_gives_all(void *memory)
-{
-    (void)memory;
-    take(all);
-    if (kin_semaphore_try(&semaphore, 1) != EBUSY)
-        violated("there is more than there was");
-    give(all);
-}
-
-static void
-takes_turns(void *memory)
-{
-    (void)memory;
-    for (int i = 0; i < TURNS; i++) {
-        uint32_t count = 1 + (uint32_t)i % all;
-        take(count);
-        give(count);
-    }
-}
-
-static void
-takes_turns_for_ever(void *memory)
-{
-    for (;;)
-        takes_turns(memory);
-}
+/* ------------------------------------------------------------------------ parts of few cases */
 
 static void
 closes(void *memory)
@@ -210,10 +17,23 @@ closes(void *memory)
 }
 
 static void
+wait_for(_Atomic uint32_t *sign)
+{
+    while (*sign == 0)
+        syscall(SYS_futex, sign, FUTEX_WAIT, 0, NULL, NULL, 0);
+}
+
+static void
+say(_Atomic uint32_t *sign)
+{
+    *sign = 1;
+    syscall(SYS_futex, sign, FUTEX_WAKE, 4, NULL, NULL, 0);
+}
+
+static void
 wait_for_go(struct shared *shared)
 {
-    while (shared->go == 0)
-        syscall(SYS_futex, &shared->go, FUTEX_WAIT, 0, NULL, NULL, 0);
+    wait_for(&shared->go);
 }
 
 static void
@@ -221,6 +41,21 @@ gives_on_go(void *memory)
 {
     wait_for_go(memory);
     give(1);
+}
+
+/* Its end would wake who sleeps. */
+static void
+gives_and_stays(void *memory)
+{
+    gives_on_go(memory);
+    wait_for(&((struct shared *)memory)->taken);
+}
+
+static void
+takes_and_says(void *memory)
+{
+    take(1);
+    say(&((struct shared *)memory)->taken);
 }
 
 static void
@@ -247,9 +82,7 @@ ends(void *memory)
 static void
 say_go(void *memory)
 {
-    struct shared *shared = memory;
-    shared->go = 1;
-    syscall(SYS_futex, &shared->go, FUTEX_WAKE, 4, NULL, NULL, 0);
+    say(&((struct shared *)memory)->go);
 }
 
 /* Unless the victim has: then whoever sleeps has to hear of it by its death alone. */
@@ -261,6 +94,39 @@ give_instead(void *memory)
         give(1);
     kin_semaphore_close(&semaphore);
     kin_watcher_end(&watcher);
+}
+
+/* A second thread of the victim, which goes by the row that the first one joins by: it gives at once, and is stopped
+ * before it has woken anybody. */
+static void *
+gives_and_stops(void *unused)
+{
+    struct kin_member *row;
+    uint64_t word;
+    (void)unused;
+    while ((row = kin_members_row(&semaphore.members)) == NULL)
+        ;
+    if (kin_semaphore_change(&semaphore, row, -1, &word) != 0)
+        violated("can't give");
+    for (;;)
+        pause();
+}
+
+static void
+opens_with_a_second_thread(void *memory)
+{
+    pthread_t thread;
+    opens_warm(memory);
+    if (pthread_create(&thread, NULL, gives_and_stops, NULL) != 0)
+        violated("can't start a thread");
+}
+
+static void
+only_joins(void *memory)
+{
+    (void)memory;
+    if (kin_members_join(&semaphore.members) != 0)
+        violated("can't join");
 }
 
 static void
@@ -284,6 +150,30 @@ static void
 interrupt(void *memory)
 {
     kill(((struct shared *)memory)->victim, SIGUSR1);
+    say_go(memory);
+}
+
+static void
+joins_as_other(void *memory)
+{
+    struct sigaction action = {.sa_handler = nothing};
+    sigaction(SIGUSR1, &action, NULL);
+    ((struct shared *)memory)->other = getpid();
+    joins(memory);
+}
+
+/* The other one was asleep before the victim; interrupted, it falls asleep after it. */
+static void
+let_first(void *memory)
+{
+    opens(memory);
+    uint64_t before = kin_semaphore_look(&semaphore);
+    while (kin_semaphore_look(&semaphore) == before) {
+        kill(((struct shared *)memory)->other, SIGUSR1);
+        sched_yield();
+    }
+    kin_semaphore_close(&semaphore);
+    kin_watcher_end(&watcher);
     say_go(memory);
 }
 
@@ -328,6 +218,8 @@ const struct fault_case fault_cases[] = {
      .bystanders = {HAS_ONE(gives_on_go), {NEXT, joins, takes_and_gives_all}, TAKES_ALL(AFTERWARDS)}},
     {BLANK("join-and-give"), .prepare = prepare_none, .ready = opens_warm, .act = gives,
      .unblock = give_instead, .bystanders = {{NEXT, joins, takes}}},
+    {BLANK("join-among-threads"), .prepare = prepare_none, .ready = opens_with_a_second_thread,
+     .act = only_joins, .unblock = give_instead, .bystanders = {{NEXT, joins, takes}}},
     {OF("leave"), .ready = joins, .act = closes, .bystanders = {TAKES_ALL(AFTERWARDS)}},
     {OF("leave-holding"), .ready = joins_and_takes, .act = closes,
      .bystanders = {TAKES_ALL(AFTERWARDS)}},
@@ -341,6 +233,12 @@ const struct fault_case fault_cases[] = {
      .bystanders = {HAS_ALL(gives_all_on_go), TAKES_ONE(MEANWHILE), TAKES_ALL(AFTERWARDS)}},
     {OF("wait-behind"), .ready = joins, .act = takes, .unblock = say_go,
      .bystanders = {HAS_ALL(gives_on_go), TAKES_ONE(EARLY), TAKES_ALL(AFTERWARDS)}},
+    /* Nobody else ends or joins: the death alone wakes who sleeps. The victim gives … */
+    {BLANK("wake-or-die"), .prepare = prepare_none, .ready = joins, .act = gives,
+     .unblock = give_instead, .bystanders = {{NEXT, joins, takes}}},
+    /* … or is the only one to be woken, in front of another. */
+    {OF("woken"), .ready = joins, .act = takes, .unblock = let_first,
+     .bystanders = {HAS_ALL(gives_and_stays), {NEXT, joins_as_other, takes_and_says}}},
     {OF("wait-for-all"), .ready = joins, .act = takes_all, .unblock = say_go,
      .bystanders = {HAS_ONE(gives_on_go), TAKES_ALL(EARLY), TAKES_ONE(MEANWHILE)}},
     {OF("wake"), .ready = joins_and_takes_all, .act = gives,

@@ -1,7 +1,10 @@
 /* file_lock HOW FILE START LENGTH shared|exclusive: locks bytes of FILE, says so, and keeps them until its input ends.
  *
- * HOW is fcntl (F_SETLKW), ofd (F_OFD_SETLKW), lockf(3) (exclusive) or flock(2) (all of the file). With LENGTH 0 all that follows is
- * locked. Prints "busy" first when it has to wait, then "locked". FILE is made (0600) if it is missing. */
+ * Stands for the source's file locks, which it names without a program.
+ *
+ * HOW is fcntl (F_SETLKW), ofd (F_OFD_SETLKW), lockf(3) (exclusive) or flock(2) (all of the file). With LENGTH 0 all
+ * that follows is locked. Prints "busy" first when it has to wait, then "locked". FILE is made (0600) if it is missing.
+ */
 
 #include <err.h>
 #include <errno.h>

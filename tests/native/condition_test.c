@@ -8,6 +8,7 @@
  *     several    handles of one process, each of which notifies
  *     deaths     processes end, with or without a word; who waits goes on
  *     newcomers  processes that come and go are no reason to go on
+ *     mutexes    another mutex than the others' is refused, wherever it is mapped
  *     misuse     what is refused, and what stays after a reboot
  *
  * Ends with 0, or with a sentence and 1. A wake-up that is lost hangs: the caller sets a limit.
@@ -48,7 +49,7 @@ static struct kin_mutex mutex;
 static void
 open_it(struct kin_condition *opened)
 {
-    CHECK(kin_condition_open(opened, memory, ROOM, MEMBERS, &watcher) == KIN_SOUND);
+    CHECK(kin_condition_open(opened, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_SOUND);
     CHECK(kin_condition_join(opened) == 0);
 }
 
@@ -307,6 +308,53 @@ newcomers(void)
     }
 }
 
+/* ------------------------------------------------------------------------------------ mutexes */
+
+static int
+notify_by(struct kin_condition *by, struct kin_mutex *with)
+{
+    CHECK(kin_mutex_lock(with, NULL) == 0);
+    int error = kin_condition_notify(by, with, 1);
+    CHECK(kin_mutex_unlock(with) == 0);
+    return error;
+}
+
+static void
+mutexes(void)
+{
+    struct kin_condition second;
+    struct kin_condition_wait wait;
+    struct kin_mutex other, mirrored;
+    open_both();
+    open_it(&second);
+    CHECK(kin_mutex_open(&other, memory + ROOM, KIN_MUTEX_SIZE) == KIN_SOUND);
+    CHECK(notify_by(&condition, &mutex) == 0);
+    CHECK(notify_by(&second, &other) == EMEDIUMTYPE);
+    CHECK(kin_mutex_lock(&other, NULL) == 0);
+    CHECK(kin_condition_begin(&second, &other, &wait) == EMEDIUMTYPE);
+    CHECK(kin_mutex_unlock(&other) == 0);
+
+    char *mirror = mremap(memory, 0, ROOM, MREMAP_MAYMOVE); /* the same memory once more */
+    CHECK(mirror != MAP_FAILED);
+    struct kin_condition_object *object = (void *)mirror;
+    CHECK(kin_mutex_open(&mirrored, &object->mutex, KIN_MUTEX_SIZE) == KIN_SOUND);
+    CHECK(notify_by(&second, &mirrored) == 0);
+
+    kin_condition_close(&second);
+    CHECK(notify_by(&condition, &other) == 0); /* there is nobody to go by the first */
+    for (int i = 0; i < rounds; i++) {
+        pid_t pid = fork_it();
+        if (pid == 0) {
+            CHECK(kin_condition_join(&condition) == 0);
+            CHECK(notify_by(&condition, i % 2 ? &mutex : &other) == (i % 2 ? EMEDIUMTYPE : 0));
+            _exit(0);
+        }
+        reap(pid);
+    }
+    CHECK(notify_by(&condition, &mutex) == 0); /* the dead are nobody */
+    CHECK(munmap(mirror, ROOM) == 0);
+}
+
 /* ------------------------------------------------------------------------------------- misuse */
 
 static void
@@ -379,11 +427,12 @@ misuse(void)
     struct kin_condition again;
     struct sigaction action = {.sa_handler = nothing};
     pthread_t thread;
-    CHECK(kin_condition_open(&again, memory + 8, ROOM - 8, MEMBERS, &watcher) == KIN_MISPLACED);
+    CHECK(kin_condition_open(&again, memory + 8, ROOM - 8, MEMBERS, &watcher, NULL) ==
+          KIN_MISPLACED);
     size_t size = kin_condition_size(MEMBERS);
-    CHECK(kin_condition_open(&again, memory, size - 1, MEMBERS, &watcher) == KIN_MISPLACED);
+    CHECK(kin_condition_open(&again, memory, size - 1, MEMBERS, &watcher, NULL) == KIN_MISPLACED);
     open_both();
-    CHECK(kin_condition_open(&again, memory, ROOM, 1, &watcher) == KIN_SOUND);
+    CHECK(kin_condition_open(&again, memory, ROOM, 1, &watcher, NULL) == KIN_SOUND);
     CHECK(again.members.count == MEMBERS); /* as it was made */
     kin_condition_close(&again);
 
@@ -402,15 +451,15 @@ misuse(void)
 
     struct kin_object_header *header = (void *)memory;
     header->boot_id[0] ^= 1;
-    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher) == KIN_OTHER_BOOT);
+    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_OTHER_BOOT);
     kin_condition_repair(memory, ROOM);
     struct kin_condition_object *object = (void *)memory;
     for (int i = 0; i < MEMBERS; i++)
         CHECK(object->members.rows[i].pid == 0);
-    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher) == KIN_SOUND);
+    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_SOUND);
     kin_condition_close(&again);
     object->members.count = 1;
-    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher) == KIN_ALIEN);
+    CHECK(kin_condition_open(&again, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_ALIEN);
 }
 
 int
@@ -421,7 +470,7 @@ main(int argc, char *argv[])
         void (*run)(void);
     } every[] = {{"store", store},     {"brief", store_briefly}, {"all", all},
                  {"several", several}, {"deaths", deaths},       {"newcomers", newcomers},
-                 {"misuse", misuse}};
+                 {"mutexes", mutexes}, {"misuse", misuse}};
     if (argc != 3)
         return 2;
     rounds = atoi(argv[2]);

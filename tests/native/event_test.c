@@ -48,7 +48,7 @@ open_all(void)
 {
     memset(memory, 0, EVENTS * SIZE);
     for (int i = 0; i < EVENTS; i++)
-        CHECK(kin_event_open(&events[i], memory + i * SIZE, SIZE) == KIN_SOUND);
+        CHECK(kin_event_open(&events[i], memory + i * SIZE, SIZE, NULL) == KIN_SOUND);
 }
 
 static void
@@ -297,10 +297,10 @@ misuse(void)
     struct kin_mutex mutex;
     struct sigaction action = {.sa_handler = nothing};
     pthread_t thread;
-    CHECK(kin_event_open(&again, memory + 8, SIZE) == KIN_MISPLACED && again == NULL);
-    CHECK(kin_event_open(&again, memory, SIZE - 1) == KIN_MISPLACED);
+    CHECK(kin_event_open(&again, memory + 8, SIZE, NULL) == KIN_MISPLACED && again == NULL);
+    CHECK(kin_event_open(&again, memory, SIZE - 1, NULL) == KIN_MISPLACED);
     memory[SIZE - 1] = 1;
-    CHECK(kin_event_open(&again, memory, SIZE) == KIN_ALIEN);
+    CHECK(kin_event_open(&again, memory, SIZE, NULL) == KIN_ALIEN);
     open_all();
     CHECK(!kin_event_is_set(events[0]));
     CHECK(kin_mutex_open(&mutex, memory, KIN_MUTEX_SIZE) == KIN_OTHER_KIND);
@@ -316,9 +316,9 @@ misuse(void)
             CHECK(kin_event_set(events[0]) == 0);
         header->boot_id[0] ^= 1;
         events[0]->word |= set ? UINT64_C(1) << 63 : FUTEX_WAITERS;
-        CHECK(kin_event_open(&again, memory, SIZE) == KIN_OTHER_BOOT);
+        CHECK(kin_event_open(&again, memory, SIZE, NULL) == KIN_OTHER_BOOT);
         kin_event_repair(memory);
-        CHECK(kin_event_open(&again, memory, SIZE) == KIN_SOUND && again == events[0]);
+        CHECK(kin_event_open(&again, memory, SIZE, NULL) == KIN_SOUND && again == events[0]);
         CHECK(kin_event_is_set(again) == set);
         CHECK(!(again->word & (UINT64_C(1) << 63 | FUTEX_WAITERS)));
     }

@@ -4,9 +4,11 @@
  *
  *     wakes       a blocked waiter is woken at every moment of its call
  *     deadlines   every wait ends by its deadline, none before; also where SIGURG restarts system calls
- *     turns       threads that each have opened FILE take turns, and are woken at random: one at a time, and all come to their end
+ *     turns       threads that each have opened FILE take turns, and are woken at random: one at a time, and all
+ *                 come to their end
  *
- * Each by OFD locks, then by flock. Ends with 0, or with a sentence and 1. A wake-up that is lost hangs: the caller sets a limit.
+ * Each by OFD locks, then by flock. Ends with 0, or with a sentence and 1. A wake-up that is lost hangs: the caller
+ * sets a limit.
  */
 
 #include <errno.h>

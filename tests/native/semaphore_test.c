@@ -15,8 +15,8 @@
  *     forks      a forked child holds nothing, watches nothing, and has a row of its own
  *     misuse     what is refused, and a reboot
  *
- * Each thread has a row of its own, as if it were a process. Ends with 0, or with a sentence and 1. A wake-up that is lost
- * hangs: the caller sets a limit.
+ * Each thread has a row of its own, as if it were a process. Ends with 0, or with a sentence and 1. A wake-up that
+ * is lost hangs: the caller sets a limit.
  */
 
 #include <pthread.h>
@@ -49,7 +49,7 @@ static struct kin_semaphore_terms terms = {2, KIN_SEMAPHORE_MOST, 0, MEMBERS};
 static void
 open_at(struct kin_semaphore *opened, char *place)
 {
-    CHECK(kin_semaphore_open(opened, place, ROOM / 2, &terms, &watcher) == KIN_SOUND);
+    CHECK(kin_semaphore_open(opened, place, ROOM / 2, &terms, &watcher, NULL) == KIN_SOUND);
 }
 
 /* As if by process `number`, which is this one. */
@@ -207,7 +207,7 @@ makes(void *number)
         struct kin_semaphore own;
         struct kin_semaphore_terms wanted = {3, 9, 0, 1 + (uint32_t)(long)number};
         pthread_barrier_wait(&barrier);
-        CHECK(kin_semaphore_open(&own, memory, ROOM, &wanted, &watcher) == KIN_SOUND);
+        CHECK(kin_semaphore_open(&own, memory, ROOM, &wanted, &watcher, NULL) == KIN_SOUND);
         CHECK(own.members.count >= 1 && own.members.count <= THREADS);
         CHECK(kin_semaphore_acquire(&own, 1, NULL, NULL) == 0);
         CHECK(kin_semaphore_release(&own, 1) == 0);
@@ -557,7 +557,7 @@ static enum kin_finding
 opening(size_t room)
 {
     struct kin_semaphore own;
-    return kin_semaphore_open(&own, memory, room, &terms, &watcher);
+    return kin_semaphore_open(&own, memory, room, &terms, &watcher, NULL);
 }
 
 static void

@@ -24,6 +24,7 @@ ROUNDS = {
     "several": 30,
     "deaths": 30,
     "newcomers": 3,
+    "mutexes": 6,
     "misuse": 1,
 }
 CORE = (
@@ -86,6 +87,29 @@ def test_a_broken_one_hangs(what, old, new, build, tmp_path):
     program = build(f"broken-{what}", condition=tmp_path / "condition.c")
     with pytest.raises(subprocess.TimeoutExpired):
         run(program, what, ROUNDS[what], limit=1)
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new"),
+    [
+        ("condition", "return is_free || found == identity ? 0 : EMEDIUMTYPE;", "return 0;"),
+        ("condition", "*identity = __atomic_load_n(&object->header.identity, __ATOMIC_RELAXED);", "*identity = (uintptr_t)object;"),
+        ("condition", "found == 0 || kin_members_alone(&condition->members)", "found == 0"),
+        ("members", " && !is_over(row->pid, row->start)", ""),
+        ("members", "row == own ? row->handles != 1 : ", "row != own && "),
+    ],
+    ids=["never refused", "by its address", "for ever", "by the dead", "by others alone"],
+)  # fmt: skip
+def test_one_that_knows_mutexes_badly_is_caught(source, old, new, build, tmp_path, request):
+    text = (NATIVE / f"{source}.c").read_text()
+    assert text.count(old) == 1, f"{old} stands {text.count(old)} times in {source}.c"
+    (tmp_path / f"{source}.c").write_text(text.replace(old, new))
+    name = f"broken-{request.node.callspec.id.replace(' ', '-')}"
+    flags = ("-Wno-unused-function", "-Wno-unused-variable")
+    program = build(name, flags, **{source: tmp_path / f"{source}.c"})
+    code, message = run(program, "mutexes", ROUNDS["mutexes"])
+    assert code == 1
+    assert "notify_by" in message
 
 
 def test_one_that_goes_on_for_newcomers_is_caught(build, tmp_path):

@@ -23,7 +23,19 @@ def tell_nobody(monkeypatch):
     monkeypatch.setattr(kin.Mutex, "owner_died", False)
 
 
+def _impatiently(monkeypatch, stop, part):
+    """For a part of a stop that waits for what never comes, and what follows it."""
+    walk = getattr(stop, part)
+
+    def hurry(*where):
+        monkeypatch.setattr(stop, "PATIENCE", 0.1)
+        walk(*where)
+
+    monkeypatch.setattr(stop, part, hurry)
+
+
 def put_in_one_more(monkeypatch):
+    _impatiently(monkeypatch, semaphores, "_seats")
     seats = semaphores._seats
 
     def one_more(narrator, semaphore, *named):
@@ -34,6 +46,8 @@ def put_in_one_more(monkeypatch):
 
 
 def put_back_before_dying(monkeypatch):
+    _impatiently(monkeypatch, semaphores, "_killed_holder_of_posix")
+
     def take_and_put_back(line, seats):
         with seats:
             pass
@@ -67,15 +81,10 @@ def undo_nothing(monkeypatch):
     monkeypatch.setattr(semaphores, "PATIENCE", 0.1)  # for what never comes
 
 
-def _impatiently(monkeypatch, part):
-    """For a part of `file-lock` that waits for what never comes."""
-    walk = getattr(file_lock, part)
-
-    def hurry(*where):
-        monkeypatch.setattr(file_lock, "PATIENCE", 0.1)
-        walk(*where)
-
-    monkeypatch.setattr(file_lock, part, hurry)
+def give_back_nothing(monkeypatch):
+    made = kin.Semaphore
+    monkeypatch.setattr(kin, "Semaphore", lambda value: made(value, undo=False))
+    _impatiently(monkeypatch, semaphores, "_killed_holder_of_ours")
 
 
 def lock_nothing(monkeypatch):
@@ -83,7 +92,7 @@ def lock_nothing(monkeypatch):
 
 
 def lock_exclusively_always(monkeypatch):
-    _impatiently(monkeypatch, "_share")
+    _impatiently(monkeypatch, file_lock, "_share")
     acquire = kin.FileLock.acquire
     monkeypatch.setattr(
         kin.FileLock, "acquire", lambda self, timeout, **how: acquire(self, timeout)
@@ -95,7 +104,7 @@ def lock_the_whole_file_always(monkeypatch):
 
 
 def keep_what_is_inherited(monkeypatch):
-    _impatiently(monkeypatch, "_kill")
+    _impatiently(monkeypatch, file_lock, "_kill")
     monkeypatch.setattr("kinfolk.sync.lock_holds.Hold.after_fork_in_child", lambda self: None)
 
 
@@ -107,6 +116,7 @@ SYNC = [
     ("semaphores", put_back_before_dying, "what a killed process took of it is lost"),
     ("semaphores", take_one_after_the_other, "together or not at all"),
     ("semaphores", undo_nothing, "walked to its end"),
+    ("semaphores", give_back_nothing, "walked to its end"),
     ("file-lock", lock_nothing, "under a lock none was lost"),
     ("file-lock", lock_exclusively_always, "walked to its end"),
     ("file-lock", lock_the_whole_file_always, "each for itself"),

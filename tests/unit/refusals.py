@@ -36,6 +36,7 @@ _NUMBERS: dict[str, dict[str, int]] = {
         "semtimedop": 220,
         "pwrite64": 18,
         "timer_create": 222,
+        "newfstatat": 262,
     },
     "aarch64": {
         "openat": 56,
@@ -58,6 +59,7 @@ _NUMBERS: dict[str, dict[str, int]] = {
         "semtimedop": 192,
         "pwrite64": 68,
         "timer_create": 107,
+        "newfstatat": 79,
     },
 }
 

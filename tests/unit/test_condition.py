@@ -19,7 +19,7 @@ import pytest
 import kinfolk as kin
 from kinfolk import runtime_directory
 from kinfolk.processes import keeping
-from kinfolk.sync import places
+from kinfolk.sync import names
 from tests.conformance.peers import HANG, Peer, Peers, open_descriptors, thread_of, until
 from tests.faults.test_interrupted_waits import Storm
 from tests.unit.test_mutex import until_asleep
@@ -38,7 +38,7 @@ def condition():
 def name(unique_name: str) -> Iterator[str]:
     """A name that is unlinked at the end."""
     yield unique_name
-    path = places.path_of("condition", unique_name)
+    path = names.path_of("condition", unique_name)
     if os.path.lexists(path):
         os.unlink(path)
     with contextlib.suppress(OSError):
@@ -241,7 +241,6 @@ def test_arguments(condition):
         for call in (
             lambda: condition.wait(1, 2),
             lambda: condition.notify(1, 2),
-            lambda: condition.notify("1"),
             lambda: condition.notify_all(1),
         ):
             with pytest.raises(TypeError):
@@ -495,6 +494,50 @@ def test_a_closed_one():
         with pytest.raises(kin.Closed):
             act()
     assert repr(condition) == "<Condition anonymous, mutex closed>"
+
+
+def test_another_mutex_than_the_others_go_by(name, peers):
+    mutex, other, number = kin.Mutex(), kin.Mutex(), Number()
+    condition = kin.Condition(mutex, name)
+
+    def misled(voice) -> None:
+        wrong = kin.Condition(other, name)
+        with wrong:
+            for act in (wrong.wait, wrong.notify, wrong.notify_all):
+                with pytest.raises(kin.InvalidValue, match="another mutex goes with it"):
+                    act()
+            assert other.locked
+        wrong.close()
+
+    peer = peers.fork(lambda voice: waits_for(condition, number, voice))
+    until_waiting(peer, condition)
+    peers.fork(misled).result()
+    with condition:
+        number.set(7)
+        condition.notify()
+    assert peer.result() == 7
+    condition.close()
+
+
+def test_another_mutex_once_nobody_goes_by_the_first(name, peers):
+    first = kin.Condition(kin.Mutex(), name)
+
+    def uses_it(_) -> None:
+        with first:
+            first.notify()
+
+    peers.fork(uses_it).result()
+    peers.fork(lambda voice: is_member(first, voice)).kill()
+    with first:
+        first.notify()
+    second = kin.Condition(kin.Mutex(), name)
+    with second, pytest.raises(kin.InvalidValue, match="another mutex"):
+        second.notify()
+    first.close()
+    with second:
+        second.notify()
+        assert not second.wait(0)
+    second.close()
 
 
 def test_waited_for_neither_it_nor_its_mutex_can_be_closed(condition):
@@ -820,6 +863,63 @@ def test_many_at_once(peers):
     assert sum(peer.result() for peer in takers) == expected
     for each in (filled, emptied, mutex):
         each.close()
+
+
+# ── fairness ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_who_waits_starves(peers, condition):
+    """One is notified at a time, and three always wait again: none of them is passed over for ever."""
+    over, turns = Number(), [Number() for _ in range(3)]
+
+    def waits_again(voice, mine: Number) -> None:
+        voice.say()
+        with condition:
+            while not over():
+                condition.wait()
+                mine.set(mine() + 1)
+
+    waiters = [peers.fork(waits_again, mine) for mine in turns]
+    for peer in waiters:
+        peer.hear()
+
+    def notified() -> bool:
+        with condition:
+            condition.notify()
+            return min(mine() for mine in turns) >= 20
+
+    until(notified, "20 turns of each")
+    with condition:
+        over.set(1)
+        condition.notify_all()
+    for peer in waiters:
+        peer.result()
+
+
+def test_who_was_notified_gets_the_mutex_of_those_who_always_have_it(peers, condition):
+    over = Number()
+
+    def hog(voice) -> None:
+        voice.say()
+        while not over():
+            with condition:
+                condition.notify()
+                sum(range(200))
+
+    hogs = [peers.fork(hog) for _ in range(2)]
+    for peer in hogs:
+        peer.hear()
+    try:
+        for _ in range(20):
+            with condition.hold(timeout=HANG):
+                assert condition.wait(HANG)
+    finally:
+        over.set(1)
+    for peer in hogs:
+        peer.result()
+
+
+# ── the rest ─────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_subclass_may_do_more():

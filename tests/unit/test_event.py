@@ -24,7 +24,7 @@ import pytest
 import kinfolk as kin
 from kinfolk import runtime_directory
 from kinfolk.processes import keeping
-from kinfolk.sync import places
+from kinfolk.sync import names
 from tests.conformance.peers import HANG, open_descriptors, thread_of, until
 from tests.unit.test_mutex import until_asleep
 
@@ -43,7 +43,7 @@ def event():
 def name(unique_name: str) -> Iterator[str]:
     """A name that is unlinked at the end."""
     yield unique_name
-    path = places.path_of("event", unique_name)
+    path = names.path_of("event", unique_name)
     if os.path.lexists(path):
         os.unlink(path)
     with contextlib.suppress(OSError):

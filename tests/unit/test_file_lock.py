@@ -438,7 +438,7 @@ def test_a_circle_of_processes_is_seen_by_the_kernel(path, tmp_path, peers):
         {"length": 1.5},
         {"start": 1, "length": 2**63 - 0},
         {"mode": 0o1600},
-        {"mode": "0600"},
+        {"mode": "rw"},
         {"owner": "root"},
     ],
 )
@@ -477,8 +477,14 @@ def test_dropped_while_it_is_held_it_is_released_with_a_warning(path, kind):
 @pytest.mark.parametrize("kind", ["ofd", "posix"])
 def test_downgrade(path, kind, peers):
     lock = kin.FileLock(path, kind=kind)
-    share = peers.fork(lambda _: holds_a_moment(lock))
+
+    def share_it(voice) -> None:
+        voice.hear()
+        holds_a_moment(lock)
+
+    share = peers.fork(share_it)
     with lock:
+        share.say()
         with thread_of(lambda: holds_a_moment(lock)) as call:
             until_waiting(path, 2 if kind == "ofd" else 1)
             lock.downgrade()
@@ -490,7 +496,6 @@ def test_downgrade(path, kind, peers):
 
 
 def holds_a_moment(lock: kin.FileLock) -> None:
-    until(lambda: lock.path and os.path.exists(lock.path), "the file")
     with lock.hold(shared=True, timeout=HANG):
         pass
 

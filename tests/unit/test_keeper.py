@@ -36,7 +36,7 @@ from tests.conformance.peers import (
     until,
 )
 from tests.other_user import User
-from tests.unit.keepers import _the_keeper_ends, output_of, peers
+from tests.unit.keepers import _the_keeper_ends, children_of, output_of, peers
 
 __all__ = ["_the_keeper_ends", "peers"]
 
@@ -113,7 +113,7 @@ def test_it_keeps_no_descriptor_of_a_child() -> None:
         with pytest.raises(kin.NotFound):
             kin.spawn(["no such program"])
     until(lambda: not any(what.startswith("pipe:") for what in theirs()), "closed pipes")
-    assert len(theirs()) == 7  # two streams, complaints, line, two pidfds, signalfd
+    assert len(theirs()) == 8  # two streams, complaints, line, three pidfds, signalfd
     assert open_descriptors() == ours
 
 
@@ -405,10 +405,10 @@ def test_a_start_that_is_given_up_leaves_no_child() -> None:
     steps = keeping.keeping().start_program(launch, Handover())
     interest = next(steps)
     assert readable(interest.readable[0])  # it is there already
-    children = felling.children_of(pid)
+    children = children_of(pid)
     assert len(children) == 1
     steps.close()
-    until(lambda: felling.children_of(pid) == [], "an abandoned child's end")
+    until(lambda: children_of(pid) == [], "an abandoned child's end")
     assert output_of(["echo", "next"]) == "next\n"
     assert open_descriptors() == before
 
@@ -427,7 +427,7 @@ def test_without_descriptors_for_a_child_there_is_none(peers: Peers, free: int) 
             kin.spawn(SLEEP)
         for fd in held[free:]:
             os.close(fd)
-        until(lambda: felling.children_of(keeper) == [], "a child's end")
+        until(lambda: children_of(keeper) == [], "a child's end")
         voice.say(output_of(["echo", "next"]))
         keeping.keeping().end(0)
 

@@ -442,3 +442,48 @@ threading.Thread(target=semaphore.acquire, daemon=True).start()
     )
     assert (result.returncode, result.stdout, result.stderr) == (0, b"", b"")
     assert not sets() - before
+
+
+# ── fairness ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nobody_starves(make, peers):
+    """Two who never let go for longer than an instant, and a third who gets it all the same."""
+    semaphore = make()
+
+    def hog(voice: Any) -> None:
+        voice.say()
+        while True:
+            with semaphore:
+                for _ in range(1000):
+                    pass
+
+    hogs = [peers.fork(hog) for _ in range(2)]
+    for peer in hogs:
+        peer.hear()
+    for _ in range(20):
+        semaphore.acquire(timeout=HANG)
+        semaphore.release()
+    for peer in hogs:
+        peer.kill()
+
+
+def test_no_task_starves(make, peers):
+    semaphore = make()
+
+    def hog(voice: Any) -> None:
+        voice.say()
+        while True:
+            with semaphore:
+                for _ in range(1000):
+                    pass
+
+    async def main() -> None:
+        for _ in range(20):
+            await semaphore.aacquire(timeout=HANG)
+            semaphore.release()
+
+    greedy = peers.fork(hog)
+    greedy.hear()
+    asyncio.run(main())
+    greedy.kill()

@@ -22,7 +22,7 @@ import kinfolk as kin
 from kinfolk import runtime_directory
 from kinfolk._native import unshare
 from kinfolk.processes import keeping
-from kinfolk.sync import places
+from kinfolk.sync import names
 from tests.conformance.peers import HANG, Peers, open_descriptors
 from tests.unit.test_memory_space import in_a_tiny_one
 
@@ -35,7 +35,7 @@ MAGIC, VERSION, KIND, SIZE, BOOT_ID, NAMESPACE = 0, 8, 12, 16, 24, 40  # of the 
 def name(unique_name: str) -> Iterator[str]:
     """A name that is unlinked at the end."""
     yield unique_name
-    path = places.path_of("mutex", unique_name)
+    path = names.path_of("mutex", unique_name)
     if os.path.lexists(path):
         os.unlink(path)
     with contextlib.suppress(OSError):
@@ -69,7 +69,7 @@ def test_its_file_is_ours_alone(name, umask):
         kin.Mutex(name)
     finally:
         os.umask(before)
-    status = os.stat(places.path_of("mutex", name))
+    status = os.stat(names.path_of("mutex", name))
     assert stat.S_IMODE(status.st_mode) == 0o600
     assert status.st_blocks * 512 >= kin.Mutex.SIZE
 
@@ -78,7 +78,7 @@ def test_its_file_is_ours_alone(name, umask):
 def test_odd_names(odd, unique_name):
     odd += unique_name
     mutex = kin.Mutex(odd)
-    assert os.path.dirname(places.path_of("mutex", odd)) == runtime_directory.path_name()
+    assert os.path.dirname(names.path_of("mutex", odd)) == runtime_directory.path_name()
     with mutex:
         assert kin.Mutex(odd).locked
     mutex.unlink()
@@ -101,7 +101,7 @@ def test_unlinked_it_stays_with_who_has_it(name):
     with pytest.raises(kin.NotFound):  # that would be the other one's
         old.unlink()
     new.unlink()
-    assert not os.path.lexists(places.path_of("mutex", name))
+    assert not os.path.lexists(names.path_of("mutex", name))
 
 
 def test_only_names_are_unlinked():
@@ -116,7 +116,7 @@ def test_many_processes_make_it_at_the_same_moment(name, peers):
         for _ in range(50):
             with kin.Mutex(name).hold(timeout=HANG):
                 pass
-        return os.stat(places.path_of("mutex", name)).st_ino
+        return os.stat(names.path_of("mutex", name)).st_ino
 
     makers = [peers.fork(make) for _ in range(4)]
     for peer in makers:
@@ -125,7 +125,7 @@ def test_many_processes_make_it_at_the_same_moment(name, peers):
 
 
 def planted(name: str, how: str, target: Path) -> None:
-    path = places.path_of("mutex", name)
+    path = names.path_of("mutex", name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(runtime_directory.path_name(), 0o700)
     match how:
@@ -172,7 +172,7 @@ def test_planted_names_are_refused(how, error, name, tmp_path):
 
 def test_a_name_of_another_user(name, foreign_user):
     planted(name, "text", Path())
-    path = places.path_of("mutex", name)
+    path = names.path_of("mutex", name)
     Path(path).write_bytes(bytes(PAGE))
     os.chown(path, foreign_user.uid, foreign_user.gid)
     with pytest.raises(kin.UntrustedPeer, match="others may write"):

@@ -801,12 +801,18 @@ def test_an_error_of_a_handler_comes_out_as_it_is():
     descriptors = open_descriptors()
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        for number in itertools.count():
-            trace = striking_at(number, signal.SIGUSR1)
+        for number in itertools.count(-1):
+            # The first time nothing strikes: since CPython 3.12, code is traced by the instruction once it has run traced.
+            trace = striking_at(number if number >= 0 else sys.maxsize, signal.SIGUSR1)
             sys.settrace(trace)
             try:
-                direct.Direct(launch_of(SLEEP), start_family)
-                break
+                custody = direct.Direct(launch_of(SLEEP), start_family)
+                if number >= 0:
+                    break
+                custody.signal_tree(signal.SIGKILL)
+                custody.send(signal.SIGKILL)
+                blocking(custody.ended(), HANG, "has not ended")
+                del custody
             except OSError as error:
                 assert type(error) is OfTheHandler, number
             finally:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import mmap
 import os
+import pickle
 import signal
 import struct
 import sys
 import threading
 import time
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -256,14 +260,124 @@ def test_arguments(two):
         lambda: two.acquire(1, 2, 3),
         lambda: two.acquire(blocking=False),
         lambda: two.acquire(1, timeout=1),
-        lambda: two.acquire(n="2"),
-        lambda: two.acquire(n=1.5),
         lambda: two.release(1, 2),
         lambda: two.release(m=1),
     ):
         with pytest.raises(TypeError):
             call()
     assert two.value == 2
+
+
+class Closes:
+    """A number that closes a semaphore when it is read."""
+
+    def __init__(self, semaphore: kin.Semaphore, at: int = 1) -> None:
+        self._semaphore, self._at = semaphore, at
+
+    def _read(self) -> None:
+        self._at -= 1
+        if self._at == 0:
+            self._semaphore.close()
+
+    def __index__(self) -> int:
+        self._read()
+        return 1
+
+    def __float__(self) -> float:
+        self._read()
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda semaphore, number: semaphore.acquire(n=number),
+        lambda semaphore, number: semaphore.acquire(number),
+        lambda semaphore, number: semaphore.release(number),
+        lambda semaphore, number: asyncio.run(semaphore.aacquire(n=number)),
+    ],
+    ids=["acquire", "timeout", "release", "aacquire"],
+)
+def test_closed_by_its_own_argument(act):
+    semaphore = kin.Semaphore()
+    with pytest.raises(kin.Closed):
+        act(semaphore, Closes(semaphore))
+
+
+def test_a_timeout_is_read_once():
+    semaphore = kin.Semaphore()
+    semaphore.acquire(Closes(semaphore, at=2))  # type: ignore[arg-type]
+    assert semaphore.held == 1
+
+
+@pytest.mark.parametrize("timeout", [Fraction(1, 100), Decimal("0.01")])
+def test_timeouts_of_other_kinds(timeout, two):
+    two.acquire(timeout, n=2)
+    for call in (two.acquire, lambda seconds: asyncio.run(two.aacquire(seconds))):
+        with pytest.raises(kin.Timeout, match=r"0\.01 s"):
+            call(timeout)
+    two.release(2)
+
+
+def test_a_handler_can_not_close_it_while_it_is_waited_for(peers):
+    semaphore = kin.Semaphore(0)
+
+    def wait(voice) -> None:
+        def handler(*_: object) -> None:
+            with pytest.raises(kin.StillInUse):
+                semaphore.close()
+            semaphore.release()
+
+        signal.signal(signal.SIGUSR1, handler)
+        voice.say()
+        semaphore.acquire()
+
+    peer = peers.fork(wait)
+    peer.hear()
+    peer.until_asleep()
+    os.kill(peer.pid, signal.SIGUSR1)
+    peer.result()
+
+
+def test_opened_once(two):
+    with pytest.raises(kin.InvalidValue, match="opened already"):
+        two.__init__(3)
+    assert two.value == 2
+    never = kin.Semaphore.__new__(kin.Semaphore)
+    for act in (
+        never.acquire,
+        lambda: never.acquire(n=1),
+        never.release,
+        never.__enter__,
+        lambda: never.hold().__enter__(),
+        lambda: never.value,
+        lambda: never.held,
+        lambda: pickle.dumps(never),
+        lambda: asyncio.run(never.aacquire()),
+    ):
+        with pytest.raises(kin.Closed):
+            act()
+    assert repr(never) == "<Semaphore anonymous, closed>"
+    never.close()
+
+
+def test_threads_that_use_it_for_the_first_time_together():
+    for _ in range(100):
+        semaphore, barrier = kin.Semaphore(4), threading.Barrier(4)
+
+        def use(semaphore: kin.Semaphore = semaphore, barrier=barrier) -> None:
+            barrier.wait()
+            with semaphore:
+                pass
+
+        threads = [threading.Thread(target=use) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert semaphore._members() == [(os.getpid(), 0)]
+        assert semaphore.value == 4
+        semaphore.close()
 
 
 # ── terms ────────────────────────────────────────────────────────────────────────────────────
@@ -301,7 +415,7 @@ def test_the_most():
 @pytest.mark.parametrize(
     "terms",
     [{"value": -1}, {"value": 2**24}, {"value": "1"}, {"value": 1.0}, {"value": True},
-     {"members": 0}, {"members": 2000}, {"members": "8"}],
+     {"value": 0, "bounded": True}, {"members": 0}, {"members": 2000}, {"members": "8"}],
 )  # fmt: skip
 def test_terms_that_make_no_sense(terms):
     with pytest.raises(kin.InvalidValue, match=next(iter(terms))):

@@ -20,7 +20,7 @@ import kinfolk as kin
 from kinfolk import runtime_directory
 from kinfolk._native import unshare
 from kinfolk.processes import keeping
-from kinfolk.sync import places
+from kinfolk.sync import names
 from tests.conformance.peers import HANG, Peers, open_descriptors, thread_of
 from tests.unit.test_memory_space import in_a_tiny_one
 from tests.unit.test_semaphore import holder, until_asleep
@@ -35,7 +35,7 @@ WORD, ROWS = 128, 256  # what follows the guard, and the table of members
 def name(unique_name: str) -> Iterator[str]:
     """A name that is unlinked at the end."""
     yield unique_name
-    path = places.path_of("semaphore", unique_name)
+    path = names.path_of("semaphore", unique_name)
     if os.path.lexists(path):
         os.unlink(path)
     with contextlib.suppress(OSError):
@@ -75,7 +75,7 @@ def test_its_file_is_ours_alone(name, umask):
         kin.Semaphore(1, name)
     finally:
         os.umask(before)
-    status = os.stat(places.path_of("semaphore", name))
+    status = os.stat(names.path_of("semaphore", name))
     assert stat.S_IMODE(status.st_mode) == 0o600
     assert status.st_blocks * 512 >= kin.Semaphore.SIZE
 
@@ -83,7 +83,7 @@ def test_its_file_is_ours_alone(name, umask):
 def test_one_for_another_number_of_processes(name):
     for members in (1, 200):
         made = kin.Semaphore(3, name, members=members)
-        size = os.stat(places.path_of("semaphore", name)).st_size
+        size = os.stat(names.path_of("semaphore", name)).st_size
         assert size == kin.Semaphore.size(members)
         with kin.Semaphore(name=name) as found:  # as large as it is
             assert made.value == found.value == 2
@@ -109,7 +109,7 @@ def test_unlinked_it_stays_with_who_has_it(name):
     with pytest.raises(kin.NotFound):  # that would be the other one's
         old.unlink()
     new.unlink()
-    assert not os.path.lexists(places.path_of("semaphore", name))
+    assert not os.path.lexists(names.path_of("semaphore", name))
 
 
 def test_many_processes_make_it_at_the_same_moment(name, peers):
@@ -136,7 +136,7 @@ def test_many_processes_make_it_at_the_same_moment(name, peers):
     ],
 )
 def test_planted_files_are_refused(content, mode, error, name):
-    path = places.path_of("semaphore", name)
+    path = names.path_of("semaphore", name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(runtime_directory.path_name(), 0o700)
     with open(path, "wb") as file:
@@ -150,7 +150,7 @@ def test_planted_files_are_refused(content, mode, error, name):
 
 def test_a_name_of_another_user(name, foreign_user):
     kin.Semaphore(1, name)
-    os.chown(places.path_of("semaphore", name), foreign_user.uid, foreign_user.gid)
+    os.chown(names.path_of("semaphore", name), foreign_user.uid, foreign_user.gid)
     with pytest.raises(kin.UntrustedPeer, match="others may write"):
         kin.Semaphore(1, name)
 

@@ -23,10 +23,10 @@ import pytest
 
 import kinfolk as kin
 from kinfolk import _native, transfer
-from kinfolk.processes import felling, interpreter, keeper_line, keeping, namespace
+from kinfolk.processes import interpreter, keeper_line, keeping, namespace
 from tests.conformance.peers import HANG, Peers, open_descriptors, readable, state, until
 from tests.other_user import User
-from tests.unit.keepers import _the_keeper_ends, complaint_of, output_of, peers
+from tests.unit.keepers import _the_keeper_ends, children_of, complaint_of, output_of, peers
 
 __all__ = ["_the_keeper_ends", "peers"]
 
@@ -670,7 +670,7 @@ def test_a_start_that_is_cancelled_leaves_no_child(peers: Peers) -> None:
         assert keeper is not None
         asyncio.run(gives_up(keeper))
         voice.say(output_of(["echo", "the next one"]))
-        until(lambda: not felling.children_of(keeper), "its end")
+        until(lambda: not children_of(keeper), "its end")
         keeping.keeping().end(0)
 
     owner = peers.fork(asks)

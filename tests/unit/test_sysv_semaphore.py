@@ -299,6 +299,22 @@ def test_tasks_operate(semaphore):
     assert semaphore.values == (1, 0, 1)
 
 
+def test_tasks_wait_for_zero(semaphore):
+    async def main() -> None:
+        with pytest.raises(kin.Timeout):
+            await semaphore.aoperate([(0, 0)], timeout=0)
+        task = asyncio.create_task(semaphore.aoperate([(0, 0)], timeout=HANG))
+        await asyncio.to_thread(until, lambda: semaphore.waiting(0) == (0, 1), "a task that waits")
+        await semaphore.aacquire()
+        assert not task.done()
+        await semaphore.aacquire()
+        await task
+        await semaphore.aoperate([(0, 0), (1, 1)])  # at once, and with something else as one
+
+    asyncio.run(main())
+    assert semaphore.values == (0, 1, 5)
+
+
 @pytest.mark.parametrize(
     "bad",
     [[], [1], [(0,)], [(0, 1, 2)], [("0", 1)], [(0, None)], [(3, 1)], [(-1, 1)], [(2**70, 1)]],
@@ -387,7 +403,7 @@ def test_looking_at_what_is_not_there(semaphore):
         semaphore.waiting,
         lambda index: semaphore.set(1, index=index),
     ):
-        for index in (3, -1):
+        for index in (3, -1, "", b"x", 1.5, 2**70):
             with pytest.raises(kin.InvalidValue, match="the set has 3, counted from 0"):
                 look(index)
 

@@ -63,7 +63,7 @@ class RingMechanism(Mechanism):
         """Make the ring, or join it as one of its receivers."""
         name, sizes, subject = _name_of(address), _sizes_of(address), str(address)
         presence = yield from Presence.join_receiver(
-            presence_path("ring", name), if_first=lambda: ring_memory.forget(name)
+            presence_path("ring", name), if_first=lambda _: ring_memory.forget(name)
         )
         try:
             memory = yield from retry(lambda: ring_memory.make_or_open(name, *sizes, subject))

@@ -8,7 +8,7 @@
       └─── status pipe of each child <── records ───┘
 
 Theory of operation. The owner starts the keeper like any program, so it is small whatever the owner's size, and has one thread, whatever the
-owner has. It sleeps in poll(2) over three descriptors: the line to the owner, the owner's pidfd, and a signalfd for SIGCHLD. A
+owner has. It sleeps in poll(2) over four descriptors: the line to the owner, the owner's pidfd, a signalfd for SIGCHLD, and the anchor's pidfd. A
 request is answered before the next one is read. That loop, the start of programs and all reaping are in C (native/keeper_loop.c), for somebody
 waits for each of their steps; what is left to Python is functions, modules, and the end. It is a *subreaper* (prctl(2)): an orphan below it gets it as its new parent,
 so nothing below can leave by forking twice, and whatever ends there is reaped here.
@@ -20,7 +20,8 @@ Rules:
 3. Programs and functions are killed by the kernel when the keeper dies (PR_SET_PDEATHSIG; the keeper has one thread, and starts them in it). What escapes
    then: what *they* had started, set-user-ID programs, and who has taken the signal back.
 4. It leads a process group of its own in its owner's session: what a terminal or a shell sends to the owner's group does not
-   reach it, and its children, which it puts into the owner's group, get it as they should.
+   reach it, and its children, which it puts into the owner's group, get it as they should. While there are any, one of its own making stands there
+   too, the anchor: else the end of the last one could hang up the group (native/anchor.c). It is no child in any other sense, and ends last.
 5. It decides nothing by itself: environment, directory, umask, streams, limits of a child come with each request.
 6. Nothing is imported after the start but what `Preload` asks for, and cloudpickle with the first function. While a module is
    being imported, the owner's death is not seen.
@@ -193,7 +194,7 @@ class Keeper:
         reader, report = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             try:
-                pid = os.fork()
+                pid = self._fork(launch.process_group or 0)
             except OSError as error:
                 os.close(report)
                 self._reply(Failed(request.number, "vfork", error.errno or errno.EAGAIN, 0))
@@ -211,11 +212,22 @@ class Keeper:
         finally:
             os.close(reader)
 
+    def _fork(self, process_group: int) -> int:
+        self._loop.expect(process_group)
+        try:
+            return os.fork()
+        except OSError:
+            if (
+                not self._loop.end_anchor()
+            ):  # which may have taken the last process that this user may have
+                raise
+            return os.fork()
+
     def _forget_in_child(self) -> None:
         """Close what is the keeper's alone, and hear what it is deaf to."""
         for fd in (self._line.detach(), self._owner, self._ended, self._self):
             os.close(fd)
-        self._loop.close_reports()
+        self._loop.close_own()
         kernel_actions.put_all_back(self._usual)
 
     def _preload(self, request: Preload) -> None:
@@ -268,11 +280,12 @@ class Keeper:
         pause = _LOOK
         while self._loop.reap():
             try:
-                felling.kill_below(self._pid, self._self)
+                felling.kill_below(self._pid, self._self, spared=self._loop.anchor())
             except OSError:  # no descriptor is left to look around with
-                self._loop.close_reports()
+                self._loop.close_own()
             if self._loop.reap():
                 pause = _LOOK if poll.poll(pause) else min(2 * pause, _LOOK_MOST)
+        self._loop.end_anchor()
 
 
 def _here(launch: Launch, descriptors: list[int]) -> Launch:

@@ -1,7 +1,7 @@
 """What keeps shared memory consistent. The rooms:
 
-findings   what is wrong with memory in which no object of these can be opened
-places     where an object lies: by name, inside memory that is shared already, or anonymous
+findings   what is wrong with memory in which no object of these can be opened, and who is at it
+places     where an object lies: by name (names, under name_lock), inside memory that is shared already, or anonymous
 placed     what every object has that lies somewhere
 mutex      one at a time, and the next one is told when the last has died
 event      what has come about, told to all who wait for it

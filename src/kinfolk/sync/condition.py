@@ -27,9 +27,9 @@ changing what others wait for.
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 from kinfolk import _native, watcher
@@ -79,16 +79,15 @@ class Condition(_native.Condition, Placed):
         """The one of this user's ``name``, made if there is none; without a name, one of this process and those it starts.
 
         It goes with a ``mutex``, the same for all, or with one of its own. It is for up to so many processes at a time, its
-        ``members``, by default 64. Raises InvalidValue, CorruptObject, UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported.
+        ``members``, by default 64. Raises InvalidValue, CorruptObject, UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported;
+        Timeout when somebody else is making it, and was stopped.
         """
         terms = _Terms(mutex, members)
         terms.check()
-        size = self._size(terms)
         if name is None:
-            place = places.anonymous(self.KIND, size)
+            self._begin(places.anonymous(self.KIND, self._size(terms)), terms)
         else:
-            place = places.named(self.KIND, name, size, least=self.size(1))
-        self._begin(place, terms)
+            self._begin_named(name, terms, (self.size(1), self.size(membership.MOST)))
 
     @classmethod
     def inside(
@@ -102,7 +101,7 @@ class Condition(_native.Condition, Placed):
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes, or `size` for another number of members, at a multiple of `ALIGNMENT`, zeroed before the first use. The
-        memory can't be closed while the condition is open. The rest is as without memory. Raises InvalidValue, CorruptObject,
+        memory can't be closed while the condition is open. The rest is as without memory. Raises InvalidValue, CorruptObject, Timeout,
         LimitReached, Unsupported.
         """
         terms = _Terms(mutex, members)
@@ -148,12 +147,9 @@ class Condition(_native.Condition, Placed):
 
     # ── the mutex: acquire, release and `with` are native ────────────────────────────────────
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[Mutex]:
+    def hold(self, timeout: float | None = None) -> AbstractContextManager[Mutex, None]:
         """``with condition.hold(timeout=2) as held``: as ``with condition``, waiting up to ``timeout`` seconds for the mutex."""
-        self._join()
-        with self._mutex.hold(timeout) as held:
-            yield held
+        return _native.Holding(self._enter, (timeout,), self.__exit__, ())
 
     async def __aenter__(self) -> NoReturn:
         raise Unsupported(
@@ -171,9 +167,12 @@ class Condition(_native.Condition, Placed):
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until ``predicate()``, called with the mutex held, gives something true, and return that.
 
-        After ``timeout`` seconds, return what it gives then. Raises as `wait`, and what the predicate raises.
+        After ``timeout`` seconds, return what it gives then. Raises as `wait`, before it asks, and what the predicate raises.
         """
         limit = deadline(timeout)
+        self._join()
+        if not self._mutex._held:
+            self._refused(errno.EPERM, None)
         result = predicate()
         while not result and self.wait(limit.remaining()):
             result = predicate()
@@ -212,6 +211,13 @@ class Condition(_native.Condition, Placed):
                     subject=self._subject,
                     why=self._mutex._whose(),
                     remedy="wait and notify inside `with condition:`, or with the Mutex object that it was made with",
+                )
+            case errno.EMEDIUMTYPE:
+                raise InvalidValue(
+                    "another mutex goes with it",
+                    subject=self._subject,
+                    why="who uses it now has used it with that one, and would not be kept out by this",
+                    remedy="open it with the same mutex everywhere, or without any, to use its own",
                 )
             case errno.EDOM:
                 raise InvalidValue(

@@ -47,19 +47,20 @@ class Event(_native.Event, Placed):
     def __init__(self, name: str | None = None) -> None:
         """The one of this user's ``name``, made if there is none, not set; without a name, one of this process and those it starts.
 
-        Raises InvalidValue, CorruptObject, UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported.
+        Raises InvalidValue, CorruptObject, UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported; Timeout when somebody else is
+        making it, and was stopped.
         """
         if name is None:
             self._begin(places.anonymous(self.KIND, self.SIZE))
         else:
-            self._begin(places.named(self.KIND, name, self.SIZE))
+            self._begin_named(name)
 
     @classmethod
     def inside(cls, memory: places.Memory | Any, offset: int = 0) -> Event:
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes at a multiple of `ALIGNMENT`, zeroed before the first use. The memory can't be closed while the event
-        is open. Raises InvalidValue, CorruptObject, Unsupported.
+        is open. Raises InvalidValue, CorruptObject, Timeout, Unsupported.
         """
         return cls._at(places.inside(cls.KIND, memory, offset))
 

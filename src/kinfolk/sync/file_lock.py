@@ -28,6 +28,7 @@ import os
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from kinfolk import _native
 from kinfolk.deadlines import Deadline, deadline
 from kinfolk.errors import (
     Deadlock,
@@ -38,11 +39,12 @@ from kinfolk.errors import (
     Unsupported,
 )
 from kinfolk.interest import Interest, Steps
+from kinfolk.ownership import check_user, mode_of
 from kinfolk.sync import lock_table
 from kinfolk.sync.lock_holders import blockers
 from kinfolk.sync.lock_holds import END, FlockHold, Hold, OfdHold, span
 from kinfolk.sync.lock_owner import Owner, this_task, this_thread
-from kinfolk.sync.lock_path import LockPath
+from kinfolk.sync.lock_path import LockPath, absolute
 from kinfolk.sync.posix_hold import PosixHold
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
@@ -52,7 +54,7 @@ LockKind = Literal["ofd", "flock", "posix"]
 _KINDS: dict[str, type[Hold]] = {"ofd": OfdHold, "flock": FlockHold, "posix": PosixHold}
 
 
-class FileLock:
+class FileLock(_native.Leaving):
     """A lock on a file or on some bytes of it, exclusive or shared. As a context manager it acquires and releases.
 
     Thread-safe; a forked child has a copy that holds nothing, and may acquire it for itself.
@@ -65,7 +67,7 @@ class FileLock:
         kind: LockKind = "ofd",
         start: int = 0,
         length: int | None = None,
-        mode: int = 0o600,
+        mode: int | str = 0o600,
         create: bool = True,
         owner: int | None = None,
     ) -> None:
@@ -75,18 +77,9 @@ class FileLock:
         bytes. A file that is missing is made, empty, with the permission bits ``mode`` whatever the umask, unless ``create`` is
         False. ``owner``: the user whose file it may be, if not our own or root's.
 
-        Raises InvalidValue. fcntl(2), flock(2), F_OFD_SETLK(2const).
+        Raises InvalidValue, NotFound without a present directory. fcntl(2), flock(2), F_OFD_SETLK(2const).
         """
-        try:
-            name = os.fspath(path)
-        except TypeError:
-            name = ""
-        if not isinstance(name, str) or not name or "\0" in name:
-            raise InvalidValue(
-                "this is no file name",
-                subject=repr(path),
-                remedy="name a file, such as /srv/data/lock",
-            )
+        name = absolute(path)
         if not isinstance(kind, str) or kind not in _KINDS:
             raise InvalidValue(
                 f"there is no kind {kind!r}", subject=name, remedy='give "ofd", "flock" or "posix"'
@@ -96,15 +89,10 @@ class FileLock:
             raise Unsupported(
                 "flock locks whole files", subject=name, remedy='for a part of one use kind="ofd"'
             )
-        if not isinstance(mode, int) or mode & ~0o777:
-            raise InvalidValue(f"mode={mode!r} makes no sense", remedy="give it as 0o600")
-        if not (owner is None or isinstance(owner, int)):
-            raise InvalidValue(
-                f"owner={owner!r} is no user", subject=name, remedy="give the number of one"
-            )
-        path = os.path.join(os.getcwd(), name) if not os.path.isabs(name) else name
-        self._file = LockPath(path, mode=mode, create=create, owner=owner)
-        self._made_of = (path, kind, start, length, mode, create, owner)
+        mode = mode_of(mode, name)
+        check_user(owner, name)
+        self._file = LockPath(name, mode=mode, create=create, owner=owner)
+        self._made_of = (name, kind, start, length, mode, create, owner)
         self._kind = _KINDS[kind]
         self._holds: dict[Owner, Hold] = {}
 
@@ -217,11 +205,23 @@ class FileLock:
 
         Also NotOwner when a POSIX lock was lost meanwhile: this process has closed another descriptor of the file.
         """
-        hold = self._mine()
+        self._release(self._mine())
+
+    def _release(self, hold: Hold) -> None:
         try:
             hold.check()
         finally:
             del self._holds[hold.owner]  # an exception from here on drops it, and that closes it
+            hold.close()
+
+    def _leave(self, begun: list[Hold]) -> None:
+        # The end of a block: again with the same list when a signal handler has ended it.
+        if not begun:
+            begun.append(self._mine())
+        (hold,) = begun
+        if self._holds.get(hold.owner) is hold:
+            self._release(hold)
+        else:
             hold.close()
 
     def downgrade(self) -> None:
@@ -308,13 +308,7 @@ class FileLock:
                 self._let_go(owner)
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.release()
+    # __exit__ is native, and calls _leave.
 
     async def __aenter__(self) -> Self:
         await self.aacquire()
@@ -341,7 +335,7 @@ class FileLock:
         return "" if self._span.end == END else str(self._span.end - 1)
 
 
-class Holding:
+class Holding(_native.Leaving):
     """Made by `FileLock.hold`."""
 
     def __init__(self, lock: FileLock, timeout: float | None, shared: bool) -> None:
@@ -354,13 +348,8 @@ class Holding:
         await self._lock.aacquire(self._timeout, shared=self._shared)
         return self._lock
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._lock.release()
+    def _leave(self, begun: list[Hold]) -> None:
+        self._lock._leave(begun)
 
     async def __aexit__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from kinfolk.sync import lock_table
+from kinfolk.sync import findings, lock_table
 from kinfolk.sync.lock_holds import Hold
 from kinfolk.sync.lock_path import Inode
 
@@ -31,7 +31,7 @@ def blockers(hold: Hold, *, search: bool) -> list[str]:
         pids = [pid] if pid else holders(hold.family, hold.inode) if search else []
     except OSError:
         return []
-    return [_described(pid) for pid in pids]
+    return [described(pid) for pid in pids]
 
 
 def holders(family: str, inode: Inode) -> list[int]:
@@ -66,12 +66,6 @@ def _locks(pid: int) -> Iterator[tuple[bytes, bytes]]:
                 yield words[2], words[6]
 
 
-def _described(pid: int) -> str:
+def described(pid: int) -> str:
     """A process, for people."""
-    if pid == os.getpid():
-        return "this process"
-    try:
-        with open(f"/proc/{pid}/comm", errors="replace") as file:
-            return f"process {pid} ({file.read().strip()})"
-    except OSError:
-        return f"process {pid}"
+    return "this process" if pid == os.getpid() else findings.described(pid)

@@ -60,7 +60,8 @@ class Span(NamedTuple):
 def span(start: int, length: int | None, subject: str) -> Span:
     """``length`` bytes from ``start`` on, None for all that follow. Raises InvalidValue."""
     whole = isinstance(start, int) and (length is None or isinstance(length, int))
-    if not whole or not 0 <= start < END or (length is not None and not 0 < length <= END - start):
+    most = min(END - start, END - 1) if whole else 0  # the kernel takes no length of 2^63
+    if not whole or not 0 <= start < END or not (length is None or 0 < length <= most):
         raise InvalidValue(
             "there are no such bytes",
             subject=subject,

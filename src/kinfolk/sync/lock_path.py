@@ -37,6 +37,28 @@ Inode = tuple[int, int]
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY)
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """A name as it counts from the root. Raises InvalidValue, NotFound when the present directory was removed."""
+    name = ""
+    try:
+        name = os.fspath(path)
+        sound = isinstance(name, str) and bool(name) and b"\0" not in os.fsencode(name)
+    except (TypeError, UnicodeEncodeError):
+        sound = False
+    if not sound:
+        raise InvalidValue(
+            "this is no file name",
+            subject=repr(path),
+            remedy="name a file, such as /srv/data/lock",
+        )
+    try:
+        return name if os.path.isabs(name) else os.path.join(os.getcwd(), name)
+    except OSError as error:
+        raise from_os_error(
+            error, "it counts from the present directory, and that can't be told", name
+        ) from error
+
+
 class LockPath:
     """A name in the file system, and how what is found there is opened."""
 
@@ -157,5 +179,12 @@ class LockPath:
                 "there is no such directory",
                 subject=self.path,
                 remedy="make it, or name a file in another one",
+            )
+        if error.errno == errno.ENAMETOOLONG:
+            return InvalidValue(
+                "it is too long for the name of a file",
+                subject=self.path,
+                why="its file system, or the kernel, takes no longer one: mostly 255 bytes, 4,095 with its directories",
+                remedy="give a shorter one",
             )
         return from_os_error(error, "it can't be opened to be locked", self.path)

@@ -19,19 +19,20 @@ Rules:
    executes another program. Nobody else can release it; a forked child does not have what its parent holds.
 2. It is taken once: the same thread can't acquire it again.
 3. Whoever is awake takes it before who has to be woken; but who has waited in vain for some milliseconds is let by.
-4. Held or waited for, it can't be closed, and keeps its memory.
+4. Held or waited for, it can't be closed, and keeps its memory. Dropped while it is held, it stays held until its thread ends, for nobody
+   else can release it: a ResourceWarning says so.
 
 Fork: a copy is a handle of the same mutex, unless the parent was in a with block: then it was the parent's, and is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
+import sys
 import threading
+import warnings
 import weakref
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn
 
 from kinfolk import _native
@@ -46,6 +47,7 @@ from kinfolk.errors import (
     Unsupported,
 )
 from kinfolk.sync import places
+from kinfolk.sync.findings import described
 from kinfolk.sync.placed import Placed
 
 
@@ -62,32 +64,27 @@ class Mutex(_native.Mutex, Placed):
         """The one of this user's ``name``, made if there is none; without a name, one of this process and those it starts.
 
         A ``strict`` one raises OwnerDied instead of being acquired after its owner died. Raises InvalidValue, CorruptObject,
-        UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported.
+        UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported; Timeout when somebody else is making it, and was stopped.
         """
         if name is None:
             self._begin(places.anonymous(self.KIND, self.SIZE), strict)
         else:
-            self._begin(places.named(self.KIND, name, self.SIZE), strict)
+            self._begin_named(name, strict)
 
     @classmethod
     def inside(cls, memory: places.Memory | Any, offset: int = 0, *, strict: bool = False) -> Mutex:
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes at a multiple of `ALIGNMENT`, zeroed before the first use. The memory can't be closed while the mutex
-        is open. Raises InvalidValue, CorruptObject, Unsupported.
+        is open. Raises InvalidValue, CorruptObject, Timeout, Unsupported.
         """
         return cls._at(places.inside(cls.KIND, memory, offset), strict)
 
     # ── acquiring: acquire, release, give_up, locked, owner_died are native ──────────────────
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[Mutex]:
+    def hold(self, timeout: float | None = None) -> AbstractContextManager[Mutex, None]:
         """``with mutex.hold(timeout=2) as held``: as ``with mutex``, waiting up to ``timeout`` seconds. Raises as `acquire`."""
-        self.acquire(timeout)
-        try:
-            yield self
-        finally:
-            self.__exit__()
+        return _native.Holding(self._enter, (timeout,), self.__exit__, ())
 
     async def __aenter__(self) -> NoReturn:
         raise Unsupported(
@@ -114,6 +111,12 @@ class Mutex(_native.Mutex, Placed):
             if (waited := condition()) is not None:
                 waited._wake()
 
+    def _dropped(self) -> None:
+        # Held, it stays so until its thread ends, for that could only release it by this object.
+        if not sys.is_finalizing():
+            what = f"unreleased {self._subject}"
+            warnings.warn(what, ResourceWarning, source=self, stacklevel=2)
+
     # ── the rest ─────────────────────────────────────────────────────────────────────────────
 
     def __repr__(self) -> str:
@@ -129,7 +132,7 @@ class Mutex(_native.Mutex, Placed):
                 raise Timeout(
                     "not acquired",
                     subject=subject,
-                    why=f"{self._whose()} for all the {timeout:g} s",
+                    why=f"{self._whose()} for all the {float(timeout):g} s",
                     remedy="see what holds it, or wait longer",
                 )
             case errno.EDEADLK:
@@ -191,14 +194,4 @@ class Mutex(_native.Mutex, Placed):
     def _whose(self) -> str:
         """Who holds it just now, for people."""
         thread = self._holder
-        if not thread:
-            return "nobody holds it"
-        try:
-            with open(f"/proc/{thread}/status", errors="replace") as file:
-                fields = dict(line.split(":", 1) for line in file)
-            name, process = fields["Name"].strip(), int(fields["Tgid"])
-        except (OSError, KeyError, ValueError):
-            return f"thread {thread} holds it"
-        if process == os.getpid():
-            return f"thread {thread} of this process holds it"
-        return f"process {process} ({name}) holds it"
+        return f"{described(thread)} holds it" if thread else "nobody holds it"

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from kinfolk.deadlines import deadline
 from kinfolk.errors import Closed, CorruptObject, InvalidValue, KernelError, StillInUse, Unsupported
-from kinfolk.sync import places
+from kinfolk.sync import names, places
 from kinfolk.sync.findings import ALIGNMENT as _ALIGNMENT
 from kinfolk.sync.findings import Finding, refusal, too_many
 
@@ -52,6 +52,12 @@ class Placed:
             raise
         self._place, self._option = place, option
 
+    def _begin_named(
+        self, name: str, option: Any = None, sizes: tuple[int, int] | None = None
+    ) -> None:
+        """Open the one of this user's ``name``, or make it, of the right size, or one of the possible ``sizes``."""
+        names.open_named(self, option, self.KIND, name, self._size(option), sizes)
+
     @classmethod
     def _size(cls, option: Any) -> int:
         """How many bytes one takes that is opened with an ``option``."""
@@ -75,8 +81,14 @@ class Placed:
         self._where.unlink()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        option = getattr(self, "_option", None)
-        return _arrive, (type(self), option, self._size(option), *self._where.passable())
+        if not hasattr(self, "_place"):
+            self._refused(errno.EBADF, None)
+        return _arrive, (
+            type(self),
+            self._option,
+            self._size(self._option),
+            *self._place.passable(),
+        )
 
     @property
     def _where(self) -> places.Place:
@@ -100,6 +112,10 @@ class Placed:
                 raise InvalidValue(f"timeout={timeout!r} makes no sense", subject=subject)
             case errno.EBADF:
                 raise Closed(f"this {self.KIND} is closed", subject=subject)
+            case errno.EEXIST:
+                raise InvalidValue(
+                    "it was opened already", subject=subject, remedy="make another object"
+                )
             case errno.EBUSY:
                 raise StillInUse(
                     "it can't be closed",

@@ -26,9 +26,8 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn, Self
 
 from kinfolk import _native
@@ -70,13 +69,13 @@ class PosixSemaphore(_native.PosixSemaphore, Placed):
         name: str | None = None,
         value: int | None = 1,
         *,
-        mode: int = 0o600,
+        mode: int | str = 0o600,
         owner: int | None = None,
     ) -> None:
         """The one of a ``name`` such as "/jobs", made with a ``value`` if there is none; with None there has to be one.
 
         Without a name, one of this process and those it starts. One that is made has the permission bits of ``mode``, whatever the
-        umask. One of another user is refused, unless that is the ``owner`` (a user id). sem_open(3).
+        umask: a number, or octal text. One of another user is refused, unless that is the ``owner`` (a user id). sem_open(3).
 
         Raises InvalidValue, NotFound, UntrustedPeer, CorruptObject, AccessDenied, NoSpace, LimitReached.
         """
@@ -150,14 +149,9 @@ class PosixSemaphore(_native.PosixSemaphore, Placed):
         taking = self._Taking(self)
         await self._takings.await_(taking, timeout, self._timed_out)
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[Self]:
+    def hold(self, timeout: float | None = None) -> AbstractContextManager[Self, None]:
         """``with semaphore.hold(timeout=2)``: as ``with semaphore``, waiting up to ``timeout`` seconds. Raises as `acquire`."""
-        self._enter(timeout)
-        try:
-            yield self
-        finally:
-            self.__exit__()
+        return _native.Holding(self._enter, (timeout,), self.__exit__, ())
 
     async def __aenter__(self) -> Self:
         await self.aacquire()
@@ -212,7 +206,7 @@ class PosixSemaphore(_native.PosixSemaphore, Placed):
         raise Timeout(
             "not acquired",
             subject=self._subject,
-            why=f"its value was 0 for all the {timeout:g} s",
+            why=f"its value was 0 for all the {float(timeout):g} s",
             remedy="see who takes and does not put back (one that was killed never will), or wait longer",
         )
 

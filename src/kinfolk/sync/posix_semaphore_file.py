@@ -7,13 +7,14 @@ sem_open(3) of glibc makes it like that, too, but for three things: it takes the
 0000; it opens what it finds whosever that is; and it does not say which of the two it did.
 
 Rules:
-1. Whoever finds the name finds a semaphore that has its value: the name comes last, by one system call.
+1. Whoever finds the name finds a semaphore that has its value: the name comes last, by one system call, when it is mapped already.
 2. What is at the path is looked at before it is opened. A symbolic link is never followed, and another user's file is refused unless
    that user was named.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -28,10 +29,12 @@ from kinfolk.errors import (
     from_os_error,
 )
 from kinfolk.nameless_file import NamelessFile
-from kinfolk.ownership import check_owner
+from kinfolk.ownership import check_owner, check_user, mode_of
+from kinfolk.room import no_shared_memory
 from kinfolk.sync import places
 
 SIZE, ALIGNMENT, MOST = POSIX_SEMAPHORE
+_KIND = "POSIX semaphore"
 _DIRECTORY = "/dev/shm"
 _LONGEST_NAME = 251  # bytes: of what stands behind "sem." in a file name
 
@@ -53,16 +56,17 @@ def path_of(name: str) -> str:
     return f"{_DIRECTORY}/sem.{bare}"
 
 
-def named(name: str, value: int | None, mode: int, owner: int | None) -> places.Place:
+def named(name: str, value: int | None, mode: int | str, owner: int | None) -> places.Place:
     """The place of the one that has a name, or of a new one; with ``value`` None there has to be one.
 
     Raises InvalidValue, NotFound, UntrustedPeer, CorruptObject, AccessDenied, NoSpace, LimitReached.
     """
     path = path_of(name)
     subject = f"POSIX semaphore /{name.removeprefix('/')}"
+    bits = mode_of(mode, subject)
+    check_user(owner, subject)
     try:
-        number = _found_or_made(path, subject, value, mode, owner)
-        return places.of_file("POSIX semaphore", subject, number, SIZE, path)
+        return _found_or_made(path, subject, value, bits, owner)
     except KinfolkError:
         raise
     except PermissionError as error:
@@ -70,13 +74,18 @@ def named(name: str, value: int | None, mode: int, owner: int | None) -> places.
             error, "can't open it", subject, "let its owner give you the right to read and write it"
         ) from error
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise no_shared_memory(SIZE, subject, errno.ENOSPC) from error
         raise from_os_error(error, "can't open it", subject) from error
 
 
-def _found_or_made(path: str, subject: str, value: int | None, mode: int, owner: int | None) -> int:
+def _found_or_made(
+    path: str, subject: str, value: int | None, mode: int, owner: int | None
+) -> places.Place:
     while True:
         try:
-            return _found(path, subject, owner)
+            number = _found(path, subject, owner)
+            return places.found(_KIND, subject, number, path, lambda _: SIZE)
         except FileNotFoundError:
             if value is None:
                 raise NotFound(
@@ -85,7 +94,7 @@ def _found_or_made(path: str, subject: str, value: int | None, mode: int, owner:
                     remedy="make it: give it the value that it shall have",
                 ) from None
         try:
-            return _made(path, value, mode)
+            return _made(path, subject, value, mode)
         except FileExistsError:
             continue  # somebody was quicker
 
@@ -113,13 +122,18 @@ def _found(path: str, subject: str, owner: int | None) -> int:
         there.close()
 
 
-def _made(path: str, value: int, mode: int) -> int:
+def _made(path: str, subject: str, value: int, mode: int) -> places.Place:
     file = NamelessFile(path)
     try:
         number = file.descriptor.fileno()
         os.pwrite(number, posix_semaphore(value), 0)
         os.fchmod(number, mode)  # the umask may have taken more than it should
-        file.link()
-        return file.descriptor.detach()
+        place = places.unnamed(_KIND, file, subject, SIZE)
+        try:
+            place.take_name(file)
+        except BaseException:
+            place.close()
+            raise
+        return place
     finally:
         file.close()

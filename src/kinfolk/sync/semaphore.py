@@ -24,10 +24,10 @@ Fork: the child holds nothing of what its parent holds. If it releases, that add
 
 from __future__ import annotations
 
-import contextlib
 import errno
+import operator
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 from weakref import WeakValueDictionary
 
@@ -64,6 +64,12 @@ class _Terms(NamedTuple):
             raise InvalidValue(
                 f"a semaphore can't have value={value!r}",
                 remedy=f"give a whole number from 0 to {_MOST - 1:,}",
+            )
+        if value == 0 and self.bounded:
+            raise InvalidValue(
+                "a bounded semaphore can't have value=0",
+                why="it never has more than at first, so nobody could ever acquire it",
+                remedy="give a greater value, or leave bounded out",
             )
 
     def native(self) -> tuple[int, int, int, int]:
@@ -107,15 +113,14 @@ class Semaphore(_native.Semaphore, Placed):
         held does not come back. It is for up to so many processes at a time, its ``members``, by default 64.
 
         Raises InvalidValue, also when one is there that was made otherwise, CorruptObject, UntrustedPeer, NoSpace, LimitReached,
-        AccessDenied, Unsupported.
+        AccessDenied, Unsupported; Timeout when somebody else is making it, and was stopped.
         """
         terms = _Terms(value, bounded, undo, members)
         terms.check()
         if name is None:
             self._begin(places.anonymous(self.KIND, self._size(terms)), terms)
         else:
-            place = places.named(self.KIND, name, self._size(terms), least=self.size(1))
-            self._begin(place, terms)
+            self._begin_named(name, terms, (self.size(1), self.size(membership.MOST)))
 
     @classmethod
     def inside(
@@ -131,7 +136,7 @@ class Semaphore(_native.Semaphore, Placed):
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes, or `size` for another number of members, at a multiple of `ALIGNMENT`, zeroed before the first use. The
-        memory can't be closed while the semaphore is open. The rest is as without memory. Raises InvalidValue, CorruptObject, Unsupported.
+        memory can't be closed while the semaphore is open. The rest is as without memory. Raises InvalidValue, CorruptObject, Timeout, Unsupported.
         """
         terms = _Terms(value, bounded, undo, members)
         terms.check()
@@ -172,15 +177,10 @@ class Semaphore(_native.Semaphore, Placed):
 
     # ── acquiring: acquire, release and value are native ─────────────────────────────────────
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None, n: int = 1) -> Iterator[Self]:
+    def hold(self, timeout: float | None = None, n: int = 1) -> AbstractContextManager[Self, None]:
         """``with semaphore.hold(timeout=2, n=3)``: as ``with semaphore``, with a time limit, and for several. Raises as `acquire`."""
-        self.acquire(timeout, n)
-        self._entered()
-        try:
-            yield self
-        finally:
-            self._left(n)
+        n = operator.index(n)
+        return _native.Holding(self._enter, (timeout, n), self._exit, (n,))
 
     async def aacquire(self, timeout: float | None = None, n: int = 1) -> None:
         """`acquire`, on asyncio. A task that is cancelled has taken nothing.
@@ -246,7 +246,7 @@ class Semaphore(_native.Semaphore, Placed):
                 raise Timeout(
                     "not acquired",
                     subject=subject,
-                    why=f"{self._whose()} for all the {argument:g} s",
+                    why=f"{self._whose()} for all the {float(argument):g} s",
                     remedy="see who holds it, or wait longer",
                 )
             case errno.EDOM:

@@ -24,6 +24,7 @@ from kinfolk.descriptors import Descriptor
 from kinfolk.interest import Steps
 from kinfolk.nameless_file import NamelessFile
 from kinfolk.rendezvous import NotYet
+from kinfolk.sync import name_lock
 from kinfolk.sync.sysv_set import Terms, all_sets, make, status_of
 from kinfolk.sync.takings import Takings
 
@@ -121,7 +122,7 @@ interpreter_exit.close_at_exit(lambda: list(_all))
 def begin(terms: Terms, subject: str) -> Steps[Private]:
     """A new set without a key. Raises KinfolkError, OSError."""
     while True:
-        with (yield from runtime_directory.lock()), contextlib.suppress(NotYet):
+        with (yield from name_lock.lock(subject)), contextlib.suppress(NotYet):
             _sweep()
             return _make(terms, subject)
 

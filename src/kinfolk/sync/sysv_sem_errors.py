@@ -97,7 +97,7 @@ def timed_out(timeout: float, number: int, subject: str) -> Timeout:
     return Timeout(
         "not acquired",
         subject=subject,
-        why=f"it could not be done for all the {timeout:g} s; {_values(number)}",
+        why=f"it could not be done for all the {float(timeout):g} s; {_values(number)}",
         remedy="see who takes and does not put back, or wait longer",
     )
 

@@ -29,11 +29,11 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import operator
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from kinfolk import _native
@@ -49,6 +49,7 @@ from kinfolk.addresses import written
 from kinfolk.deadlines import NEVER, deadline
 from kinfolk.errors import AddressError, Closed, InvalidValue, KinfolkError, from_os_error
 from kinfolk.interest import Steps
+from kinfolk.ownership import check_user, mode_of
 from kinfolk.sync import sysv_private, sysv_sem_errors, sysv_sem_limits, sysv_set
 from kinfolk.sync.takings import Takings
 from kinfolk.sysv_keys import key_of
@@ -86,22 +87,24 @@ class SysVSemaphore(_native.SysvSemaphore):
         n: int = 1,
         value: int | Sequence[int] | None = 1,
         undo: bool = True,
-        mode: int = 0o600,
+        mode: int | str = 0o600,
         owner: int | None = None,
     ) -> None:
         """The set of a ``key``, which is made if there is none; without a key a new one.
 
-        A set that is made has ``n`` semaphores, of one ``value`` or one each, and the permission bits of ``mode``, whatever the umask.
+        A set that is made has ``n`` semaphores, of one ``value`` or one each, and the permission bits of ``mode``, whatever the
+        umask: a number, or octal text.
         One that is found has n or more, and keeps its values; with value=None there has to be one. One of another user is refused,
         unless that is the ``owner`` (a user id). With ``undo`` operations are undone when the process ends. semget(2).
 
-        Raises AddressError, InvalidValue, NotFound, UntrustedPeer, AccessDenied, NoSpace, LimitReached; CorruptObject for a set that
+        Raises AddressError, InvalidValue, NotFound, UntrustedPeer, AccessDenied, NoSpace, LimitReached, Timeout; CorruptObject for a set that
         another program made, and gave no values.
         """
         subject = _SCHEME if key is None else written(_SCHEME, _name_of(key))
         sysv_sem_limits.check_n(n, subject)
         values = None if value is None else sysv_sem_limits.check_values(value, n, subject)
-        terms = sysv_set.Terms(n, values, mode & 0o666)
+        check_user(owner, subject)
+        terms = sysv_set.Terms(n, values, _bits(mode, subject))
         if key is not None:
             found = sysv_set.find_or_make(_key_of(key), terms, owner, subject)
             self._begin(_opened(found, subject), subject, undo)
@@ -155,19 +158,15 @@ class SysVSemaphore(_native.SysvSemaphore):
         await self.aoperate([(index, -count)], timeout)
 
     def wait_for_zero(self, timeout: float | None = None, *, index: int = 0) -> None:
-        """Wait until a semaphore's value is 0. Raises as `acquire`."""
+        """Wait until a semaphore's value is 0. In a task: ``await semaphore.aoperate([(index, 0)])``. Raises as `acquire`."""
         self.operate([(index, 0)], timeout)
 
-    @contextlib.contextmanager
     def hold(
         self, timeout: float | None = None, *, index: int = 0, count: int = 1
-    ) -> Iterator[Self]:
+    ) -> AbstractContextManager[Self, None]:
         """``with semaphore.hold(timeout=2, index=3)``: `acquire`, and `release` at the end of the block."""
-        self._enter(timeout, index, count)
-        try:
-            yield self
-        finally:
-            self._exit(index, count)
+        which = operator.index(index), operator.index(count)
+        return _native.Holding(self._enter, (timeout, *which), self._exit, which)
 
     async def __aenter__(self) -> Self:
         await self.aacquire()
@@ -229,9 +228,9 @@ class SysVSemaphore(_native.SysvSemaphore):
         """Its permission bits: to read is to look, to write is to operate. Raises as `values`."""
         return self._asked(sysv_set.status_of).mode & 0o666
 
-    def chmod(self, mode: int) -> None:
-        """Set its permission bits. Raises as `values`. semctl(2), IPC_SET"""
-        self._asked(sysv_sem_set_mode, mode & 0o666)
+    def chmod(self, mode: int | str) -> None:
+        """Set its permission bits. Raises as `values`, and InvalidValue. semctl(2), IPC_SET"""
+        self._asked(sysv_sem_set_mode, _bits(mode, self._subject))
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────
 
@@ -293,7 +292,15 @@ class SysVSemaphore(_native.SysvSemaphore):
     def _packed(self, operations: Iterable[tuple[int, int]], undo: bool | None) -> bytes:
         flags = _SEM_UNDO if (self._undo if undo is None else undo) else 0
         packed = bytearray()
-        for operation in operations:
+        try:
+            given = iter(operations)
+        except TypeError:
+            raise InvalidValue(
+                f"{operations!r} are no operations",
+                subject=self._subject,
+                remedy="give one or more pairs, such as [(0, -1)]",
+            ) from None
+        for operation in given:
             try:
                 index, delta = map(operator.index, operation)
             except (TypeError, ValueError):
@@ -315,11 +322,11 @@ class SysVSemaphore(_native.SysvSemaphore):
         return bytes(packed)
 
     def _check_index(self, index: int) -> None:
-        if not 0 <= index < self._n:
+        if not _is_within(index, 0, self._n - 1):
             self._refused(errno.EFBIG, None)
 
     def _check_count(self, count: int) -> None:
-        if not 1 <= count <= self.MOST:
+        if not _is_within(count, 1, self.MOST):
             self._refused(errno.EDOM, None)
 
     def _timed_out(self, timeout: float) -> NoReturn:
@@ -349,6 +356,18 @@ def _opened(steps: Steps[T], subject: str) -> T:
         raise
     except OSError as error:
         raise from_os_error(error, "can't open it", subject) from error
+
+
+def _bits(mode: int | str, subject: str) -> int:
+    """Permission bits, without those that mean nothing here: to execute."""
+    return mode_of(mode, subject) & 0o666
+
+
+def _is_within(number: Any, least: int, most: int) -> bool:
+    try:
+        return least <= operator.index(number) <= most
+    except TypeError:
+        return False
 
 
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────

@@ -28,7 +28,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from kinfolk import runtime_directory
 from kinfolk._native import (
     sysv_sem_about,
     sysv_sem_get,
@@ -50,7 +49,7 @@ from kinfolk.errors import (
 from kinfolk.interest import Interest, Steps
 from kinfolk.ownership import check_owner
 from kinfolk.rendezvous import NotYet
-from kinfolk.sync import sysv_sem_limits
+from kinfolk.sync import name_lock, sysv_sem_limits
 
 MAKING = 0o011
 _EXECUTE = 0o111
@@ -111,7 +110,7 @@ def find_or_make(key: int, terms: Terms, owner: int | None, subject: str) -> Ste
     """The id of the set of a key, which is made if there is none. Raises KinfolkError."""
     patience = time.monotonic() + PATIENCE
     while True:
-        with (yield from runtime_directory.lock()):
+        with (yield from name_lock.lock(subject)):
             number = _look(key, terms, owner, subject)
         if number is not None:
             return number

@@ -1,16 +1,18 @@
 """Stop `semaphores`: a count to take from, and to put into. The source's 信号量.
 
-It shows, with POSIX semaphores and with System V ones,
+It shows, with POSIX semaphores, with System V ones, and with `kin.Semaphore`,
 - that who takes when nothing is left sleeps until somebody puts in (sem_wait(3), semop(2));
 - what the source warns of: that a semaphore is made, and that it gets its value, is not one step everywhere. Whoever
   finds one here finds its value, however many make it at once;
-- that a holder that is killed never puts back what it took, unless the kernel undoes it (SEM_UNDO);
+- that a holder that is killed never puts back what it took, unless the kernel undoes it (SEM_UNDO), or those who use
+  it together do, as with `kin.Semaphore`;
 - several operations as one, which are done together or not at all;
 - that who waits for what is removed is told.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -23,7 +25,7 @@ from kinfolk.tour.stop import Stop, Walk, outcome, unused_key, unused_name
 _SEATS, _MAKERS = 2, 4
 _LOOK = 0.001  # seconds between two looks at /proc
 
-Semaphore = kin.PosixSemaphore | kin.SysVSemaphore
+Semaphore = kin.PosixSemaphore | kin.SysVSemaphore | kin.Semaphore
 
 
 def visit(narrator: Narrator, walk: Walk) -> None:
@@ -46,12 +48,15 @@ def visit(narrator: Narrator, walk: Walk) -> None:
         _removed(narrator, system_v)
     finally:
         outcome(lambda: kin.SysVSemaphore(key, value=None).unlink())  # unless it is removed
+    with contextlib.closing(kin.Semaphore(_SEATS)) as ours:
+        _seats(narrator, ours, "a kin.Semaphore", "anonymous")
+        _killed_holder_of_ours(narrator, ours)
 
 
 def _value(semaphore: Semaphore) -> int:
-    if isinstance(semaphore, kin.PosixSemaphore):
-        return semaphore.value
-    return semaphore.values[0]
+    if isinstance(semaphore, kin.SysVSemaphore):
+        return semaphore.values[0]
+    return semaphore.value
 
 
 # ── who takes when nothing is left ───────────────────────────────────────────────────────────
@@ -152,6 +157,24 @@ def _killed_holder_of_system_v(narrator: Narrator, seats: kin.SysVSemaphore) -> 
     narrator.figure("undone_after_seconds", took)
     narrator.check("what a killed process took comes back by SEM_UNDO", asleep and took >= 0)
     narrator.check("all of it", seats.values[0] == _SEATS, repr(seats.values))
+
+
+def _killed_holder_of_ours(narrator: Narrator, seats: kin.Semaphore) -> None:
+    with crew() as hands:
+        holder = hands.start("holder", _take_all, seats)
+        holder.hear()
+        waiter = hands.start("waiter", _take_and_tell_when, seats)
+        waiter.hear()
+        asleep = _comes(lambda: status_line(waiter.pid, "State").startswith("S"))
+        moment = holder.kill()
+        took = waiter.result() - moment
+    narrator.says(
+        f"Process {holder.pid} took all of the kin.Semaphore and was killed. What each process holds stands in shared memory, and who sleeps "
+        f"watches the others: process {waiter.pid} had one {took * 1000:.1f} ms after the SIGKILL."
+    )
+    narrator.figure("given_back_after_seconds", took)
+    narrator.check("what a killed process held comes back to who sleeps", asleep and took >= 0)
+    narrator.check("and all of it", seats.value == _SEATS, str(seats.value))
 
 
 # ── several as one; removed ──────────────────────────────────────────────────────────────────

@@ -1,9 +1,8 @@
-/* The semaphore: a count from which several may take, and to which what a dead process took comes back. See semaphore.c. */
+/* The semaphore: a count from which several may take, and to which what a dead process took comes
+ * back. See semaphore.c. Not called semaphore.h: with -Inative that would hide <semaphore.h>. */
 
 #ifndef KIN_SEMAPHORE_H
 #define KIN_SEMAPHORE_H
-
-#include_next <semaphore.h> /* the system's, which this file would hide (kernel_semaphores.h); a name of its own were better */
 
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -64,7 +63,7 @@ size_t kin_semaphore_size(uint32_t members);
 /* Opens the semaphore that lies in `memory`, of which `room` bytes are there; makes it if they are zero. */
 enum kin_finding kin_semaphore_open(struct kin_semaphore *semaphore, void *memory, size_t room,
                                     const struct kin_semaphore_terms *terms,
-                                    struct kin_watcher *watcher);
+                                    struct kin_watcher *watcher, const struct timespec *patience);
 
 /* After KIN_OTHER_BOOT, under a lock: as kin_object_repair. All who took are dead. */
 void kin_semaphore_repair(void *memory, size_t room);
@@ -97,7 +96,8 @@ void kin_semaphore_stop_wait(struct kin_semaphore *semaphore, struct kin_semapho
 /* Gives one back without more than a wake-up: else EBUSY, and kin_semaphore_release has to see to it. */
 int kin_semaphore_give_one(struct kin_semaphore *semaphore);
 
-/* Gives back, or adds, `count`. 0; EOVERFLOW: it would be more than the maximum, and nothing was given; or as acquire. */
+/* Gives back, or adds, `count`. 0; EOVERFLOW: it would be more than the maximum, and nothing was given; or as
+ * acquire. */
 int kin_semaphore_release(struct kin_semaphore *semaphore, uint32_t count);
 
 /* How many are there; what the dead took is looked for first. */

@@ -1,4 +1,4 @@
-/* kinfolk for C programs: the robust mutex, the same that kinfolk.Mutex takes in Python.
+/* kinfolk for C programs: the robust mutex, the same that kinfolk.Mutex takes in Python, and the ends of rings (below).
  *
  *     pkg-config --cflags --libs kinfolk        (see docs/howto/c-programs.md)
  *
@@ -103,6 +103,115 @@ uint32_t kin_mutex_holder(const struct kin_mutex *mutex);
 
 /* Whether the calling thread holds it and got EOWNERDEAD when it locked. */
 int kin_mutex_owner_died(const struct kin_mutex *mutex);
+
+/* ------------------------------------------------------------------------------------------- rings
+ *
+ * The channel `ring:NAME` of Python's kin.open_sender and kin.open_receiver. Any number of processes of one user send
+ * and receive, in C and in Python; each message goes to one of them. Receivers make it, senders wait for one.
+ *
+ *     struct kin_end *receiver;
+ *     struct kin_message message;
+ *     enum kin_error error = kin_open_receiver(&receiver, "ring:jobs", NULL, NULL);
+ *     while (error == KIN_OK && (error = kin_recv(receiver, &message, NULL)) == KIN_OK) {
+ *         use(message.bytes, message.length);
+ *         kin_release_message(&message);
+ *     }
+ *     if (error != KIN_END_OF_CHANNEL)
+ *         fprintf(stderr, "%s\n", kin_error_text(error));
+ *     kin_close(receiver);
+ *
+ * Deadlines are times of CLOCK_MONOTONIC; NULL waits for ever, &(struct timespec){0} not at all. Any thread may use an
+ * end. So may a forked child, which closes its copy by itself; its first call by an end is to be alone.
+ */
+
+enum kin_error {
+    KIN_OK = 0,
+    KIN_TIMED_OUT,
+    KIN_INTERRUPTED_CALL, /* a signal handler has run, and nothing was sent or received */
+    KIN_END_OF_CHANNEL,   /* every sender has gone, and all was received */
+    KIN_BROKEN_CHANNEL,   /* every receiver has gone */
+    KIN_CLOSED,           /* another thread closes the end */
+    KIN_TOO_BIG,          /* it will never fit */
+    KIN_CORRUPT,          /* the memory was overwritten, or is no ring */
+    KIN_OTHER_KINFOLK,    /* made by a kinfolk with another layout, or before a reboot, or in another pid namespace */
+    KIN_UNTRUSTED,        /* the name is another user's, or others may write there */
+    KIN_BAD_ADDRESS,      /* not ring:NAME, or sizes that can't be */
+    KIN_WRONG_END,        /* a receiver does not send, nor a sender receive */
+    KIN_NO_SPACE,         /* /dev/shm is full */
+    KIN_LIMIT,            /* no descriptor, thread or memory left; or 64 processes have blocks */
+    KIN_NOT_HERE,         /* it takes Linux 5.16, and threads that glibc has started */
+    KIN_SYSTEM,           /* `errno` says what */
+};
+
+/* A sentence without a full stop, in English. Never NULL. */
+const char *kin_error_text(enum kin_error error);
+
+/* How the bytes of a message are to be read: what recv() of Python makes of them. */
+enum kin_encoding {
+    KIN_BYTES = 0,   /* a bytes object, and what send_bytes() sends */
+    KIN_PICKLE = 1,
+    KIN_MSGPACK = 2,
+    KIN_JSON = 3,
+    KIN_MEMORY = 5,  /* a memoryview of where it lies */
+    KIN_BUFFERS = 128, /* added: a table of buffers comes first (src/kinfolk/channels/codec.py draws it) */
+};
+
+struct kin_end; /* of a channel, in this process */
+
+/* Bytes, for a ring that is not there yet: powers of two, or 0 for Python's defaults (1 MiB, 256 MiB). */
+struct kin_sizes {
+    uint64_t capacity, arena;
+};
+
+/* Opens an end; *end is NULL after an error. `address` is ring:NAME, without options and %-escapes, and NAME one that has at
+ * most 200 bytes when it is quoted as in a URL. A sender waits until a receiver is there. */
+enum kin_error kin_open_receiver(struct kin_end **end, const char *address,
+                                 const struct kin_sizes *sizes, const struct timespec *deadline);
+enum kin_error kin_open_sender(struct kin_end **end, const char *address,
+                               const struct timespec *deadline);
+
+/* Leaves the channel. Calls in other threads return KIN_CLOSED; none may begin from now on. Messages and rooms that were got
+ * by it stay, each until it is released. NULL is no error. */
+void kin_close(struct kin_end *end);
+
+/* The largest message, in bytes. */
+uint64_t kin_most(const struct kin_end *end);
+
+/* Sends, waiting for room. KIN_OK: it is received as long as a receiver lives. Else nothing was sent. */
+enum kin_error kin_send(struct kin_end *sender, enum kin_encoding encoding, const void *bytes,
+                        size_t length, const struct timespec *deadline);
+
+/* A message that was received. */
+struct kin_message {
+    const void *bytes;
+    size_t length;
+    uint8_t encoding; /* enum kin_encoding, with or without KIN_BUFFERS */
+    uint8_t in_place; /* 1: in the shared memory, where nobody writes until it is released */
+    struct kin_end *end;  /* private, and what follows */
+    uint64_t block[4];
+};
+
+/* Receives the next message. Large ones are looked at where they are. Each is to be released. */
+enum kin_error kin_recv(struct kin_end *receiver, struct kin_message *message,
+                        const struct timespec *deadline);
+void kin_release_message(struct kin_message *message);
+
+/* Shared memory in which a message is built. */
+struct kin_room {
+    void *bytes;
+    size_t length;
+    struct kin_end *end; /* private, and what follows */
+    uint64_t block[4];
+};
+
+/* Gets room for a message, waiting for it; to be sent or dropped. A forked child can do neither. */
+enum kin_error kin_reserve(struct kin_end *sender, struct kin_room *room, size_t length,
+                           const struct timespec *deadline);
+
+/* Sends what was built; the room is gone if it returns KIN_OK, and else stays. */
+enum kin_error kin_commit(struct kin_room *room, enum kin_encoding encoding,
+                          const struct timespec *deadline);
+void kin_drop(struct kin_room *room);
 
 #ifdef __cplusplus
 }

@@ -145,6 +145,13 @@ kin_ring_depth(const struct kin_ring *ring)
 
 /* --------------------------------------------------------------------------------- one operation */
 
+/* Whether so many bytes may lie between the positions: also if a lock was overwritten, so that others are inside too. */
+static bool
+may_lie(const struct kin_ring *ring, uint64_t between)
+{
+    return between <= ring->capacity;
+}
+
 /* Where the others are. False: the memory was overwritten. */
 static bool
 look(struct kin_ring *ring)
@@ -152,7 +159,7 @@ look(struct kin_ring *ring)
     /* SYNC POINT: kin_ring_leave of the other side. What it wrote before is seen, or what it read was read. */
     uint64_t seen = atomic_load_explicit(&ring->theirs->position, memory_order_acquire);
     uint64_t between = ring->way == KIN_RING_SENDS ? ring->at - seen : seen - ring->at;
-    if (between > ring->capacity || seen % KIN_RING_FRAME != 0)
+    if (!may_lie(ring, between) || seen % KIN_RING_FRAME != 0)
         return false;
     ring->seen = seen;
     return true;
@@ -166,7 +173,7 @@ kin_ring_enter(struct kin_ring *ring, unsigned flags)
         return error;
     ring->from = ring->at = atomic_load_explicit(&ring->mine->position, memory_order_relaxed);
     uint64_t between = ring->way == KIN_RING_SENDS ? ring->at - ring->seen : ring->seen - ring->at;
-    if (ring->at % KIN_RING_FRAME == 0 && (between <= ring->capacity || look(ring)))
+    if (ring->at % KIN_RING_FRAME == 0 && (may_lie(ring, between) || look(ring)))
         return 0;
     kin_ring_withdraw(ring);
     return EBADMSG;
@@ -260,7 +267,7 @@ kin_ring_next(struct kin_ring *ring, struct kin_ring_frame *frame)
     if (there == 0)
         return EAGAIN;
     memcpy(frame, ring->bytes + (ring->at & (ring->capacity - 1)), sizeof *frame);
-    return kin_ring_framed(frame->length) <= there ? 0 : EBADMSG;
+    return may_lie(ring, there) && kin_ring_framed(frame->length) <= there ? 0 : EBADMSG;
 }
 
 void

@@ -39,14 +39,14 @@ ROUNDS = {
 MISTAKES = {
     "lengths are believed": (
         "ring.c",
-        "return kin_ring_framed(frame->length) <= there ? 0 : EBADMSG;",
-        "return 0;",
+        "may_lie(ring, there) && kin_ring_framed(frame->length) <= there",
+        "may_lie(ring, there)",
         "overwritten",
     ),
     "positions are believed": (
         "ring.c",
-        "if (between > ring->capacity || seen % KIN_RING_FRAME != 0)",
-        "if (between == 1)",
+        "return between <= ring->capacity;",
+        "return ring->capacity != between;",
         "overwritten",
     ),
     "who receives a block does not hold it": (

@@ -1,0 +1,201 @@
+"""A ring that is written over while it is used: as threads of C, by the sanitizer (see ring_fuzz.c), and as processes of Python."""
+
+from __future__ import annotations
+
+import faulthandler
+import mmap
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import kinfolk as kin
+from tests.conformance.fixtures import peers as peers
+from tests.native.test_ring import NATIVE, SANITIZERS, SOURCES
+
+HERE = Path(__file__).resolve().parent
+PARTS = ("header", "senders", "receivers", "bytes", "entries", "members", "blocks")
+LIMIT = 120  # seconds
+
+#: What is not checked any more, of which file, and the part in which noise shows it.
+MISTAKES = {
+    "how long a message is": (
+        "ring.c",
+        "may_lie(ring, there) && kin_ring_framed(frame->length) <= there",
+        "may_lie(ring, there)",
+        "bytes",
+    ),
+    "how far the positions are apart": (
+        "ring.c",
+        "return between <= ring->capacity;",
+        "return ring->capacity != between;",
+        "senders",
+    ),
+    "which block it is": (
+        "arena_ring.c",
+        "    if (place.unit >= arena->shape.units)\n        return EBADMSG;\n",
+        "",
+        "bytes",
+    ),
+    "how long it is in its block": (
+        "arena_ring.c",
+        " ||\n        place.length > units * arena->shape.unit)",
+        ")",
+        "bytes",
+    ),
+    "how many rows there are": (
+        "members.c",
+        "return number < members->count ? number : members->count;",
+        "return number;",
+        "members",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory):
+    """Compile it; with another file in place of one of native/."""
+    directory = tmp_path_factory.mktemp("ring_fuzz")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
+    command = [
+        *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-Wall", "-Wextra"),
+        *("-Wno-missing-field-initializers", *SANITIZERS["address"], f"-I{NATIVE}"),
+    ]
+
+    def objects():
+        kept = directory / "objects"
+        if not kept.exists():
+            kept.mkdir()
+            paths = [HERE / "ring_fuzz.c", *(NATIVE / f"{stem}.c" for stem in SOURCES)]
+            subprocess.run([*command, "-c", *paths], cwd=kept, check=True)
+        return sorted(kept.iterdir())
+
+    def linked(name, instead=None):
+        program = directory / name
+        if not program.exists():
+            parts = [each for each in objects() if instead is None or each.stem != instead.stem]
+            parts += [] if instead is None else [instead]
+            subprocess.run([*command, *parts, "-o", program], check=True)
+        return program
+
+    return linked
+
+
+def fuzz(program, what, milliseconds, seed):
+    done = subprocess.run(
+        [program, what, str(milliseconds), str(seed)],
+        check=False,
+        timeout=LIMIT,
+        capture_output=True,
+        text=True,
+    )
+    print(what, seed, done.stdout, done.stderr)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("what", [*PARTS, "all", "locks"])
+def test_noise(what, build):
+    assert fuzz(build("sound"), what, 300, 1) == (0, "")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("what", [*PARTS, "all", "locks"])
+def test_more_noise(what, build):
+    for _ in range(3):
+        assert fuzz(build("sound"), what, 20_000, random.randrange(1 << 30)) == (0, "")
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_noise_finds_what_is_believed(mistake, build, tmp_path):
+    source, old, new, what = MISTAKES[mistake]
+    text = (NATIVE / source).read_text()
+    assert text.count(old) == 1, f"{old} stands {text.count(old)} times in {source}"
+    broken = tmp_path / source
+    broken.write_text(text.replace(old, new))
+    program = build(f"broken-{list(MISTAKES).index(mistake)}", broken)
+    assert any(fuzz(program, what, 1500, seed)[0] for seed in range(4))
+
+
+# ── processes of Python ──────────────────────────────────────────────────────────────────────
+
+#: Where it lies who holds a lock, which can be checked against nothing.
+LOCKS = (range(64, 128), range(256, 320), range(512, 576))
+ADDRESS = "ring:?capacity=4096&arena=64K"
+
+
+def write_over(file: int, rounds: int, dice: random.Random) -> None:
+    memory = mmap.mmap(file, 0)
+    places = [place for place in range(0, 12 << 10, 8) if not any(place in lock for lock in LOCKS)]
+    for _ in range(rounds):
+        for _ in range(dice.randrange(6)):
+            place = dice.choice(places)
+            (was,) = struct.unpack_from("Q", memory, place)
+            word = dice.choice(
+                (0, 8, 1 << 40 | 16, dice.getrandbits(64), was ^ 1 << dice.randrange(64))
+            )
+            struct.pack_into("Q", memory, place, word)
+        if dice.randrange(3) == 0:  # a ring again, and empty
+            struct.pack_into("Q", memory, 320, 0)
+            struct.pack_into("Q", memory, 576, 0)
+        os.sched_yield()
+
+
+def uses(call, over) -> tuple[int, int]:
+    """Call until it is over: how often it was well, and how often an error was raised, of those that are kinfolk's."""
+    well = wrong = 0
+    while not over[0]:
+        try:
+            call()
+            well += 1
+        except kin.KinfolkError:
+            wrong += 1
+    return well, wrong
+
+
+@pytest.mark.parametrize("rounds", [3000, pytest.param(300_000, marks=pytest.mark.soak)])
+def test_what_is_written_over_raises_what_it_may(rounds, peers):
+    receiver, sender = kin.channel(ADDRESS, codec="msgpack")
+    over = mmap.mmap(-1, 4096)
+    dice = random.Random(rounds)
+    file = receiver._receiving._memory.fileno()
+
+    def receive() -> None:
+        got = receiver.recv(timeout=0.01)
+        bytes(got) if isinstance(got, memoryview) else repr(got)
+
+    def send() -> None:
+        size = dice.choice((0, 40, 900, 5000, 20_000))
+        if dice.randrange(2):
+            sender.send_bytes(bytes(size), timeout=0.01)
+        else:
+            with sender.reserve(size, timeout=0.01) as view:
+                view[:] = bytes(size)
+
+    users = [peers.fork(lambda _, call=call: uses(call, over)) for call in (send, receive, receive)]
+    writer = peers.fork(lambda _: write_over(file, rounds, dice))
+    writer.result()
+    over[0] = 1
+    outcomes = [user.result() for user in users]
+    assert any(well for well, _ in outcomes)
+    assert any(wrong for _, wrong in outcomes)
+    for end in (receiver, sender):
+        end.close()
+
+
+def test_a_process_that_is_killed_meanwhile_is_noticed(peers):
+    """The negative control of the last one: what dies is seen."""
+
+    def crash(_) -> None:
+        faulthandler.disable()
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    victim = peers.fork(crash)
+    with pytest.raises(AssertionError, match="died"):
+        victim.result()

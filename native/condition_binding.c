@@ -71,16 +71,8 @@ condition_open(PyObject *object, PyObject *args)
 static PyObject *
 condition_repair(PyObject *object, PyObject *args)
 {
-    struct kin_placed placed;
-    PyObject *buffer;
-    Py_ssize_t offset;
     (void)object;
-    if (!PyArg_ParseTuple(args, "On:_repair", &buffer, &offset) ||
-        kin_place(&placed, buffer, offset) < 0)
-        return NULL;
-    kin_condition_repair(placed.memory, placed.room);
-    kin_unplace(&placed);
-    Py_RETURN_NONE;
+    return kin_opening_repair(args, kin_condition_repair);
 }
 
 static PyObject *

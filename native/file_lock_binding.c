@@ -21,6 +21,7 @@
 
 #include "file_lock.h"
 #include "heap_type_binding.h"
+#include "sysv_wait_binding.h"
 
 int kin_add_file_lock(PyObject *module);
 
@@ -132,15 +133,7 @@ file_wait(PyObject *object, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     result = kin_file_lock_wait(&self->wait, &lock, milliseconds);
     Py_END_ALLOW_THREADS
-    if (result == KIN_WAIT_DONE)
-        Py_RETURN_TRUE;
-    if (result < 0) {
-        errno = -result;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    if (PyErr_CheckSignals() < 0)
-        return NULL;
-    Py_RETURN_FALSE;
+    return kin_wait_outcome(result);
 }
 
 static PyObject *

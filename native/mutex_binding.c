@@ -75,21 +75,18 @@ mutex_open(PyObject *object, PyObject *args)
     return kin_opening_found(found);
 }
 
+static void
+repair(void *memory, size_t room)
+{
+    if (kin_object_look(memory, room, KIN_MUTEX, sizeof(struct kin_object)) == KIN_OTHER_BOOT)
+        kin_mutex_repair(memory);
+}
+
 static PyObject *
 mutex_repair(PyObject *object, PyObject *args)
 {
-    struct kin_placed placed;
-    PyObject *buffer;
-    Py_ssize_t offset;
     (void)object;
-    if (!PyArg_ParseTuple(args, "On:_repair", &buffer, &offset) ||
-        kin_place(&placed, buffer, offset) < 0)
-        return NULL;
-    if (kin_object_look(placed.memory, placed.room, KIN_MUTEX, sizeof(struct kin_object)) ==
-        KIN_OTHER_BOOT)
-        kin_mutex_repair(placed.memory);
-    kin_unplace(&placed);
-    Py_RETURN_NONE;
+    return kin_opening_repair(args, repair);
 }
 
 /* 0, or EBUSY. */

@@ -21,6 +21,20 @@ kin_opening_found(enum kin_finding found)
     return found == KIN_INTERRUPTED ? NULL : PyLong_FromLong(found);
 }
 
+PyObject *
+kin_opening_repair(PyObject *arguments, void (*repair)(void *memory, size_t room))
+{
+    struct kin_placed placed;
+    PyObject *buffer;
+    Py_ssize_t offset;
+    if (!PyArg_ParseTuple(arguments, "On:_repair", &buffer, &offset) ||
+        kin_place(&placed, buffer, offset) < 0)
+        return NULL;
+    repair(placed.memory, placed.room);
+    kin_unplace(&placed);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 object_maker(PyObject *module, PyObject *args)
 {

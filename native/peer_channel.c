@@ -15,6 +15,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "peer_channel.h"
 
@@ -106,6 +107,7 @@ kin_peer_release(struct kin_end *end)
     if (kin_ring_close(&end->ring) != 0)
         return; /* a thread's robust list points to it: it stays */
     munmap(end->memory, end->size);
+    close(end->file);
     free(end);
 }
 

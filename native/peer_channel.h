@@ -11,6 +11,7 @@ struct kin_end {
     struct kin_ring ring;
     void *memory;
     size_t size;
+    int file; /* that it lies in: who sends or receives calls those who poll by it */
     char memory_path[KIN_NAME_ROOM];
     _Atomic uint32_t references; /* the end, its messages and rooms */
     _Atomic uint32_t inside;     /* calls */

@@ -176,25 +176,29 @@ open_ring(struct kin_end *end, enum kin_ring_way way, const struct kin_ring_term
           const struct timespec *deadline)
 {
     uint32_t pause = 0;
-    int error, fd;
+    int error, *fd = &end->file;
     while ((error = way == KIN_RING_RECEIVES
-                        ? make_or_open_memory(end->memory_path, terms, &fd, &end->size)
-                        : open_memory(end->memory_path, &fd, &end->size)) == EAGAIN)
+                        ? make_or_open_memory(end->memory_path, terms, fd, &end->size)
+                        : open_memory(end->memory_path, fd, &end->size)) == EAGAIN)
         if (!kin_names_pause(&pause, deadline))
             return KIN_TIMED_OUT;
-    if (error != 0)
+    if (error != 0) {
+        *fd = -1;
         return kin_peer_error(error);
-    end->memory = mmap(NULL, end->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    error = errno;
-    close(fd);
+    }
+    end->memory = mmap(NULL, end->size, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
     if (end->memory == MAP_FAILED) {
         end->memory = NULL;
-        return kin_peer_error(error);
+        return kin_peer_error(errno);
     }
     struct kin_watcher *ours = kin_peer_watcher();
     if (ours == NULL)
         return KIN_LIMIT;
-    return meaning_of(kin_ring_open(&end->ring, end->memory, end->size, way, terms, ours));
+    enum kin_finding found =
+        kin_ring_open(&end->ring, end->memory, end->size, way, terms, ours);
+    if (found == KIN_SOUND)
+        kin_ring_lies_in(&end->ring, end->file);
+    return meaning_of(found);
 }
 
 static enum kin_error
@@ -211,6 +215,7 @@ open_end(struct kin_end **opened, const char *address, enum kin_ring_way way,
     struct kin_end *end = calloc(1, sizeof *end);
     if (end == NULL)
         return KIN_LIMIT;
+    end->file = -1;
     end->known = UINT64_MAX;
     end->references = 1;
     const char *name = address + sizeof SCHEME - 1;
@@ -232,6 +237,8 @@ open_end(struct kin_end **opened, const char *address, enum kin_ring_way way,
     kin_presence_leave(&end->presence, kin_peer_forget, end);
     if (end->memory != NULL)
         munmap(end->memory, end->size);
+    if (end->file >= 0)
+        close(end->file);
     free(end);
     errno = system;
     return error;

@@ -141,8 +141,8 @@ queue_send(PyObject *object, PyObject *bytes)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static PyObject *
-outcome(int result)
+PyObject *
+kin_wait_outcome(int result)
 {
     if (result == KIN_WAIT_DONE)
         Py_RETURN_TRUE;
@@ -172,7 +172,7 @@ queue_wait_for_message(PyObject *object, PyObject *args)
         self->holds = true;
         self->held_type = taken;
     }
-    return outcome(result);
+    return kin_wait_outcome(result);
 }
 
 static PyObject *
@@ -191,7 +191,7 @@ queue_wait_to_send(PyObject *object, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     result = kin_wait_to_send(&self->wait, self->id, message, length, milliseconds);
     Py_END_ALLOW_THREADS
-    return outcome(result);
+    return kin_wait_outcome(result);
 }
 
 static PyObject *

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import kinfolk as kin
-from tests.conformance.peers import HANG, state, until
+from tests.conformance.peers import HANG, readable, state, until
 from tests.native.test_mutex_peer import installed_flags
 from tests.native.test_ring import SOURCES
 
@@ -155,6 +155,15 @@ def test_python_sends(how, peer, name):
         for number in range(COUNT):
             sender.send_bytes(message(number), timeout=HANG)
     assert ended(process) == f"{COUNT}\n"
+
+
+def test_the_descriptor_tells_of_what_the_c_program_sends(peer, name):
+    with kin.open_receiver(f"ring:{name}?{SIZES}", timeout=HANG) as receiver:
+        assert not readable(receiver.fileno(), 0)
+        process = peer("plain", "send", 1)
+        assert readable(receiver.fileno())
+        assert checked(receiver.recv(timeout=0)) == 0
+        ended(process)
 
 
 @HOW

@@ -4,7 +4,7 @@
  *     kinfolk-UID/ring-memory-NAME     the memory, made by a receiver with the lock of the names
  *
  * Rules:
- * 1. The memory gets its name when it has its size, and space for all but the blocks: a kill before leaves nothing.
+ * 1. The memory gets its name when it has its size, space for all but the blocks, and is a ring: a kill before leaves nothing.
  * 2. A file that others than we and root could write, or that is none, is refused.
  * 3. Receivers that are the first remove what killed ones left.
  */
@@ -66,6 +66,23 @@ kin_peer_watcher(void)
 
 /* ------------------------------------------------------------------------------- the memory */
 
+/* Whoever opens the name finds a ring, of the sizes that it has, whatever he asks for. */
+static int
+format(int fd, const struct kin_ring_terms *terms)
+{
+    struct kin_ring ring;
+    size_t size = (size_t)kin_ring_room(terms);
+    if (kin_peer_watcher() == NULL)
+        return EMFILE;
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (memory == MAP_FAILED)
+        return errno;
+    if (kin_ring_open(&ring, memory, size, KIN_RING_RECEIVES, terms, kin_peer_watcher()) == KIN_SOUND)
+        kin_ring_close(&ring); /* else whoever opens it says why */
+    munmap(memory, size);
+    return 0;
+}
+
 static int
 make_memory(const char *path, const struct kin_ring_terms *terms, int *fd)
 {
@@ -81,6 +98,8 @@ make_memory(const char *path, const struct kin_ring_terms *terms, int *fd)
         error = errno;
     while (error == 0 && (error = posix_fallocate(*fd, 0, (off_t)kin_ring_head(terms))) == EINTR)
         error = 0;
+    if (error == 0)
+        error = format(*fd, terms);
     if (error == 0 && linkat(AT_FDCWD, itself, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0)
         error = errno;
     if (error != 0)

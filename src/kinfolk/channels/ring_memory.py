@@ -3,8 +3,8 @@
     ring:NAME   /dev/shm/kinfolk-UID/ring-memory-NAME   as long as it has peers
     ring:       a sealed memfd                          of those who inherit it, or get it
 
-Zeroed memory is a ring that nobody has opened yet (native/sync_object.c). So a file gets its name when it has its
-size and its space, and what a killed maker leaves is nothing, or completed by the next one. The blocks of its arena have
+Zeroed memory is a ring that nobody has opened yet (native/sync_object.c). A file gets its name when it has its
+size and its space, and is a ring: what a killed maker leaves is nothing. The blocks of its arena have
 their size alone: memory comes to each when it is first used (native/arena.c).
 
 Rules:
@@ -30,6 +30,7 @@ from kinfolk.errors import CorruptChannel
 from kinfolk.memfd import create
 from kinfolk.nameless_file import NamelessFile
 from kinfolk.rendezvous import NotYet
+from kinfolk.watcher import core
 
 #: What comes before the bytes of a ring (native/ring_layout.h).
 _HEAD = 4096
@@ -61,6 +62,13 @@ def _size(number: int, capacity: int, arena: int) -> None:
     os.posix_fallocate(number, 0, head)
 
 
+def _format(memory: Descriptor, capacity: int, arena: int) -> None:
+    """Make the ring that lies in it. Whoever opens a name finds one, of the sizes that it has, whatever he asks for."""
+    ring = Ring(False)
+    ring.open(mapped(memory), memory.fileno(), capacity, arena, core())
+    ring.close()
+
+
 def make_or_open(name: str, capacity: int, arena: int, subject: str) -> Descriptor:
     """The memory of a name, made if there is none. Raises UntrustedPeer, CorruptChannel, OSError; NotYet while it is locked."""
     with runtime_directory.try_lock():
@@ -76,6 +84,7 @@ def _made(path: str, capacity: int, arena: int, subject: str) -> Descriptor:
         number = file.descriptor.fileno()
         os.fchmod(number, 0o600)  # the umask may have taken more than it should
         _size(number, capacity, arena)
+        _format(file.descriptor, capacity, arena)
         file.link()
         return Descriptor(file.descriptor.detach(), subject)
     finally:

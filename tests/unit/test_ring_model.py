@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -266,7 +266,10 @@ def test_a_ring_that_loses_one_is_found() -> None:
             if size == 9000 and len(self.queue) < 2:
                 self.queue.append((size, self.one_more()))
 
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, kin.KinfolkError)):
         run_state_machine_as_test(
-            Loses, settings=settings(max_examples=200, deadline=None, report_multiple_bugs=False)
+            Loses,
+            settings=settings(
+                max_examples=200, deadline=None, phases=[Phase.generate], database=None
+            ),
         )

@@ -48,6 +48,7 @@ enum kin_finding {
     KIN_EXHAUSTED,         /* there is no descriptor, or memory, to find out which boot this is */
     KIN_BEING_MADE,        /* a thread that lives has been making it for 5 s: was it stopped? */
     KIN_INTERRUPTED,       /* by a signal handler; kin_mutex_open goes on, and never says so */
+    KIN_OTHER_TERMS,       /* a ring whose messages are acknowledged, or one whose are not */
 };
 
 struct kin_mutex_state; /* in shared memory; native/mutex.h draws it */
@@ -140,6 +141,7 @@ enum kin_error {
     KIN_NO_SPACE,         /* /dev/shm is full */
     KIN_LIMIT,            /* no descriptor, thread or memory left; or 64 processes have blocks */
     KIN_NOT_HERE,         /* it takes Linux 5.16, and threads that glibc has started */
+    KIN_ACKNOWLEDGED,     /* messages of this ring have to be acknowledged, which a receiver in C can't */
     KIN_SYSTEM,           /* `errno` says what */
 };
 

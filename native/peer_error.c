@@ -21,6 +21,7 @@ static const char *const TEXTS[] = {
     [KIN_NO_SPACE] = "/dev/shm is full: remove what nobody needs there, or ask for a smaller arena",
     [KIN_LIMIT] = "no descriptor, thread, memory or row is left",
     [KIN_NOT_HERE] = "a ring takes Linux 5.16, and threads that glibc has started",
+    [KIN_ACKNOWLEDGED] = "messages of this ring have to be acknowledged: receive them in Python",
     [KIN_SYSTEM] = "a system call failed: errno says why",
 };
 

@@ -21,7 +21,7 @@
 
 #include "peer_channel.h"
 
-static const struct kin_ring_terms USUAL = {1 << 20, 256 << 20};
+static const struct kin_ring_terms USUAL = {.capacity = 1 << 20, .arena = 256 << 20};
 static const char SCHEME[] = "ring:";
 
 /* ------------------------------------------------------------------------------ the watcher */
@@ -168,6 +168,8 @@ meaning_of(enum kin_finding found)
     case KIN_TOO_MANY:
     case KIN_EXHAUSTED:
         return KIN_LIMIT;
+    case KIN_OTHER_TERMS:
+        return KIN_ACKNOWLEDGED;
     case KIN_BEING_MADE:
         return KIN_TIMED_OUT;
     default:

@@ -132,7 +132,7 @@ kin_send(struct kin_end *end, enum kin_encoding encoding, const void *bytes, siz
 {
     struct kin_room room;
     enum kin_error error;
-    if (length > kin_ring_most(&end->ring)) {
+    if (length > kin_ring_most(&end->ring) || end->ring.acknowledged) {
         error = kin_reserve(end, &room, length, deadline);
         if (error != KIN_OK)
             return error;

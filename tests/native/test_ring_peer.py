@@ -166,6 +166,15 @@ def test_the_descriptor_tells_of_what_the_c_program_sends(peer, name):
         ended(process)
 
 
+def test_messages_that_are_acknowledged(peer, name):
+    with kin.open_receiver(f"ring:{name}?{SIZES}&acknowledge=yes", timeout=HANG) as receiver:
+        process = peer("plain", "send")
+        numbers = [checked(body) for body in receiver]
+        assert ended(peer("plain", "try")).startswith("messages of this ring have to be ack")
+    assert numbers == list(range(COUNT))
+    ended(process)
+
+
 @HOW
 def test_both_are_receivers(how, peer, name):
     """Each message comes to one of them; who began is not asked."""

@@ -14,7 +14,7 @@ import pytest
 import kinfolk as kin
 from kinfolk._native import Ring
 from kinfolk.channels import ring_memory
-from kinfolk.channels.ring_limits import SOUND
+from kinfolk.sync.findings import Finding
 from kinfolk.watcher import core
 from tests.conformance.peers import HANG, Peers, state, until
 from tests.leaks.cycles import growth
@@ -40,13 +40,14 @@ def directory() -> Path:
 
 
 def test_a_name_stands_for_a_ring_from_the_first_moment(unique_name: str) -> None:
-    """A sender that comes when the receiver has not opened it yet must not see his own sizes in blank memory."""
-    memory = ring_memory.make_or_open(unique_name, 4096, 1 << 16, "ring")
+    """A sender that comes when the receiver has not opened it yet must not put his own sizes into blank memory."""
+    memory = ring_memory.make_or_open(unique_name, 4096, 1 << 16, True, "ring")
     try:
         sender = Ring(True)
         mapping = ring_memory.mapped(memory)
-        assert sender.open(mapping, memory.fileno(), 1 << 20, 256 << 20, core()) == SOUND
-        assert (sender.capacity, sender.arena) == (4096, 1 << 16)
+        found = sender.open(mapping, memory.fileno(), 1 << 20, 256 << 20, False, core())
+        assert found == Finding.SOUND
+        assert (sender.capacity, sender.arena, sender.acknowledged) == (4096, 1 << 16, True)
         sender.close()
     finally:
         (directory() / f"ring-memory-{unique_name}").unlink()

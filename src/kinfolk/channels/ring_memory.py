@@ -62,29 +62,31 @@ def _size(number: int, capacity: int, arena: int) -> None:
     os.posix_fallocate(number, 0, head)
 
 
-def _format(memory: Descriptor, capacity: int, arena: int) -> None:
-    """Make the ring that lies in it. Whoever opens a name finds one, of the sizes that it has, whatever he asks for."""
+def _format(memory: Descriptor, capacity: int, arena: int, acknowledge: bool) -> None:
+    """Make the ring that lies in it. Whoever opens a name finds one, of the terms that it has, whatever he asks for."""
     ring = Ring(False)
-    ring.open(mapped(memory), memory.fileno(), capacity, arena, core())
+    ring.open(mapped(memory), memory.fileno(), capacity, arena, acknowledge, core())
     ring.close()
 
 
-def make_or_open(name: str, capacity: int, arena: int, subject: str) -> Descriptor:
+def make_or_open(
+    name: str, capacity: int, arena: int, acknowledge: bool, subject: str
+) -> Descriptor:
     """The memory of a name, made if there is none. Raises UntrustedPeer, CorruptChannel, OSError; NotYet while it is locked."""
     with runtime_directory.try_lock():
         try:
             return open_existing(name, subject)
         except NotYet:
-            return _made(path_of(name), capacity, arena, subject)
+            return _made(path_of(name), capacity, arena, acknowledge, subject)
 
 
-def _made(path: str, capacity: int, arena: int, subject: str) -> Descriptor:
+def _made(path: str, capacity: int, arena: int, acknowledge: bool, subject: str) -> Descriptor:
     file = NamelessFile(path)
     try:
         number = file.descriptor.fileno()
         os.fchmod(number, 0o600)  # the umask may have taken more than it should
         _size(number, capacity, arena)
-        _format(file.descriptor, capacity, arena)
+        _format(file.descriptor, capacity, arena, acknowledge)
         file.link()
         return Descriptor(file.descriptor.detach(), subject)
     finally:

@@ -1,6 +1,7 @@
 /* A ring whose memory is written over while threads send and receive: tests/native/test_ring_fuzz.py compiles and runs it.
  *
- *     ring_fuzz WHAT MILLISECONDS SEED       WHAT is one of the parts below, or `all`; `locks` also those that say who holds
+ *     ring_fuzz WHAT MILLISECONDS SEED       WHAT is one of the parts below, or `all`; `locks` also those that say who holds;
+ *                                            `acknowledged`: all, of a ring whose messages are acknowledged
  *
  *         guard ╳│ header, shape │ sides │ bytes of the ring │ tables of the arena │ blocks │╳ guard
  *
@@ -36,7 +37,7 @@ enum { CAPACITY = 4096, ARENA = 1 << 16, THREADS = 4, LIMIT = 20, PATIENCE = 300
 
 #define GUARD (UINT64_C(1) << 33)
 
-static const struct kin_ring_terms TERMS = {.capacity = CAPACITY, .arena = ARENA};
+static struct kin_ring_terms terms = {.capacity = CAPACITY, .arena = ARENA};
 static unsigned char *memory;
 static size_t room;
 static struct kin_ring sender, receiver;
@@ -70,6 +71,8 @@ known(int error)
     case EDEADLK:
     case ENOTRECOVERABLE:
     case ECANCELED:
+    case ESTALE:
+    case EPROTO:
         return;
     default:
         errno = error;
@@ -155,6 +158,36 @@ send_large(unsigned *dice)
     kin_arena_release(&sender.arena, &block);
 }
 
+/* What was received is not needed any more. */
+static void
+end_with(const struct kin_block *block)
+{
+    struct kin_arena *arena = &receiver.arena;
+    if (!receiver.acknowledged)
+        kin_arena_release(arena, block);
+    else
+        known((block->stamp % 3 == 0 ? kin_arena_return : kin_arena_acknowledge)(arena, block->unit,
+                                                                                 block->stamp));
+}
+
+/* One that came back. */
+static void
+receive_again(void)
+{
+    struct kin_block block;
+    uint8_t kind;
+    if (!kin_arena_has_returned(&receiver.arena))
+        return;
+    int error = kin_arena_take_returned(&receiver.arena, &block, &kind);
+    known(error);
+    if (error == 0) {
+        const unsigned char *bytes = kin_arena_bytes(&receiver.arena, &block);
+        CHECK(within(bytes, block.length));
+        read_all(bytes, block.length);
+        end_with(&block);
+    }
+}
+
 static bool
 receive(void)
 {
@@ -186,7 +219,7 @@ receive(void)
         CHECK(within(bytes, block.length));
         kin_arena_touch(&receiver.arena, &block);
         read_all(bytes, block.length);
-        kin_arena_release(&receiver.arena, &block);
+        end_with(&block);
     }
     free(copy);
     struct timespec deadline = soon();
@@ -197,6 +230,14 @@ receive(void)
     return error == 0;
 }
 
+static bool
+take_one(void)
+{
+    if (receiver.acknowledged)
+        receive_again();
+    return receive();
+}
+
 /* Whatever else looks into the memory. */
 static void
 look_around(void)
@@ -204,9 +245,11 @@ look_around(void)
     struct kin_ring other;
     CHECK(kin_ring_depth(&sender) <= CAPACITY);
     kin_arena_depth(&sender.arena);
+    if (receiver.acknowledged)
+        kin_arena_may_come(&receiver.arena);
     known(kin_members_look(&receiver.arena.members, KIN_LOOK_ALL));
     enum kin_finding found =
-        kin_ring_open(&other, memory, room, KIN_RING_RECEIVES, &TERMS, &watcher);
+        kin_ring_open(&other, memory, room, KIN_RING_RECEIVES, &terms, &watcher);
     CHECK(found <= KIN_OTHER_TERMS);
     if (found == KIN_SOUND) {
         known(kin_members_join(&other.arena.members));
@@ -225,7 +268,7 @@ live(void *number)
         else if (own == 3)
             look_around();
         else
-            good[own] += receive();
+            good[own] += take_one();
         calls[own]++;
     }
     return NULL;
@@ -316,7 +359,7 @@ fuzz(const char *what, long milliseconds)
     unsigned dice = seed * 31 + 7;
     uint64_t end = kin_now() + (uint64_t)milliseconds * 1000000, stuck = kin_now();
     unsigned long before[THREADS] = {0};
-    bool locks = strcmp(what, "locks") == 0, every = locks || strcmp(what, "all") == 0;
+    bool locks = strcmp(what, "locks") == 0, every = locks || terms.acknowledged || strcmp(what, "all") == 0;
     int count = 0, chosen = -1;
     for (; parts[count].name != NULL; count++)
         if (strcmp(parts[count].name, what) == 0)
@@ -364,15 +407,16 @@ main(int argc, char *argv[])
 {
     CHECK(argc == 4);
     seed = (unsigned)atoi(argv[3]);
-    room = kin_ring_room(&TERMS);
+    terms.acknowledged = strcmp(argv[1], "acknowledged") == 0;
+    room = kin_ring_room(&terms);
     unsigned char *all = mmap(NULL, 2 * GUARD + room, PROT_NONE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     CHECK(all != MAP_FAILED);
     memory = mmap(all + GUARD, room, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
                   -1, 0);
     CHECK(memory == all + GUARD && kin_watcher_init(&watcher) == 0);
-    CHECK(kin_ring_open(&sender, memory, room, KIN_RING_SENDS, &TERMS, &watcher) == KIN_SOUND);
-    CHECK(kin_ring_open(&receiver, memory, room, KIN_RING_RECEIVES, &TERMS, &watcher) == KIN_SOUND);
+    CHECK(kin_ring_open(&sender, memory, room, KIN_RING_SENDS, &terms, &watcher) == KIN_SOUND);
+    CHECK(kin_ring_open(&receiver, memory, room, KIN_RING_RECEIVES, &terms, &watcher) == KIN_SOUND);
     divide();
     pthread_t threads[THREADS];
     for (intptr_t i = 0; i < THREADS; i++)

@@ -100,13 +100,13 @@ def fuzz(program, what, milliseconds, seed):
     return done.returncode, done.stderr
 
 
-@pytest.mark.parametrize("what", [*PARTS, "all", "locks"])
+@pytest.mark.parametrize("what", [*PARTS, "all", "locks", "acknowledged"])
 def test_noise(what, build):
     assert fuzz(build("sound"), what, 300, 1) == (0, "")
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("what", [*PARTS, "all", "locks"])
+@pytest.mark.parametrize("what", [*PARTS, "all", "locks", "acknowledged"])
 def test_more_noise(what, build):
     for _ in range(3):
         assert fuzz(build("sound"), what, 20_000, random.randrange(1 << 30)) == (0, "")

@@ -87,7 +87,7 @@ class Storm:
         length = dice.choice(self.sizes)
         message = np.empty(_HEAD.itemsize + length, "u1")
         message[_HEAD.itemsize :] = number & 255
-        total = zlib.crc32(message[_HEAD.itemsize :])
+        total = zlib.crc32(message[_HEAD.itemsize :].data)
         message[: _HEAD.itemsize].view(_HEAD)[0] = life, number, length, total
         how = dice.randrange(4)
         if how == 0:
@@ -276,7 +276,7 @@ class WritesAfterwards(Storm):
         with self.sender.reserve(_HEAD.itemsize + length) as view:
             mine = np.frombuffer(view, "u1")
             mine[:] = number & 255
-            total = zlib.crc32(mine[_HEAD.itemsize :])
+            total = zlib.crc32(mine[_HEAD.itemsize :].data)
             mine[: _HEAD.itemsize].view(_HEAD)[0] = life, number, length, total
         mine[-1] ^= 1
 

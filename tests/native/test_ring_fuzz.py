@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -164,7 +165,8 @@ def test_what_is_written_over_raises_what_it_may(rounds, peers):
     receiver, sender = kin.channel(ADDRESS, codec="msgpack")
     over = mmap.mmap(-1, 4096)
     dice = random.Random(rounds)
-    file = receiver._receiving._memory.fileno()
+    transport: Any = receiver._receiving
+    file = transport._memory.fileno()
 
     def receive() -> None:
         got = receiver.recv(timeout=0.01)

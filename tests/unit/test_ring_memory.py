@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import signal
 from pathlib import Path
@@ -97,7 +98,7 @@ def use_with(pages: int) -> tuple[int, int]:
 
 def test_a_full_one_is_no_space_at_every_step(peers: Peers) -> None:
     outcomes = [
-        in_namespaces(peers, CLONE_NEWNS, lambda pages=pages: use_with(pages))
+        in_namespaces(peers, CLONE_NEWNS, functools.partial(use_with, pages))
         for pages in range(1, 26)
     ]
     assert outcomes[0] == (0, 100), "there is no room for a ring"

@@ -63,8 +63,10 @@ allocate(struct kin_end *end, size_t length, struct kin_block *block, const stru
     int error = 0;
     for (;;) {
         enum kin_error failed = check_receivers(end, &alarm);
-        if (failed != KIN_OK)
+        if (failed != KIN_OK) {
+            kin_arena_give_up(arena);
             return failed;
+        }
         error = kin_arena_allocate(arena, length, block);
         if (error == EAGAIN)
             error = kin_arena_wait(arena, length, alarm, deadline);

@@ -39,6 +39,10 @@ CASES = {
     "leave": 60,
     "give-back": 60,
     "wait": 120,
+    "make": 200,
+    "attach": 100,
+    "join": 300,
+    "fork": 200,
 }
 
 #: A mistake, the file and what is wrong in it, and the case that shows it.

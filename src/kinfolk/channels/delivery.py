@@ -2,7 +2,7 @@
 
     recv_message() ──> Delivery ── acknowledge() ──> done with
                           │
-                          └── give_back(), the end is closed, its process dies ──> another receiver gets it, `repeated`
+                          └── give_back(), the end is closed, its process dies ──> another receiver gets it, `redelivered`
 
 Rules:
 1. Each is acknowledged by itself: several may be at work at once, in threads or tasks, and end in any order.

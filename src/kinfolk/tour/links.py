@@ -118,6 +118,8 @@ def _links_of(scheme: str, directory: str, ending: bool) -> list[Link]:
             return [Link(scheme, f"sysv-mq:{unused_key()}{lifetime}", elsewhere=True)]
         case "tcp":
             return [Link(scheme, f"tcp:127.0.0.1:{unused_port()}")]
+        case "ring":
+            return [Link(scheme, f"ring:{unused_name()}")]
     raise kin.Unsupported(
         "the tour has no address for this mechanism",
         subject=f"{scheme}:",

@@ -38,6 +38,7 @@ from kinfolk.tour.narrator import Account, Narrator
 from kinfolk.tour.orphan import STOP as ORPHAN
 from kinfolk.tour.pipe import STOP as PIPE
 from kinfolk.tour.popen import STOP as POPEN
+from kinfolk.tour.ring import STOP as RING
 from kinfolk.tour.semaphores import STOP as SEMAPHORES
 from kinfolk.tour.shm import STOP as SHM
 from kinfolk.tour.signals import STOP as SIGNALS
@@ -70,6 +71,7 @@ STOPS: tuple[Stop, ...] = (
     SHM,
     MMAP,
     COUNTER,
+    RING,
     UNIX,
     UNIX_DGRAM,
     UNIX_SEQPACKET,

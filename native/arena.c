@@ -164,9 +164,8 @@ free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t word)
     return true;
 }
 
-/* Under the guard: frees what nobody has. */
-static bool
-sweep(struct kin_arena *arena)
+bool
+kin_arena_sweep(struct kin_arena *arena)
 {
     bool any = false;
     for (uint32_t unit = 0, units; unit < arena->shape.units; unit += units) {
@@ -190,7 +189,7 @@ left(struct kin_members *members, struct kin_member *row, bool is_dead)
         for (uint32_t unit = 0; unit < arena->shape.units; unit += BITS)
             atomic_store_explicit(kin_arena_hold_word(arena, number_of(arena, row), hold, unit), 0,
                                   memory_order_release);
-    if (sweep(arena))
+    if (kin_arena_sweep(arena))
         kin_arena_wake(arena);
     return true;
 }

@@ -85,12 +85,36 @@ check(const struct kin_ring_shape *shape, size_t room)
 }
 
 enum kin_finding
+kin_ring_bind(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_way way,
+              struct kin_watcher *watcher)
+{
+    struct kin_ring_memory *there = memory;
+    struct kin_ring_shape shape = there->shape;
+    enum kin_finding found = check(&shape, room);
+    if (found != KIN_SOUND)
+        return found;
+    bool sends = way == KIN_RING_SENDS;
+    ring->way = way;
+    ring->mine = sends ? &there->senders : &there->receivers;
+    ring->theirs = sends ? &there->receivers : &there->senders;
+    ring->bytes = (unsigned char *)memory + KIN_RING_BYTES_AT;
+    ring->capacity = shape.capacity;
+    kin_ring_forked(ring);
+    if (!kin_arena_bind(&ring->arena, ring, ring->bytes + ring->capacity, &shape.arena, watcher))
+        return KIN_ALIEN;
+    found = kin_mutex_bind(&ring->lock, &ring->mine->lock);
+    if (found != KIN_SOUND)
+        kin_arena_close(&ring->arena);
+    return found;
+}
+
+enum kin_finding
 kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_way way,
               const struct kin_ring_terms *terms, struct kin_watcher *watcher)
 {
     struct kin_ring_memory *there = memory;
     struct kin_ring_terms wanted = *terms;
-    *ring = (struct kin_ring){.way = way};
+    *ring = (struct kin_ring){0};
     uint64_t need = kin_ring_room(terms);
     if (need == 0)
         return KIN_MISPLACED;
@@ -104,24 +128,7 @@ kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
         found = kin_object_open(&ring->arena.guard, memory, room, KIN_RING, sizeof *there, format,
                                 &wanted, &patience);
     while (found == KIN_INTERRUPTED);
-    if (found != KIN_SOUND)
-        return found;
-    struct kin_ring_shape shape = there->shape;
-    found = check(&shape, room);
-    if (found != KIN_SOUND)
-        return found;
-    bool sends = way == KIN_RING_SENDS;
-    ring->mine = sends ? &there->senders : &there->receivers;
-    ring->theirs = sends ? &there->receivers : &there->senders;
-    ring->bytes = (unsigned char *)memory + KIN_RING_BYTES_AT;
-    ring->capacity = shape.capacity;
-    kin_ring_forked(ring);
-    if (!kin_arena_bind(&ring->arena, ring, ring->bytes + ring->capacity, &shape.arena, watcher))
-        return KIN_ALIEN;
-    found = kin_mutex_bind(&ring->lock, &ring->mine->lock);
-    if (found != KIN_SOUND)
-        kin_arena_close(&ring->arena);
-    return found;
+    return found == KIN_SOUND ? kin_ring_bind(ring, memory, room, way, watcher) : found;
 }
 
 int

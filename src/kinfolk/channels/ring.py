@@ -20,16 +20,13 @@ from kinfolk.channels import ring_memory
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import Duplex, Mechanism, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence, presence_path
+from kinfolk.channels.ring_options import refuse_others, sizes_of, terms_of
 from kinfolk.channels.ring_transport import RingReceiver, RingSender
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import AddressError, UntrustedPeer
+from kinfolk.errors import AddressError
 from kinfolk.interest import Steps
 from kinfolk.rendezvous import retry
 
-_CAPACITY = 1 << 20
-_SMALLEST, _LARGEST = 1 << 12, 1 << 34
-_ARENA = 256 << 20
-_SMALLEST_ARENA, _LARGEST_ARENA = 1 << 16, 1 << 40
 _LONGEST_NAME = 255
 
 
@@ -50,18 +47,12 @@ class RingMechanism(Mechanism):
                 subject=str(address),
                 remedy="leave lifetime out",
             )
-        if (address.options.mode or 0o600) & 0o077:
-            raise UntrustedPeer(
-                "a ring is for processes of one user",
-                subject=str(address),
-                why="whoever may write to its memory can do with its peers what he likes",
-                remedy="leave mode out, or use unix: or fifo: with codec=msgpack between users",
-            )
+        refuse_others(address)
         return super().completed(address)
 
     def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
         """Make the ring, or join it as one of its receivers."""
-        name, sizes, subject = _name_of(address), _sizes_of(address), str(address)
+        name, sizes, subject = _name_of(address), sizes_of(address), str(address)
         presence = yield from Presence.join_receiver(
             presence_path("ring", name), if_first=lambda _: ring_memory.forget(name)
         )
@@ -70,18 +61,18 @@ class RingMechanism(Mechanism):
         except BaseException:
             presence.leave()
             raise
-        return RingReceiver(memory, presence, name, subject, sizes, *_terms_of(address))
+        return RingReceiver(memory, presence, name, subject, sizes, *terms_of(address))
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver, and join."""
-        name, sizes, subject = _name_of(address), _sizes_of(address), str(address)
+        name, sizes, subject = _name_of(address), sizes_of(address), str(address)
         presence = yield from Presence.join_sender(presence_path("ring", name))
         try:
             memory = yield from retry(lambda: ring_memory.open_existing(name, subject))
         except BaseException:
             presence.leave()
             raise
-        return RingSender(memory, presence, name, subject, sizes, *_terms_of(address))
+        return RingSender(memory, presence, name, subject, sizes, *terms_of(address))
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
         """Both ends: of the named ring, or of a new one without a name."""
@@ -92,7 +83,7 @@ class RingMechanism(Mechanism):
             except BaseException:
                 receiver.close()
                 raise
-        sizes, subject, terms = _sizes_of(address), str(address), _terms_of(address)
+        sizes, subject, terms = sizes_of(address), str(address), terms_of(address)
         memory = ring_memory.nameless(*sizes)
         try:
             second = Descriptor(os.dup(memory.fileno()), subject)
@@ -133,34 +124,6 @@ def _name_of(address: Address) -> str:
             remedy="write ring:name",
         )
     return name
-
-
-def _terms_of(address: Address) -> tuple[int | None, bool]:
-    return address.options.max_message, address.options.framing == "raw"
-
-
-def _sizes_of(address: Address) -> tuple[int, int]:
-    """Of the ring, and of its arena: powers of two. Raises AddressError."""
-    options = address.options
-    arena = options.arena
-    if arena is None:
-        arena = max(_ARENA, 2 * (options.max_message or 0))
-    capacity = options.capacity or _CAPACITY
-    return (
-        _rounded("a ring", capacity, _SMALLEST, _LARGEST, address),
-        _rounded("an arena", arena, _SMALLEST_ARENA, _LARGEST_ARENA, address),
-    )
-
-
-def _rounded(what: str, wanted: int, smallest: int, largest: int, address: Address) -> int:
-    if wanted > largest:
-        raise AddressError(
-            f"{what} of {wanted} bytes is too large",
-            subject=str(address),
-            why=f"the limit is {largest}",
-            remedy="ask for less, or a smaller max_message",
-        )
-    return max(smallest, 1 << (wanted - 1).bit_length())
 
 
 MECHANISM: Mechanism = RingMechanism()

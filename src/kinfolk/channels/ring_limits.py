@@ -18,13 +18,20 @@ from kinfolk.errors import (
 )
 
 #: kin_finding of include/kinfolk.h, as far as they are told apart here
-SOUND, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 3, 5, 7, 9
+SOUND, CUT_SHORT, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 1, 3, 5, 7, 9
 
 
-def limits_of(native: Ring, wanted: int | None) -> Limits:
-    """Of a ring that is open; ``wanted`` bytes in a message at most."""
+_LIFETIME = (
+    "Nobody's exit is an end: the file and what is in it stay until unlink().",
+    "What was sent is on the disk when the machine goes down in order; before a power cut, as far as fsync(2) of the file has come.",
+)
+
+
+def limits_of(native: Ring, wanted: int | None, *, presence: bool) -> Limits:
+    """Of a ring that is open; ``wanted`` bytes in a message at most. Without ``presence`` it is a file."""
     return Limits(
-        "ring",
+        "ring" if presence else "file",
+        presence=presence,
         max_message=min(native.most_in_block, native.most_in_block if wanted is None else wanted),
         capacity=native.capacity + native.arena,
         receivers="many",
@@ -36,7 +43,18 @@ def limits_of(native: Ring, wanted: int | None) -> Limits:
             "Up to 64 processes at a time can have blocks.",
             "A process that is stopped in the middle of a call holds up those who do the same.",
             "For processes of one user, in one pid namespace.",
+            *(() if presence else _LIFETIME),
         ),
+    )
+
+
+def cut_short(subject: str, size: int) -> CorruptChannel:
+    """The error for a ring that does not fit into its file any more."""
+    return CorruptChannel(
+        "this ring can't be used",
+        subject=subject,
+        why=f"its file was made shorter, to {size} bytes",
+        remedy="remove the file; what was in it is lost",
     )
 
 
@@ -88,6 +106,9 @@ def _meaning(
             remedy=limits.too_big_remedy,
         )
     if error.errno == errno.ENOSPC:
+        size = os.fstat(memory).st_size
+        if size < sum(Ring.sizes(native.capacity, native.arena)[1:]):
+            return cut_short(subject, size)
         room = os.fstatvfs(memory)
         return NoSpace(
             "there is no memory for a block",

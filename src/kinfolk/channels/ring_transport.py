@@ -1,4 +1,4 @@
-"""Messages through a ring in shared memory (native/ring.c), for `ring:`.
+"""Messages through a ring in shared memory (native/ring.c), for `ring:` and `file:`.
 
     end ── shortcuts: at once, or after a short spin ──────────> native Ring ──> shared memory
      └──── turnstile, steps ──> RingSender, RingReceiver ─────────┘ │
@@ -11,6 +11,7 @@ Rules:
 2. Before it is looked whether there is something to wait for, the hang-up is watched and the count of alarms is read: so
    neither a hang-up nor a close gets lost between looking and sleeping.
 3. A receiver that finds the senders gone looks into the ring once more: what they sent before is received.
+4. Of a ring in a file nobody is missed: it has no presence, and keeps what was sent.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
 from kinfolk._native import Block, Ring, Watch
-from kinfolk.channels import ring_memory
+from kinfolk.channels import ring_file, ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
@@ -53,7 +54,7 @@ class _RingEnd:
     def __init__(
         self,
         memory: Descriptor,
-        presence: Presence,
+        presence: Presence | None,
         name: str,
         subject: str,
         sizes: tuple[int, int],
@@ -61,6 +62,8 @@ class _RingEnd:
         raw: bool,
     ) -> None:
         """Take over the memory and the membership, also when it raises. ``most`` bytes in a message, if that is less than fit.
+
+        Without a ``presence`` nobody's exit is an end, and ``name`` is the path of a file.
 
         ``sizes`` of the ring and its arena, should it not be made yet.
         """
@@ -74,7 +77,7 @@ class _RingEnd:
             found = self._native.open(ring_memory.mapped(memory), *sizes, core())
             if found != SOUND:
                 raise refusal(found, subject)
-            self.limits = limits_of(self._native, most)
+            self.limits = limits_of(self._native, most, presence=presence is not None)
             self._raw = raw
             self._inline = min(_LONG, self._native.most)
             self._known = self._native.alarms
@@ -85,8 +88,12 @@ class _RingEnd:
     # ── who is there ─────────────────────────────────────────────────────────────────────────
 
     def _others_gone(self) -> bool:
+        if self._presence is None:
+            self._native.look()
+            self._known = self._native.alarms
+            return False
         try:
-            self._watch_others()
+            self._watch_others(self._presence)
             self._unwatched = None
             self._native.look()
         except (
@@ -100,7 +107,7 @@ class _RingEnd:
             self._native.alarm()  # and it stays news: no shortcut is taken
         return gone
 
-    def _watch_others(self) -> None:
+    def _watch_others(self, presence: Presence) -> None:
         """Have the alarm sound when the other side has gone. It sounds once, and not in a forked copy."""
         since = (self._native.alarms, os.getpid())
         if since == self._watched_since:
@@ -108,7 +115,7 @@ class _RingEnd:
         if self._watch is not None:
             self._watch.leave()
             self._watched_since = None
-        self._watch = watching(self._presence.fileno(), waker=self._native.waker)
+        self._watch = watching(presence.fileno(), waker=self._native.waker)
         self._watched_since = since
 
     # ── waiting: a BlockingCall ──────────────────────────────────────────────────────────────
@@ -148,7 +155,10 @@ class _RingEnd:
         return self._native.depth
 
     def unlink(self) -> None:
-        """Its last peer removes the name."""
+        """Remove the name of a file; that of another ring goes with its last peer."""
+        if self._presence is None:
+            ring_file.unlink(self._memory, self._name, self._subject)
+            return
         raise Unsupported(
             "a ring's name goes with its last peer",
             subject=self._subject,
@@ -160,7 +170,8 @@ class _RingEnd:
         if self._watch is not None:
             self._watch.leave()
             self._watch = None
-        self._presence.leave(self._forget)
+        if self._presence is not None:
+            self._presence.leave(self._forget)
         try:
             self._native.depart()
         except OSError:
@@ -174,11 +185,12 @@ class _RingEnd:
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The same end in another process."""
+        held = self._presence
+        membership = (None, None) if held is None else (Passed(held.fileno()), held.path)
         return rebuilt, (
             type(self),
             Passed(self._memory.fileno()),
-            Passed(self._presence.fileno()),
-            self._presence.path,
+            *membership,
             self._name,
             self._subject,
             (self._native.capacity, self._native.arena),
@@ -362,14 +374,18 @@ class RingReceiver(_RingEnd, ReceiveTransport):
         """End, as every sender has gone; or the message that the last one sent between two looks."""
         last: list[Message] = []
 
+        presence = self._presence
+        if presence is None:
+            return None
+
         def found() -> bool:
-            if not self._presence.others_gone():
+            if not presence.others_gone():
                 return True
             if (message := self._take()) is not None:
                 last.append(message)
             return bool(last)
 
-        self._ended = self._presence.end(found, self._forget)
+        self._ended = presence.end(found, self._forget)
         if self._ended:
             raise EndOfChannel("every sender has gone", subject=self._subject)
         return last[0] if last else None
@@ -378,7 +394,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
 def rebuilt(
     kind: type[RingSender] | type[RingReceiver],
     memory: int,
-    member: int,
+    member: int | None,
     path: str | None,
     name: str,
     subject: str,
@@ -387,5 +403,5 @@ def rebuilt(
     raw: bool,
 ) -> RingSender | RingReceiver:
     """An end that came from another process, or a clone."""
-    presence = Presence.passed(member, path)
+    presence = None if member is None else Presence.passed(member, path)
     return kind(Descriptor(memory, subject), presence, name, subject, sizes, most, raw)

@@ -26,6 +26,7 @@ from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.channels.ring_limits import SOUND, failure, limits_of, refusal
+from kinfolk.channels.ring_room import RingRoom
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import (
     BrokenChannel,
@@ -88,12 +89,10 @@ class _RingEnd:
     # ── who is there ─────────────────────────────────────────────────────────────────────────
 
     def _others_gone(self) -> bool:
-        if self._presence is None:
-            self._native.look()
-            self._known = self._native.alarms
-            return False
+        presence = self._presence
         try:
-            self._watch_others(self._presence)
+            if presence is not None:
+                self._watch_others(presence)
             self._unwatched = None
             self._native.look()
         except (
@@ -102,7 +101,7 @@ class _RingEnd:
         ) as error:  # then each call looks who is there, and none sleeps
             self._unwatched = error
         self._known = self._native.alarms
-        gone = self._presence.others_gone()
+        gone = presence is not None and presence.others_gone()
         if gone:
             self._native.alarm()  # and it stays news: no shortcut is taken
         return gone
@@ -216,31 +215,6 @@ class _BlockWait:
     def wake(self) -> None:
         """End a blocked call, in whatever thread."""
         self._end.wake()
-
-
-class RingRoom:
-    """A block in which a message is built: a Room of `kinfolk.channels.reserving`."""
-
-    def __init__(self, end: RingSender, block: Block) -> None:
-        """Of an end that sends."""
-        self._end, self._block = end, block
-
-    def memory(self) -> memoryview:
-        """All of it."""
-        return memoryview(self._block)
-
-    def send_now(self, kind: int) -> bool:
-        """Send it, if that takes no wait."""
-        self._block.seal()
-        return self._end.put_block_now(kind, self._block)
-
-    def send(self, kind: int) -> Steps[None]:
-        """Send it."""
-        return self._end.put_block(kind, self._block)
-
-    def drop(self) -> None:
-        """Give it back, or leave that to the last view."""
-        del self._block
 
 
 class RingSender(_RingEnd, SendTransport):

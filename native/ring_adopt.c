@@ -9,7 +9,7 @@
  * Rules:
  * 1. The caller has a lock that says that nobody else has it open, here or elsewhere.
  * 2. It is looked at before anything is changed: what is no ring, or no whole one, stays as it is.
- * 3. Whoever is killed in the middle leaves it to the next, who does all of it again: the boot is written last.
+ * 3. Whoever is killed in the middle leaves it to the next who has the lock, and does all of it again, in whatever boot.
  */
 
 #include <stdlib.h>

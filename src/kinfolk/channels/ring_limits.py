@@ -18,7 +18,15 @@ from kinfolk.errors import (
 )
 
 #: kin_finding of include/kinfolk.h, as far as they are told apart here
-SOUND, CUT_SHORT, _OTHER_VERSION, _OTHER_NAMESPACE, _UNSUPPORTED, _EXHAUSTED = 0, 1, 3, 5, 7, 9
+SOUND, CUT_SHORT, _OTHER_VERSION, _OTHER_NAMESPACE, _OTHER_BOOT, _UNSUPPORTED, _EXHAUSTED = (
+    0,
+    1,
+    3,
+    5,
+    6,
+    7,
+    9,
+)
 
 
 _LIFETIME = (
@@ -65,6 +73,8 @@ def refusal(found: int, subject: str) -> KinfolkError:
             why = "another version of kinfolk made it"
         case _ if found == _OTHER_NAMESPACE:
             why = "it belongs to another pid namespace, where thread ids mean something else"
+        case _ if found == _OTHER_BOOT:
+            why = "another machine has it open, or it was overwritten"
         case _ if found == _EXHAUSTED:
             return LimitReached(
                 "it can't be opened",

@@ -267,12 +267,18 @@ class RingSender(_RingEnd, SendTransport):
 
     def reserve_now(self, size: int) -> RingRoom | None:
         """A block if one can be had at once, and nobody is inside the end."""
-        block = self._native.allocate_now(size) if size <= self.limits.max_message else None
+        try:
+            block = self._native.allocate_now(size) if size <= self.limits.max_message else None
+        except OSError as error:
+            self._refused(error)
         return None if block is None else RingRoom(self, block)
 
     def put_block_now(self, kind: int, block: Block) -> bool:
         """Send it if that takes no wait, and nobody is inside the end."""
-        return self._native.put_block_now(kind, block)
+        try:
+            return self._native.put_block_now(kind, block)
+        except OSError as error:
+            self._refused(error)
 
     def _allocated(self, size: int) -> Steps[Block]:
         while True:

@@ -213,6 +213,6 @@ TABLE: dict[str, list[Variant]] = {
     ),
     "file": _variants(
         "file",
-        {"named": {"": _path("file", "?arena=16M")}, "channel": {"": _path("file")}},
+        {"named": {"": _path("file", "?capacity=256K&arena=16M")}, "channel": {"": _path("file")}},
     ),
 }

@@ -114,7 +114,7 @@ kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
 {
     struct kin_ring_memory *there = memory;
     struct kin_ring_terms wanted = *terms;
-    *ring = (struct kin_ring){0};
+    *ring = (struct kin_ring){.file = -1};
     uint64_t need = kin_ring_room(terms);
     if (need == 0)
         return KIN_MISPLACED;
@@ -191,12 +191,17 @@ kin_ring_leave(struct kin_ring *ring)
     if (ring->at != ring->from) {
         struct kin_thread *thread = kin_thread(); /* it holds the lock, so it is one */
         uint64_t here = kin_ring_whereabouts(ring);
+        bool polled = kin_ring_is_polled(ring->theirs);
+        if (__builtin_expect(polled, 0))
+            kin_ring_call(ring);
         kin_robust_begin(thread, kin_ring_bell(ring->theirs));
         if (atomic_load_explicit(&ring->mine->whereabouts, memory_order_relaxed) != here)
             atomic_store_explicit(&ring->mine->whereabouts, here, memory_order_relaxed);
         /* SYNC POINT: look */
         atomic_store_explicit(&ring->mine->position, ring->at, memory_order_release);
         kin_ring_tell(ring);
+        if (__builtin_expect(!polled && kin_ring_is_polled(ring->theirs), 0))
+            kin_ring_call(ring); /* since a moment ago */
     }
     kin_mutex_unlock(&ring->lock);
 }

@@ -16,6 +16,7 @@ struct kin_ring {
     unsigned char *bytes;
     uint64_t capacity;
     enum kin_ring_way way;
+    int file;              /* that it lies in; -1: nobody has said: ring_poll.c */
     struct kin_mutex lock; /* of `mine` */
     struct kin_arena arena;
 
@@ -113,6 +114,19 @@ bool kin_ring_can_wait(void);
 
 /* Has everybody who waits by this handle return, or see another alarm. By one thread at a time. */
 void kin_ring_alarm(struct kin_ring *ring);
+
+/* ------------------------------------------------------------------------------------------ polling */
+
+/* The file that the ring lies in, which stays open as long as the handle; whoever sends or receives has to say it, or others
+ * who poll never hear of it. Not a memfd as memfd_create gave it: it has to be opened again, from /proc/self/fd. */
+void kin_ring_lies_in(struct kin_ring *ring, int file);
+
+/* A new descriptor that is readable from when there is news, until `settle`; or -errno. */
+int kin_ring_poll(struct kin_ring *ring);
+
+/* Makes it silent, and says whether there is anything: a message, a quarter of the room, or somebody who is about to commit. If
+ * not, the descriptor speaks when there is. By one thread at a time. */
+bool kin_ring_settle(const struct kin_ring *ring, int poll);
 
 /* The handle came by a fork: nobody waits here. Before its first use in this process, by one thread. */
 void kin_ring_forked(struct kin_ring *ring);

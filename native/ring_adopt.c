@@ -42,6 +42,7 @@ repair_side(struct kin_ring_side *side)
     kin_mutex_state_repair(&side->lock);
     atomic_store_explicit(&side->whereabouts, 0, memory_order_relaxed);
     atomic_store_explicit(&side->asleep, 0, memory_order_relaxed);
+    atomic_store_explicit(&side->polled, 0, memory_order_relaxed);
 }
 
 static void
@@ -90,6 +91,7 @@ kin_ring_adopt(void *memory, size_t room)
     struct kin_ring *ring = calloc(1, sizeof *ring);
     if (ring == NULL)
         return KIN_EXHAUSTED;
+    ring->file = -1;
     found = adopt(ring, there, room);
     free(ring);
     return found;

@@ -18,6 +18,15 @@ kin_ring_has_sleepers(const struct kin_ring_side *side)
     return atomic_load_explicit(&side->asleep, memory_order_relaxed) != 0;
 }
 
+static inline bool
+kin_ring_is_polled(const struct kin_ring_side *side)
+{
+    return atomic_load_explicit(&side->polled, memory_order_relaxed) != 0;
+}
+
+/* Inside, before a commit: makes the descriptors of the other side speak, if it brings what they wait for. */
+void kin_ring_call(const struct kin_ring *ring);
+
 /* How much room senders sleep for, whatever they want to send; no message takes more. */
 static inline uint64_t
 kin_ring_threshold(const struct kin_ring *ring)
@@ -33,6 +42,9 @@ kin_ring_between(const struct kin_ring *ring)
     uint64_t theirs = atomic_load_explicit(&ring->theirs->position, memory_order_relaxed);
     return ring->way == KIN_RING_SENDS ? mine - theirs : theirs - mine;
 }
+
+/* Room for so many bytes, or a message. */
+bool kin_ring_is_there(const struct kin_ring *ring, uint64_t need);
 
 /* This process and the CPU it runs on. */
 uint64_t kin_ring_whereabouts(const struct kin_ring *ring);

@@ -3,7 +3,7 @@
  *     Ring(sends)                           closed
  *       .sizes(capacity, arena)             -> bytes that need memory, and of all; of any
  *       .adopt(buffer)                      -> a kin_finding; of a file that nobody has open, in any boot
- *       .open(buffer, capacity, arena, watcher)   -> a kin_finding; 0: it is open, and keeps the buffer
+ *       .open(buffer, file, capacity, arena, watcher)   -> a kin_finding; 0: it is open, and keeps the buffer
  *       .close()                            waits for nobody: who is inside lets go of the buffer
  *       .put(kind, parts)                   -> whether there was room
  *       .take()                             -> (kind, bytes or a Block), or None
@@ -11,6 +11,9 @@
  *       .put_block(kind, block)             -> whether there was room
  *       .wait_for_block(length, milliseconds, alarm)   as wait
  *       .wait(milliseconds, alarm)          sleeps until either may do better; None: for ever
+ *       .poll()                             -> a new descriptor that speaks of news
+ *       .settle(descriptor)                 it is silent until there is news, but True: there is something
+ *       .lowering(eventfd)                  what Watcher reads that by: it may be written to again
  *       .alarm()                            ends the wait in another thread
  *       .depart()                           has the other side look who is there
  *       .look()                             nothing but a departure or an alarm from now on is news
@@ -94,7 +97,8 @@ ring_open(PyObject *object, PyObject *args)
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     PyObject *buffer, *watcher;
     unsigned long long capacity, arena;
-    if (!PyArg_ParseTuple(args, "OKKO:open", &buffer, &capacity, &arena, &watcher))
+    int file;
+    if (!PyArg_ParseTuple(args, "OiKKO:open", &buffer, &file, &capacity, &arena, &watcher))
         return NULL;
     struct kin_watcher *core = PyCapsule_GetPointer(watcher, KIN_WATCHER_CAPSULE);
     if (core == NULL)
@@ -116,6 +120,7 @@ ring_open(PyObject *object, PyObject *args)
                           core);
     Py_END_ALLOW_THREADS
     if (found == KIN_SOUND) {
+        kin_ring_lies_in(&opened->ring, file);
         opened->references = 1;
         opened->watcher = Py_NewRef(watcher);
         self->opened = opened;
@@ -330,6 +335,9 @@ static PyMethodDef methods[] = {
     {"wait_for_block", kin_ring_py_wait_for_block, METH_VARARGS,
      PyDoc_STR("Block until it may be worth another try.")},
     {"wait", ring_wait, METH_VARARGS, PyDoc_STR("Block until it may be worth another try.")},
+    {"poll", kin_ring_py_poll, METH_NOARGS, PyDoc_STR("A new descriptor that speaks of news.")},
+    {"settle", kin_ring_py_settle, METH_O, PyDoc_STR("Silence it; whether there is anything.")},
+    {"lowering", kin_ring_py_lowering, METH_O | METH_STATIC, PyDoc_STR("For Watcher.watch.")},
     {"alarm", ring_alarm, METH_NOARGS, PyDoc_STR("End the waits in other threads.")},
     {"depart", ring_depart, METH_NOARGS, PyDoc_STR("Have the other side look who is there.")},
     {"look", ring_look, METH_NOARGS, PyDoc_STR("From now on is what is news.")},

@@ -3,6 +3,7 @@
  *     ring_binding.c             the type: opening, waiting, looking
  *     ring_operation_binding.c   put and take: one message, with any number of pieces
  *     ring_shortcuts_binding.c   send, recv and the like, at once
+ *     ring_poll_binding.c        descriptors for who polls
  *     arena_binding.c            blocks for large messages, and their type
  *
  * Rule: the lock of the ring is held without a look at Python's objects, apart from a new bytes object, and never waited for
@@ -19,9 +20,10 @@
 #include "ring.h"
 
 #define KIN_RING_CAPSULE "kinfolk._native.kin_ring"
+#define KIN_LOWERING_CAPSULE "kinfolk._native.kin_lowering" /* the number of an eventfd + 1 */
 
 enum {
-    KIN_RING_GUARDS = 3,
+    KIN_RING_GUARDS = 4,
     KIN_RING_PIECES = 512,
     KIN_RING_LONG = 64 * 1024, /* bytes that are copied without the GIL */
 };
@@ -68,6 +70,11 @@ PyObject *kin_ring_py_waker(PyObject *self, void *unused);
 
 /* Of ring_adopt_binding.c. */
 PyObject *kin_ring_py_adopt(PyObject *unused, PyObject *buffer);
+
+/* Of ring_poll_binding.c. */
+PyObject *kin_ring_py_poll(PyObject *self, PyObject *unused);
+PyObject *kin_ring_py_settle(PyObject *self, PyObject *descriptor);
+PyObject *kin_ring_py_lowering(PyObject *unused, PyObject *descriptor);
 
 /* Of ring_operation_binding.c. */
 PyObject *kin_ring_py_put(PyObject *self, PyObject *args);

@@ -7,11 +7,11 @@
  *      256 ├──────────────────────────────┤ ┐
  *          │ lock                         │ │ among those who send
  *          │ position   whereabouts       │ │ bytes ever sent: the commit word
- *          │ asleep  departures           │ │ the futex of those who wait for room
+ *          │ asleep  departures  polled   │ │ the futex of those who wait for room
  *      512 ├──────────────────────────────┤ ┘ ┐
  *          │ lock                         │   │ among those who receive
  *          │ position   whereabouts       │   │ bytes ever taken: gives the room back
- *          │ asleep  departures           │   │ the futex of those who wait for a message
+ *          │ asleep  departures  polled   │   │ the futex of those who wait for a message
  *      768 ├──────────────────────────────┤   ┘
  *          │ reserved                     │ cursors of a broadcast
  *     4096 ├──────────────────────────────┤
@@ -65,7 +65,8 @@ struct kin_ring_side {
     /* FUTEX_WAITERS: somebody may sleep here; else 0. The kernel looks at it when somebody dies: ring_wait.c */
     _Atomic uint32_t asleep;
     _Atomic uint32_t departures; /* counts ends of this side that were closed: a hint to look who is there */
-    uint32_t unused[14];
+    _Atomic uint32_t polled;     /* 1: somebody of this side has asked for a descriptor: ring_poll.c */
+    uint32_t unused[13];
     uint64_t also_reserved[8];
 };
 

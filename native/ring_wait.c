@@ -58,8 +58,8 @@ kin_ring_whereabouts(const struct kin_ring *ring)
 
 /* ------------------------------------------------------------------------------------- spinning */
 
-static bool
-is_there(const struct kin_ring *ring, uint64_t need)
+bool
+kin_ring_is_there(const struct kin_ring *ring, uint64_t need)
 {
     uint64_t between = kin_ring_between(ring);
     return ring->way == KIN_RING_SENDS ? ring->capacity - between >= need : between != 0;
@@ -86,7 +86,7 @@ kin_ring_spin(struct kin_ring *ring, uint64_t need)
     uint64_t begin = 0;
     for (int took = 0; took < longest;) {
         for (int i = 0; i < LOOKS; i++) {
-            if (is_there(ring, need)) {
+            if (kin_ring_is_there(ring, need)) {
                 __atomic_store_n(&ring->spins, usual + (took - usual) / 8, __ATOMIC_RELAXED);
                 return true;
             }
@@ -154,7 +154,7 @@ sleep_until_there(struct kin_ring *ring, uint32_t alarm, const struct timespec *
         atomic_thread_fence(memory_order_seq_cst);
         uint64_t seen = atomic_load_explicit(&ring->theirs->position, memory_order_relaxed);
         int error = 0;
-        if (!is_there(ring, kin_ring_threshold(ring))) {
+        if (!kin_ring_is_there(ring, kin_ring_threshold(ring))) {
             if (is_alarmed(ring, alarm))
                 return 0;
             error = sleep_while(ring, seen, deadline);

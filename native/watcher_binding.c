@@ -2,7 +2,7 @@
  *
  *     Watcher()
  *       .watch(fds, events, eventfd, waker)   -> Watch   eventfd: -1 for none; waker: None for none,
- *                                                        that of a SysvQueue, a Ring or a Child
+ *                                                        that of a SysvQueue, a Ring or a Child, or Ring.lowering
  *       .before_fork(), .after_fork_in_parent(), .after_fork_in_child()
  *       .stop()                               ends the thread
  *       .core                                 a capsule of the struct kin_watcher
@@ -19,6 +19,7 @@
 #include <Python.h>
 
 #include <errno.h>
+#include <unistd.h>
 
 #include "child_binding.h"
 #include "heap_type_binding.h"
@@ -126,6 +127,15 @@ alarm_ring(void *ring)
     kin_ring_alarm(ring);
 }
 
+/* It is not full any more: who polls it for writing goes on. */
+static void
+lower(void *number)
+{
+    uint64_t value;
+    while (read((int)(intptr_t)number - 1, &value, sizeof value) < 0 && errno == EINTR)
+        ;
+}
+
 static PyObject *
 watcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
@@ -170,6 +180,9 @@ watcher_watch(PyObject *object, PyObject *args)
     } else if (PyCapsule_IsValid(waker, KIN_RING_CAPSULE)) {
         terms.alarmed = PyCapsule_GetPointer(waker, KIN_RING_CAPSULE);
         terms.alarm = alarm_ring;
+    } else if (PyCapsule_IsValid(waker, KIN_LOWERING_CAPSULE)) {
+        terms.alarmed = PyCapsule_GetPointer(waker, KIN_LOWERING_CAPSULE);
+        terms.alarm = lower;
     } else if (waker != Py_None) {
         terms.wait = PyCapsule_GetPointer(waker, KIN_WAIT_CAPSULE);
         if (terms.wait == NULL)

@@ -94,7 +94,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "contract",  # what a mechanism promises: limits, messages, transports
                 "array_format",
                 "codec framing claims credentials trust message_reader packet_format to_program",
-                "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits ring_options ring_room",
+                "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits ring_options",
                 "pipe_transport queue_transport ring_memory",
                 "posix_queue sysv_queue ring_file",
                 "ring_transport",

@@ -7,13 +7,14 @@ an asyncio task waits for it. (psycopg 3 drives its protocol like this.)
 Rules:
 1. A generator keeps whatever must survive a timeout or a cancellation in its object, never in its frame: a driver
    may close it at any yield.
-2. What can't be polled is a `BlockingCall`: a thread runs it itself, a task has a helper thread run it.
+2. What can't be polled is a `BlockingCall`: a thread runs it itself, a task has a helper thread run it, unless the Interest
+   says what it can wait for instead (`awaited`).
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import NamedTuple, TypeVar
 
 from kinfolk.deadlines import Deadline
@@ -34,6 +35,8 @@ class Interest(NamedTuple):
     again_in: float | None = None
     #: instead of all the above, where there is no descriptor to wait on
     call: BlockingCall | None = None
+    #: for a task, instead of the call: asked when it is about to wait
+    awaited: Callable[[], Interest] | None = None
 
     def masks(self) -> dict[int, int]:
         """What to poll(2) or epoll(7) each descriptor for: it may stand in several roles, and has one mask."""

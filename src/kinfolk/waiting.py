@@ -131,6 +131,8 @@ async def ablock(interest: Interest, turnstile: Turnstile, deadline: Deadline, w
     """`block`, for the current task."""
     if deadline.passed():
         raise timed_out(what, deadline)
+    if interest.awaited is not None:
+        interest = interest.awaited()
     if interest.call is None:
         waiter = TaskWaiter()
         wakeable = turnstile.asleep(waiter)

@@ -109,7 +109,8 @@ class RingStranger:
     def __init__(self, sender: Any) -> None:
         self._ring = Ring(True)
         memory = sender._sending._memory
-        assert self._ring.open(mapped(memory), 1 << 20, 1 << 20, core()) == 0  # as it was made
+        number = memory.fileno()
+        assert self._ring.open(mapped(memory), number, 1 << 20, 1 << 20, core()) == 0  # as made
 
     def send(self, data: bytes) -> None:
         """Wait for room, and send."""

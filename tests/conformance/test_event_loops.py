@@ -14,7 +14,7 @@ from tests.conformance.link import Link
 from tests.conformance.peers import HANG
 from tests.conformance.test_flow import fill, size_that_fits
 
-with_descriptors = only(lambda variant: variant.scheme not in ("sysv-mq", "ring", "file"))
+with_descriptors = only(lambda variant: variant.scheme != "sysv-mq")
 
 
 async def until(condition: Callable[[], Any]) -> None:

@@ -18,7 +18,8 @@ import pytest
 from tests.faults.harness import Build, broken
 
 SOURCES = (
-    *("ring", "ring_wait", "ring_adopt", "arena", "arena_ring", "arena_wait", "arena_fork"),
+    *("ring", "ring_wait", "ring_poll", "ring_adopt"),
+    *("arena", "arena_ring", "arena_wait", "arena_fork"),
     *("members", "members_fork", "watcher"),
     *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
 )

@@ -16,7 +16,16 @@ import pytest
 from tests.faults.harness import Build, broken
 
 SOURCES = (
-    *("ring", "ring_wait", "arena", "arena_ring", "arena_wait", "arena_fork", "members_fork"),
+    *(
+        "ring",
+        "ring_wait",
+        "ring_poll",
+        "arena",
+        "arena_ring",
+        "arena_wait",
+        "arena_fork",
+        "members_fork",
+    ),
     *("members", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
     *("child", "sysv_wait", "signal_info"),
 )

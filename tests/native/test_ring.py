@@ -12,7 +12,16 @@ import pytest
 HERE = Path(__file__).resolve().parent
 NATIVE = HERE.parent.parent / "native"
 SOURCES = (
-    *("ring", "ring_wait", "arena", "arena_ring", "arena_wait", "arena_fork", "members_fork"),
+    *(
+        "ring",
+        "ring_wait",
+        "ring_poll",
+        "arena",
+        "arena_ring",
+        "arena_wait",
+        "arena_fork",
+        "members_fork",
+    ),
     *("members", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
     *("child", "sysv_wait", "signal_info"),
 )

@@ -305,12 +305,16 @@ def test_a_close_ends_the_wait_for_a_block(small):
 @pytest.mark.parametrize("how", ["send", "reserve", "reserve_array"])
 def test_what_never_fits_is_refused_with_figures(small, how):
     _, sender = small
-    with pytest.raises(kin.MessageTooBig, match=str(MOST)) as caught:
+
+    def send_it():
         if how == "send":
             sender.send(np.zeros(MOST, "u1"))
         else:
             with getattr(sender, how)(MOST + 1):
                 pass
+
+    with pytest.raises(kin.MessageTooBig, match=str(MOST)) as caught:
+        send_it()
     assert "arena=" in caught.value.remedy
 
 

@@ -57,8 +57,9 @@ def read(data):
     return who, number
 
 
-def send_on(address, who, first, log):
+def send_on(address, them, log):
     """Write down each message whose send has returned."""
+    who, first = them
     with kin.open_sender(address, timeout=HANG) as sender:
         for number in itertools.count(first):
             sender.send(message(who, number))
@@ -88,7 +89,7 @@ def killing(path, directory, rounds, seed):
     try:
         for _ in range(rounds):
             crowd = [
-                children.fork(lambda voice, *them: send_on(address, *them, sent), *them)
+                children.fork(lambda voice, *them: send_on(address, them, sent), *them)
                 for them in enumerate(firsts)
             ]
             receivers = [

@@ -67,7 +67,7 @@ class Receives(End):
 
         self._receive_turn = Turnstile(self._address, finish)
         self._receive_what = f"{self._address.removesuffix(':')}: receive"
-        guards = (self._receive_turn.inside, held, self._postponed)
+        guards = (self._receive_turn.inside, held, self._postponed, readiness)
         vars(self).update(transport.shortcuts(self, *guards))
 
     def _receive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:

@@ -81,7 +81,7 @@ def _open_once(memory: Descriptor, sizes: tuple[int, int], subject: str) -> tupl
     """Make the ring if there is none yet; bytes of it and its arena. Raises CorruptChannel and the like."""
     native = Ring(False)
     with mapped(memory) as mapping:
-        found = native.open(mapping, *sizes, core())
+        found = native.open(mapping, memory.fileno(), *sizes, core())
         if found != SOUND:
             raise refusal(found, subject)
         there = native.capacity, native.arena

@@ -25,8 +25,9 @@ from kinfolk.channels import ring_file, ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
+from kinfolk.channels.ring_blocks import BlockWait, RingRoom
 from kinfolk.channels.ring_limits import SOUND, failure, limits_of, refusal
-from kinfolk.channels.ring_room import RingRoom
+from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import (
     BrokenChannel,
@@ -64,9 +65,7 @@ class _RingEnd:
     ) -> None:
         """Take over the memory and the membership, also when it raises. ``most`` bytes in a message, if that is less than fit.
 
-        Without a ``presence`` nobody's exit is an end, and ``name`` is the path of a file.
-
-        ``sizes`` of the ring and its arena, should it not be made yet.
+        Without a ``presence`` nobody's exit is an end, and ``name`` is the path of a file. ``sizes`` of the ring and its arena, should it not be made yet.
         """
         self._memory, self._presence, self._name = memory, presence, name
         self._subject, self._wanted = subject, most
@@ -74,8 +73,9 @@ class _RingEnd:
         self._watch: Watch | None = None
         self._watched_since: tuple[int, int] | None = None
         self._unwatched: OSError | KinfolkError | None = None
+        self._polling = Polling(self._native, presence, subject)
         try:
-            found = self._native.open(ring_memory.mapped(memory), *sizes, core())
+            found = self._native.open(ring_memory.mapped(memory), memory.fileno(), *sizes, core())
             if found != SOUND:
                 raise refusal(found, subject)
             self.limits = limits_of(self._native, most, presence=presence is not None)
@@ -130,6 +130,9 @@ class _RingEnd:
         """End a blocked call, in whatever thread."""
         self._native.alarm()
 
+    def _awaited(self) -> Interest:
+        return self._polling.interest(self)
+
     # ── the rest ─────────────────────────────────────────────────────────────────────────────
 
     def shortcuts(self, end: object, *guards: Collection[object]) -> dict[str, Callable[..., Any]]:
@@ -140,14 +143,6 @@ class _RingEnd:
     def uncounted(self) -> tuple[int, int, int]:
         """What went by the shortcuts."""
         return self._native.messages, self._native.size, self._native.waits
-
-    def fileno(self) -> int:
-        """There is none as yet."""
-        raise Unsupported(
-            "a ring has no descriptor to wait on",
-            subject=self._subject,
-            remedy="wait in recv(), or await arecv()",
-        )
 
     def depth(self) -> int:
         """Bytes in the ring, with those that keep the messages apart."""
@@ -169,6 +164,7 @@ class _RingEnd:
         if self._watch is not None:
             self._watch.leave()
             self._watch = None
+        self._polling.close()
         if self._presence is not None:
             self._presence.leave(self._forget)
         try:
@@ -201,26 +197,28 @@ class _RingEnd:
         raise failure(error, self._subject, self._memory.fileno(), self._native, self.limits)
 
 
-class _BlockWait:
-    """A BlockingCall: until there may be a block of so many bytes."""
-
-    def __init__(self, end: RingSender, size: int) -> None:
-        self._end, self._size = end, size
-
-    def block(self, milliseconds: int | None) -> bool:
-        """Sleep until it may be worth another try."""
-        self._end.block_for(self._size, milliseconds)
-        return False
-
-    def wake(self) -> None:
-        """End a blocked call, in whatever thread."""
-        self._end.wake()
-
-
 class RingSender(_RingEnd, SendTransport):
     """An end that sends into a ring."""
 
     sends = True
+    _room: Room | None = None
+
+    def fileno(self) -> int:
+        """Writable when there is room for what takes no block."""
+        if self._room is None:
+            self._room = Room(self._polling)
+        return self._room.fileno()
+
+    def close(self) -> None:
+        """Leave; the last peer removes the memory's name."""
+        if self._room is not None:
+            self._room.close()
+        super().close()
+
+    def _room_or_not(self, sent: bool) -> bool:
+        if not sent and self._room is not None:
+            self._room.refused()
+        return sent
 
     def try_send(self, message: Message) -> bool:
         """Send if there is room now."""
@@ -231,7 +229,7 @@ class RingSender(_RingEnd, SendTransport):
         if len(parts) > _MOST_PIECES:
             parts = (b"".join(parts),)
         try:
-            return self._native.put(message.kind, parts)
+            return self._room_or_not(self._native.put(message.kind, parts))
         except OSError as error:
             self._refused(error)
 
@@ -239,7 +237,7 @@ class RingSender(_RingEnd, SendTransport):
         """Send. What is given up has not been sent."""
         if message.size <= self._inline:
             while not self.try_send(message):
-                yield Interest(call=self)
+                yield Interest(call=self, awaited=self._awaited)
             return
         block = yield from self._allocated(message.size)
         try:
@@ -255,7 +253,7 @@ class RingSender(_RingEnd, SendTransport):
                 return False
             try:
                 block.fill(tuple(message.parts), 0)
-                return self._native.put_block(message.kind, block)
+                return self._room_or_not(self._native.put_block(message.kind, block))
             finally:
                 block.release()
         except OSError as error:
@@ -289,18 +287,18 @@ class RingSender(_RingEnd, SendTransport):
                 self._refused(error)
             if block is not None:
                 return block
-            yield Interest(call=_BlockWait(self, size))
+            yield Interest(call=BlockWait(self, size))
 
     def put_block(self, kind: int, block: Block) -> Steps[None]:
         """Send what is in a block."""
         while True:
             self._check_receivers()
             try:
-                if self._native.put_block(kind, block):
+                if self._room_or_not(self._native.put_block(kind, block)):
                     return
             except OSError as error:
                 self._refused(error)
-            yield Interest(call=self)
+            yield Interest(call=self, awaited=self._awaited)
 
     def block_for(self, size: int, milliseconds: int | None) -> None:
         """Sleep until there may be a block."""
@@ -317,7 +315,20 @@ class RingReceiver(_RingEnd, ReceiveTransport):
     """An end that receives from a ring."""
 
     sends = False
+    reads_ahead = True  # of what is there its descriptor speaks once
     _ended = False
+
+    def fileno(self) -> int:
+        """Readable when there is news."""
+        return self._polling.fileno()
+
+    def hangups(self) -> tuple[int, ...]:
+        """The presence of the senders."""
+        return () if self._presence is None else (self._presence.fileno(),)
+
+    def buffered(self) -> bool:
+        """Whether a message is there; the descriptor is silent until there is another."""
+        return self._polling.settle()
 
     def receive(self) -> Steps[Message]:
         """Take the next message."""
@@ -335,7 +346,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
         if message is None:
             message = self._take()  # it is looked after it is watched
         if message is None:
-            self.interest = Interest(call=self)
+            self.interest = Interest(call=self, awaited=self._awaited)
         return message
 
     def _take(self) -> Message | None:

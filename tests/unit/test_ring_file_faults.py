@@ -298,7 +298,6 @@ def test_any_word_of_the_header_is_overwritten(path, peers):
         (320, struct.pack("=Q", 1 << 40)),  # sent
         (320, struct.pack("=Q", 3)),
         (576, struct.pack("=Q", 1 << 40)),  # received
-        (4096, struct.pack("=I", 1 << 20)),  # the first frame: longer than all there is
     ],
 )
 def test_a_field_that_can_not_be_is_refused_and_stays(path, at, value):
@@ -312,6 +311,21 @@ def test_a_field_that_can_not_be_is_refused_and_stays(path, at, value):
     path.write_bytes(whole)
     with kin.open_receiver(address) as receiver:
         assert read(receiver.recv(timeout=0)) == (0, 0)
+
+
+def test_frames_that_a_power_cut_left_are_looked_at(path):
+    """The first one is longer than all there is. In the same boot that is told when it is received."""
+    address, whole = prepared(path)
+    changed = whole[:4096] + struct.pack("=I", 1 << 20) + whole[4100:]
+    path.write_bytes(changed)
+    with kin.open_receiver(address) as receiver:
+        with pytest.raises(kin.CorruptChannel):
+            receiver.recv(timeout=0)
+    changed = changed[:24] + os.urandom(16) + changed[40:]
+    path.write_bytes(changed)
+    with pytest.raises(kin.CorruptChannel):
+        kin.open_receiver(address)
+    assert path.read_bytes() == changed
 
 
 @pytest.mark.soak

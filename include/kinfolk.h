@@ -48,6 +48,7 @@ enum kin_finding {
     KIN_EXHAUSTED,         /* there is no descriptor, or memory, to find out which boot this is */
     KIN_BEING_MADE,        /* a thread that lives has been making it for 5 s: was it stopped? */
     KIN_INTERRUPTED,       /* by a signal handler; kin_mutex_open goes on, and never says so */
+    KIN_OTHER_TERMS,       /* a ring whose messages are acknowledged, or one whose are not */
 };
 
 struct kin_mutex_state; /* in shared memory; native/mutex.h draws it */

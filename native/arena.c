@@ -118,28 +118,14 @@ kin_arena_hold_word(const struct kin_arena *arena, uint32_t row, enum kin_hold h
     return &arena->holds[(row * KIN_HOLDS + (uint32_t)hold) * words + unit / BITS];
 }
 
-static uint64_t
-bit_of(uint32_t unit)
-{
-    return UINT64_C(1) << unit % BITS;
-}
-
-static uint32_t
-number_of(const struct kin_arena *arena, const struct kin_member *row)
-{
-    return (uint32_t)(row - arena->members.state->rows);
-}
-
 static bool
 is_held(const struct kin_arena *arena, uint32_t unit)
 {
-    uint32_t rows = __atomic_load_n(&arena->members.state->used, __ATOMIC_ACQUIRE);
-    if (rows > arena->shape.members)
-        rows = arena->shape.members;
+    uint32_t rows = kin_arena_rows(arena);
     for (uint32_t row = 0; row < rows; row++)
         for (enum kin_hold hold = 0; hold < KIN_HOLDS; hold++)
             if (atomic_load_explicit(kin_arena_hold_word(arena, row, hold, unit), memory_order_acquire) &
-                bit_of(unit))
+                kin_arena_bit(unit))
                 return true;
     return false;
 }
@@ -149,14 +135,14 @@ static bool
 is_in_use(const struct kin_arena *arena, uint32_t unit, uint64_t word)
 {
     uint64_t length;
-    return kin_arena_is_sent(arena, unit, word, &length) || is_held(arena, unit);
+    return kin_arena_is_sent(arena, unit, word, &length) || is_held(arena, unit) ||
+           word & KIN_BLOCK_RETURNED;
 }
 
 /* ------------------------------------------------------------------------------------- freeing */
 
-/* Under the guard. Whether it became free. */
-static bool
-free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t word)
+bool
+kin_arena_free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t word)
 {
     if (word == 0 || is_in_use(arena, unit, word))
         return false;
@@ -173,7 +159,7 @@ kin_arena_sweep(struct kin_arena *arena)
         units = kin_arena_length_at(arena, unit, word);
         if (units == 0)
             break;
-        any |= free_if_unused(arena, unit, word);
+        any |= kin_arena_free_if_unused(arena, unit, word);
     }
     return any;
 }
@@ -185,9 +171,10 @@ left(struct kin_members *members, struct kin_member *row, bool is_dead)
     struct kin_arena *arena =
         (struct kin_arena *)(void *)((char *)members - offsetof(struct kin_arena, members));
     (void)is_dead;
+    kin_arena_return_of(arena, row);
     for (enum kin_hold hold = 0; hold < KIN_HOLDS; hold++)
         for (uint32_t unit = 0; unit < arena->shape.units; unit += BITS)
-            atomic_store_explicit(kin_arena_hold_word(arena, number_of(arena, row), hold, unit), 0,
+            atomic_store_explicit(kin_arena_hold_word(arena, kin_arena_row(arena, row), hold, unit), 0,
                                   memory_order_release);
     if (kin_arena_sweep(arena))
         kin_arena_wake(arena);
@@ -218,18 +205,16 @@ let_go(struct kin_arena *arena, const struct kin_block *block, enum kin_hold hol
     struct kin_member *row = kin_members_row(&arena->members);
     bool is_free = false;
     if (row != NULL) {
-        atomic_fetch_and_explicit(kin_arena_hold_word(arena, number_of(arena, row), hold, block->unit),
-                                  ~bit_of(block->unit), memory_order_release);
-        atomic_fetch_and_explicit(&arena->own[block->unit / BITS], ~bit_of(block->unit),
+        atomic_fetch_and_explicit(kin_arena_hold_word(arena, kin_arena_row(arena, row), hold, block->unit),
+                                  ~kin_arena_bit(block->unit), memory_order_release);
+        atomic_fetch_and_explicit(&arena->own[block->unit / BITS], ~kin_arena_bit(block->unit),
                                   memory_order_relaxed);
         uint64_t word = kin_arena_word(arena, block->unit);
-        is_free = word >> 32 == block->stamp && free_if_unused(arena, block->unit, word);
+        is_free = word >> 32 == block->stamp && kin_arena_free_if_unused(arena, block->unit, word);
     }
     kin_mutex_unlock(&arena->guard);
-    /* SYNC POINT: kin_arena_wait. Either it finds the block, or is seen to sleep. */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (is_free && atomic_load_explicit(&arena->state->asleep, memory_order_relaxed) != 0)
-        kin_arena_wake(arena);
+    if (is_free)
+        kin_arena_tell(arena);
 }
 
 void
@@ -280,10 +265,10 @@ void
 kin_arena_hold(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block)
 {
     block->forks = kin_robust_forks();
-    atomic_fetch_or_explicit(&arena->own[block->unit / BITS], bit_of(block->unit),
+    atomic_fetch_or_explicit(&arena->own[block->unit / BITS], kin_arena_bit(block->unit),
                              memory_order_relaxed);
-    atomic_fetch_or_explicit(kin_arena_hold_word(arena, number_of(arena, row), block->hold, block->unit),
-                             bit_of(block->unit), memory_order_release);
+    atomic_fetch_or_explicit(kin_arena_hold_word(arena, kin_arena_row(arena, row), block->hold, block->unit),
+                             kin_arena_bit(block->unit), memory_order_release);
 }
 
 static int
@@ -310,7 +295,7 @@ static int
 populate(struct kin_arena *arena, const struct kin_block *block, int how)
 {
     uint32_t end = block->unit + kin_arena_units_for(arena, block->length), unit = block->unit;
-    while (unit < end && atomic_load_explicit(&arena->had[unit / BITS], memory_order_relaxed) & bit_of(unit))
+    while (unit < end && atomic_load_explicit(&arena->had[unit / BITS], memory_order_relaxed) & kin_arena_bit(unit))
         unit++;
     if (unit == end)
         return 0;
@@ -319,7 +304,7 @@ populate(struct kin_arena *arena, const struct kin_block *block, int how)
         if (errno != EINTR && errno != EAGAIN)
             return errno;
     for (; unit < end; unit++)
-        atomic_fetch_or_explicit(&arena->had[unit / BITS], bit_of(unit), memory_order_relaxed);
+        atomic_fetch_or_explicit(&arena->had[unit / BITS], kin_arena_bit(unit), memory_order_relaxed);
     return 0;
 }
 

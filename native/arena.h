@@ -16,7 +16,7 @@
 #include "members.h"
 #include "mutex.h"
 
-enum kin_hold { KIN_HOLD_SENDS, KIN_HOLD_RECEIVES, KIN_HOLDS };
+enum kin_hold { KIN_HOLD_SENDS, KIN_HOLD_RECEIVES, KIN_HOLD_OWES, KIN_HOLDS };
 
 struct kin_ring;
 
@@ -32,6 +32,9 @@ struct kin_arena {
     struct kin_arena_shape shape; /* a copy, checked */
     _Atomic uint64_t had[KIN_ARENA_MOST_UNITS / 64]; /* units that this process has mapped, and that have memory */
     _Atomic uint64_t own[KIN_ARENA_MOST_UNITS / 64]; /* first units of the blocks that this handle holds */
+    _Atomic uint64_t owes[KIN_ARENA_MOST_UNITS / 64]; /* those that it has to acknowledge … */
+    uint32_t owes_as;                                 /* … in the process that has this count of kin_robust_forks */
+    bool ends;                                        /* it waits until all are acknowledged */
     uint32_t inherited_from, inherited_by; /* processes by kin_robust_forks: what the first got, the second holds too */
 };
 
@@ -91,6 +94,41 @@ void kin_arena_wake(struct kin_arena *arena);
 
 /* Bytes in the blocks that were sent and not received, as it was a moment ago. */
 uint64_t kin_arena_depth(struct kin_arena *arena);
+
+/* --------------------------------------------------- of a ring whose messages are acknowledged: arena_acknowledge.c */
+
+/* The oldest message that was returned: this process has to acknowledge it, from here on. EAGAIN: there is none; else as allocate. */
+int kin_arena_take_returned(struct kin_arena *arena, struct kin_block *block, uint8_t *kind);
+
+/* Whether there may be one. */
+static inline bool
+kin_arena_has_returned(const struct kin_arena *arena)
+{
+    return atomic_load_explicit(&arena->state->returns, memory_order_acquire) !=
+           atomic_load_explicit(&arena->state->taken_up, memory_order_acquire);
+}
+
+/* Whether this handle waits for the end, and it may have come. */
+static inline bool
+kin_arena_has_ended(const struct kin_arena *arena)
+{
+    return arena->ends && atomic_load_explicit(&arena->state->ending, memory_order_acquire) == 0;
+}
+
+/* It is done with, or to be received again. ESTALE: by this handle, in this process, it is not to be acknowledged (any more);
+ * or as kin_mutex_lock. */
+int kin_arena_acknowledge(struct kin_arena *arena, uint32_t unit, uint32_t stamp);
+int kin_arena_return(struct kin_arena *arena, uint32_t unit, uint32_t stamp);
+
+/* All that are to be acknowledged by this handle are to be received again. */
+void kin_arena_return_all(struct kin_arena *arena);
+
+/* Under the guard: those of a process that is dead, or has closed its last handle. */
+void kin_arena_return_of(struct kin_arena *arena, const struct kin_member *row);
+
+/* Whether some other process may still return one; not if this one may too, which then waits for nobody. Then kin_ring_wait
+ * also ends when that has changed. */
+bool kin_arena_may_come(struct kin_arena *arena);
 
 /* ------------------------------------------------------------------------ between enter and leave of its ring */
 

@@ -48,6 +48,35 @@ void kin_arena_forget(const struct kin_arena *arena);
 /* Sets the bit of this process's row. */
 void kin_arena_hold(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block);
 
+/* Sets the bit of one who has to acknowledge it. */
+void kin_arena_owe(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block);
+
+/* Under the guard: frees the block if nobody has it; whether it did. */
+bool kin_arena_free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t word);
+
+/* After a block became free, and the guard was left. */
+void kin_arena_tell(struct kin_arena *arena);
+
+static inline uint64_t
+kin_arena_bit(uint32_t unit)
+{
+    return UINT64_C(1) << unit % 64;
+}
+
+static inline uint32_t
+kin_arena_row(const struct kin_arena *arena, const struct kin_member *row)
+{
+    return (uint32_t)(row - arena->members.state->rows);
+}
+
+/* How many rows have been used; what lies in the memory is not believed. */
+static inline uint32_t
+kin_arena_rows(const struct kin_arena *arena)
+{
+    uint32_t rows = __atomic_load_n(&arena->members.state->used, __ATOMIC_ACQUIRE);
+    return rows < arena->shape.members ? rows : arena->shape.members;
+}
+
 /* Whether a frame in the ring names it, and how long its message is. */
 bool kin_arena_is_sent(const struct kin_arena *arena, uint32_t unit, uint64_t word, uint64_t *length);
 

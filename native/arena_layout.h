@@ -5,7 +5,8 @@
  *       64 ├──────────────────────────────┤
  *          │ members, and their rows      │ members.h: a process that has blocks is one
  *          ├──────────────────────────────┤
- *          │ holds                        │ two rows of bits a member, a bit a unit: as a sender, as a receiver
+ *          │ holds                        │ three rows of bits a member, a bit a unit: as a sender, as a receiver,
+ *          │                              │ as one who has not acknowledged it
  *          ├──────────────────────────────┤
  *          │ entries                      │ one a unit
  *          ├──────────────────────────────┤ at a multiple of 4096
@@ -17,7 +18,7 @@
  *      blocks    │ free  │    A      │ B │ free  │
  *      entries     0   0   3   0   0   1   0   0      a block's first entry says how long it is; all others are 0
  *
- *      word      0 units │ 16 KIN_BLOCK_SENT │ 32 stamp, which tells it from the blocks that were there before
+ *      word      0 units │ 16 KIN_BLOCK_SENT │ 17 KIN_BLOCK_RETURNED │ 32 stamp, which tells it from the blocks that were there before
  *      frame     8 number of the first unit, stamp │ 16 bytes of the message
  */
 
@@ -33,6 +34,7 @@ enum {
     KIN_ARENA_SMALLEST_UNIT = 4096, /* a page */
     KIN_BLOCK_UNITS = 0xffff,
     KIN_BLOCK_SENT = 1 << 16,       /* it lies where `at` says, if what lies there says so too */
+    KIN_BLOCK_RETURNED = 1 << 17,   /* it was received, not acknowledged, and is to be received again */
 };
 
 /* Written once, by who makes the ring. */
@@ -45,12 +47,18 @@ struct kin_arena_shape {
 struct kin_arena_state {
     _Atomic uint32_t asleep; /* 1: somebody may sleep until a block is free */
     uint32_t stamp;          /* of the newest block; under the guard */
-    uint64_t reserved[7];
+    /* Of a ring whose messages are acknowledged: arena_acknowledge.c */
+    _Atomic uint32_t returns;   /* counts blocks that were returned */
+    _Atomic uint32_t taken_up;  /* … as it was when none of them was left */
+    _Atomic uint32_t ending;    /* 1: somebody may wait until all are acknowledged */
+    uint32_t unused;
+    uint64_t reserved[5];
 };
 
 struct kin_arena_entry {
     _Atomic uint64_t word; /* 0: free, or inside a block */
     _Atomic uint64_t at;   /* the position of its frame */
+    _Atomic uint64_t message; /* its kind │ 8 its length: of one that was returned */
 };
 
 /* In the ring, behind its frame. */

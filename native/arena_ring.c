@@ -65,16 +65,20 @@ kin_ring_next_block(struct kin_ring *ring, const struct kin_ring_frame *frame,
         .hold = KIN_HOLD_RECEIVES,
         .in_place = place.unit + units <= arena->shape.units / 2,
     };
-    kin_arena_hold(arena, row, block);
+    if (ring->acknowledged)
+        kin_arena_owe(arena, row, block);
+    else
+        kin_arena_hold(arena, row, block);
     return 0;
 }
 
 /* Rule 4: before its frame is committed. */
 static void
-say_sent(struct kin_arena *arena, const struct kin_block *block, uint64_t at)
+say_sent(struct kin_arena *arena, const struct kin_block *block, uint64_t at, uint8_t kind)
 {
     struct kin_arena_entry *entry = &arena->entries[block->unit];
     atomic_store_explicit(&entry->at, at, memory_order_relaxed);
+    atomic_store_explicit(&entry->message, block->length << 8 | kind, memory_order_relaxed);
     atomic_fetch_or_explicit(&entry->word, KIN_BLOCK_SENT, memory_order_release);
 }
 
@@ -86,7 +90,7 @@ kin_ring_put_block(struct kin_ring *ring, const struct kin_block *block, uint8_t
     uint64_t at = ring->at;
     int error = kin_ring_put_flagged(ring, &piece, 1, sizeof place, kind, KIN_RING_IN_BLOCK);
     if (error == 0)
-        say_sent(&ring->arena, block, at);
+        say_sent(&ring->arena, block, at, kind);
     return error;
 }
 

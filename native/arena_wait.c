@@ -26,6 +26,15 @@ kin_arena_wake(struct kin_arena *arena)
     kin_members_wake(&arena->members, INT_MAX);
 }
 
+void
+kin_arena_tell(struct kin_arena *arena)
+{
+    /* SYNC POINT: kin_arena_wait. Either it finds the block, or is seen to sleep. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&arena->state->asleep, memory_order_relaxed) != 0)
+        kin_arena_wake(arena);
+}
+
 /* Whether there is a block now, or the memory is such that it had better be asked. */
 static int
 look_for(struct kin_arena *arena, uint64_t length, bool *found)
@@ -53,7 +62,7 @@ kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
         uint32_t turn = kin_members_turn(&arena->members);
         error = kin_members_look(&arena->members, KIN_LOOK_TOLD);
         atomic_store_explicit(&arena->state->asleep, 1, memory_order_seq_cst);
-        /* SYNC POINT: let_go */
+        /* SYNC POINT: kin_arena_tell */
         atomic_thread_fence(memory_order_seq_cst);
         if (error == 0)
             error = look_for(arena, length, &found);

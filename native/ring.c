@@ -65,6 +65,7 @@ format(struct kin_object *object, void *argument)
     const struct kin_ring_terms *terms = argument;
     memory->shape = (struct kin_ring_shape){
         .layout = KIN_RING_LAYOUT,
+        .acknowledged = terms->acknowledged,
         .capacity = terms->capacity,
         .arena = kin_arena_shape_of(terms->arena),
     };
@@ -95,6 +96,7 @@ kin_ring_bind(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
         return found;
     bool sends = way == KIN_RING_SENDS;
     ring->way = way;
+    ring->acknowledged = shape.acknowledged != 0;
     ring->mine = sends ? &there->senders : &there->receivers;
     ring->theirs = sends ? &there->receivers : &there->senders;
     ring->bytes = (unsigned char *)memory + KIN_RING_BYTES_AT;
@@ -123,12 +125,18 @@ kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
     enum kin_finding found = kin_object_look(memory, room, KIN_RING, sizeof *there);
     if (found == KIN_SOUND && atomic_load(&there->object.header.magic) == 0 && need > room)
         return KIN_MISPLACED; /* it would be made beyond the end */
-    const struct timespec patience = kin_object_patience();
+    const struct timespec patience = terms->patience != NULL ? *terms->patience : kin_object_patience();
     do
         found = kin_object_open(&ring->arena.guard, memory, room, KIN_RING, sizeof *there, format,
                                 &wanted, &patience);
-    while (found == KIN_INTERRUPTED);
-    return found == KIN_SOUND ? kin_ring_bind(ring, memory, room, way, watcher) : found;
+    while (found == KIN_INTERRUPTED && terms->patience == NULL);
+    if (found == KIN_SOUND)
+        found = kin_ring_bind(ring, memory, room, way, watcher);
+    if (found == KIN_SOUND && way == KIN_RING_RECEIVES && ring->acknowledged != terms->acknowledged) {
+        kin_arena_close(&ring->arena);
+        return KIN_OTHER_TERMS;
+    }
+    return found;
 }
 
 int
@@ -236,6 +244,8 @@ kin_ring_put_flagged(struct kin_ring *ring, const struct iovec *pieces, int coun
 {
     if (length > kin_ring_most(ring))
         return EMSGSIZE;
+    if (ring->acknowledged && !(flags & KIN_RING_IN_BLOCK))
+        return EPROTO;
     uint64_t need = kin_ring_framed(length);
     if (!fits(ring, need)) {
         if (!look(ring))

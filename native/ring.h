@@ -16,6 +16,7 @@ struct kin_ring {
     unsigned char *bytes;
     uint64_t capacity;
     enum kin_ring_way way;
+    bool acknowledged;     /* messages are: arena_acknowledge.c */
     int file;              /* that it lies in; -1: nobody has said: ring_poll.c */
     struct kin_mutex lock; /* of `mine` */
     struct kin_arena arena;
@@ -34,9 +35,11 @@ struct kin_ring {
     _Atomic uint32_t waiting[2]; /* threads in `kin_ring_wait`, by the alarm (odd, even) that they know of */
 };
 
-/* Bytes, each a power of two: of the ring, and of the units of its arena. */
+/* Bytes, each a power of two: of the ring, and of the units of its arena; whether messages are acknowledged. */
 struct kin_ring_terms {
     uint64_t capacity, arena;
+    bool acknowledged;
+    const struct timespec *patience; /* until when it may be made by somebody else; NULL: some seconds, whatever interrupts */
 };
 
 /* The bytes of memory that such a ring takes; 0 for one that can't be. So many at the beginning have to have memory behind
@@ -48,7 +51,8 @@ uint64_t kin_ring_head(const struct kin_ring_terms *terms);
 uint64_t kin_ring_most(const struct kin_ring *ring);
 
 /* Opens an end of the ring in `memory`, of which `room` bytes are there; makes it, by the terms, if they
- * are zero. The watcher outlives it. */
+ * are zero. The watcher outlives it. KIN_OTHER_TERMS: it receives, and of one of both messages are acknowledged;
+ * KIN_INTERRUPTED: to be called again, with the same patience. */
 enum kin_finding kin_ring_open(struct kin_ring *ring, void *memory, size_t room,
                                enum kin_ring_way way, const struct kin_ring_terms *terms,
                                struct kin_watcher *watcher);
@@ -76,6 +80,7 @@ uint64_t kin_ring_depth(const struct kin_ring *ring);
  *     EAGAIN     no room, or no message
  *     EBUSY      `flags` say KIN_MUTEX_AWAKE, and somebody else is in there
  *     EMSGSIZE   it will never fit
+ *     EPROTO     messages are acknowledged, and it is in no block
  *     EBADMSG    the memory was overwritten, by what is no ring
  */
 

@@ -3,13 +3,16 @@
  *     Ring(sends)                           closed
  *       .sizes(capacity, arena)             -> bytes that need memory, and of all; of any
  *       .adopt(buffer)                      -> a kin_finding; of a file that nobody has open, in any boot
- *       .open(buffer, file, capacity, arena, watcher)   -> a kin_finding; 0: it is open, and keeps the buffer
+ *       .open(buffer, file, capacity, arena, acknowledged, watcher)   -> a kin_finding; 0: it is open, and keeps the buffer
  *       .close()                            waits for nobody: who is inside lets go of the buffer
  *       .put(kind, parts)                   -> whether there was room
  *       .take()                             -> (kind, bytes or a Block), or None
  *       .allocate(length)                   -> a Block for a large message, or None
  *       .put_block(kind, block)             -> whether there was room
  *       .wait_for_block(length, milliseconds, alarm)   as wait
+ *       .take_owed()                        -> (kind, bytes, unit, stamp, whether it is repeated), or None
+ *       .acknowledge(unit, stamp), .give_back(unit, stamp)
+ *       .may_come()                         whether others may give one back; then `wait` is for that, too
  *       .wait(milliseconds, alarm)          sleeps until either may do better; None: for ever
  *       .poll()                             -> a new descriptor that speaks of news
  *       .settle(descriptor)                 it is silent until there is news, but True: there is something
@@ -97,8 +100,9 @@ ring_open(PyObject *object, PyObject *args)
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     PyObject *buffer, *watcher;
     unsigned long long capacity, arena;
-    int file;
-    if (!PyArg_ParseTuple(args, "OiKKO:open", &buffer, &file, &capacity, &arena, &watcher))
+    int file, acknowledged;
+    if (!PyArg_ParseTuple(args, "OiKKpO:open", &buffer, &file, &capacity, &arena, &acknowledged,
+                          &watcher))
         return NULL;
     struct kin_watcher *core = PyCapsule_GetPointer(watcher, KIN_WATCHER_CAPSULE);
     if (core == NULL)
@@ -113,12 +117,15 @@ ring_open(PyObject *object, PyObject *args)
         return NULL;
     }
     enum kin_ring_way way = self->sends ? KIN_RING_SENDS : KIN_RING_RECEIVES;
-    struct kin_ring_terms terms = {capacity, arena};
+    const struct timespec patience = kin_object_patience();
+    struct kin_ring_terms terms = {capacity, arena, acknowledged != 0, &patience};
     enum kin_finding found;
-    Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
-    found = kin_ring_open(&opened->ring, opened->placed.memory, opened->placed.room, way, &terms,
-                          core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS /* somebody else may be making it just now */
+        found = kin_ring_open(&opened->ring, opened->placed.memory, opened->placed.room, way,
+                              &terms, core);
+        Py_END_ALLOW_THREADS
+    } while (found == KIN_INTERRUPTED && PyErr_CheckSignals() == 0);
     if (found == KIN_SOUND) {
         kin_ring_lies_in(&opened->ring, file);
         opened->references = 1;
@@ -129,7 +136,7 @@ ring_open(PyObject *object, PyObject *args)
         kin_unplace(&opened->placed);
         free(opened);
     }
-    return PyLong_FromLong(found);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(found);
 }
 
 static PyObject *
@@ -139,7 +146,7 @@ ring_sizes(PyObject *unused, PyObject *args)
     (void)unused;
     if (!PyArg_ParseTuple(args, "KK:sizes", &capacity, &arena))
         return NULL;
-    struct kin_ring_terms terms = {capacity, arena};
+    struct kin_ring_terms terms = {.capacity = capacity, .arena = arena};
     return Py_BuildValue("KK", (unsigned long long)kin_ring_head(&terms),
                          (unsigned long long)kin_ring_room(&terms));
 }
@@ -153,6 +160,11 @@ ring_close(PyObject *object, PyObject *unused)
     if (opened == NULL)
         Py_RETURN_NONE;
     self->opened = NULL;
+    opened->references++;
+    Py_BEGIN_ALLOW_THREADS
+    kin_arena_return_all(&opened->ring.arena); /* now, not when the last view goes */
+    Py_END_ALLOW_THREADS
+    opened->references--;
     if (opened->inside > 0 && opened->ring.forks == kin_robust_forks()) {
         Py_BEGIN_ALLOW_THREADS /* the reference keeps it */
         kin_ring_alarm(&opened->ring); /* a shortcut may sleep */
@@ -331,6 +343,11 @@ static PyMethodDef methods[] = {
     {"allocate_now", kin_ring_py_allocate_now, METH_O,
      PyDoc_STR("The same, if nobody is inside the end, and all is as it was.")},
     {"put_block_now", kin_ring_py_put_block_now, METH_VARARGS, PyDoc_STR("Likewise.")},
+    {"take_owed", kin_ring_py_take_owed, METH_NOARGS,
+     PyDoc_STR("A message that is to be acknowledged, if one is there.")},
+    {"acknowledge", kin_ring_py_acknowledge, METH_VARARGS, PyDoc_STR("It is done with.")},
+    {"give_back", kin_ring_py_give_back, METH_VARARGS, PyDoc_STR("It is received again.")},
+    {"may_come", kin_ring_py_may_come, METH_NOARGS, PyDoc_STR("Whether others may give one back.")},
     {"put_block", kin_ring_py_put_block, METH_VARARGS, PyDoc_STR("Send one, if there is room.")},
     {"wait_for_block", kin_ring_py_wait_for_block, METH_VARARGS,
      PyDoc_STR("Block until it may be worth another try.")},

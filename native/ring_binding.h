@@ -5,6 +5,7 @@
  *     ring_shortcuts_binding.c   send, recv and the like, at once
  *     ring_poll_binding.c        descriptors for who polls
  *     arena_binding.c            blocks for large messages, and their type
+ *     arena_acknowledge_binding.c   messages that are acknowledged
  *
  * Rule: the lock of the ring is held without a look at Python's objects, apart from a new bytes object, and never waited for
  * with the GIL: its holder may be a thread of this process.
@@ -86,6 +87,12 @@ PyObject *kin_ring_py_allocate_now(PyObject *self, PyObject *length);
 PyObject *kin_ring_py_put_block(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_put_block_now(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_wait_for_block(PyObject *self, PyObject *args);
+
+/* Of arena_acknowledge_binding.c. */
+PyObject *kin_ring_py_take_owed(PyObject *self, PyObject *unused);
+PyObject *kin_ring_py_acknowledge(PyObject *self, PyObject *args);
+PyObject *kin_ring_py_give_back(PyObject *self, PyObject *args);
+PyObject *kin_ring_py_may_come(PyObject *self, PyObject *unused);
 
 /* Releases a block, never waiting with the GIL. */
 void kin_block_give_back(struct kin_opened_ring *opened, const struct kin_block *block);

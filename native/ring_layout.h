@@ -1,4 +1,4 @@
-/* How a ring lies in shared memory. Version 2.
+/* How a ring lies in shared memory. Version 3.
  *
  *        0 ┌──────────────────────────────┐
  *          │ header, guard                │ as every object has them: sync_object.c
@@ -40,7 +40,7 @@
 #include "sync_object.h"
 
 enum {
-    KIN_RING_LAYOUT = 2,
+    KIN_RING_LAYOUT = 3,
     KIN_RING_BYTES_AT = 4096,
     KIN_RING_FRAME = 8, /* what comes before a message, and what it is aligned to */
     KIN_RING_IN_BLOCK = 1,
@@ -51,7 +51,7 @@ enum {
 
 struct kin_ring_shape {
     uint32_t layout;
-    uint32_t unused;
+    uint32_t acknowledged; /* 1: all messages are in blocks, and are received until they are acknowledged */
     uint64_t capacity; /* of the ring of bytes */
     struct kin_arena_shape arena;
     uint64_t reserved[12];

@@ -59,6 +59,14 @@ ring_most_in_block(PyObject *object, void *unused)
     return number(self, self->opened == NULL ? 0 : kin_arena_most(&self->opened->ring.arena));
 }
 
+static PyObject *
+ring_acknowledged(PyObject *object, void *unused)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    (void)unused;
+    return number(self, self->opened != NULL && self->opened->ring.acknowledged);
+}
+
 #define COUNT(name)                                                                             \
     static PyObject *ring_##name(PyObject *object, void *unused)                                \
     {                                                                                           \
@@ -76,6 +84,7 @@ PyGetSetDef kin_ring_attributes[] = {
     {"capacity", ring_capacity, NULL, PyDoc_STR("Bytes that fit."), NULL},
     {"most", ring_most, NULL, PyDoc_STR("Bytes in the largest message that takes no block."), NULL},
     {"arena", ring_arena, NULL, PyDoc_STR("Bytes of blocks."), NULL},
+    {"acknowledged", ring_acknowledged, NULL, PyDoc_STR("1: its messages are."), NULL},
     {"most_in_block", ring_most_in_block, NULL, PyDoc_STR("Bytes in the largest block."), NULL},
     {"messages", ring_messages, NULL, PyDoc_STR("That went through the shortcuts."), NULL},
     {"waits", ring_waits, NULL, PyDoc_STR("How often a shortcut slept."), NULL},

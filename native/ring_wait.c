@@ -28,6 +28,8 @@
  *    now and then tries longer: two that sleep because each spins too shortly for the other would never notice. There is
  *    none on the CPU where the other side was last, which one CPU always is, with the other side in this process (it may
  *    want the GIL), or when it sleeps.
+ * 8. Where messages are acknowledged, who waits for one watches all members (members.h), before anything is pending. What a
+ *    dead one had is returned by whoever sees that; the count of what was returned is compared as the position is.
  *
  * A position is compared by its lower half: for it to be the same again, 4 GiB have to go through while one who looked is
  * kept from sleeping; the next commit wakes him.
@@ -62,7 +64,9 @@ bool
 kin_ring_is_there(const struct kin_ring *ring, uint64_t need)
 {
     uint64_t between = kin_ring_between(ring);
-    return ring->way == KIN_RING_SENDS ? ring->capacity - between >= need : between != 0;
+    if (ring->way == KIN_RING_SENDS)
+        return ring->capacity - between >= need;
+    return between != 0 || (ring->acknowledged && kin_arena_has_returned(&ring->arena));
 }
 
 /* Whether the other side may be at it just now. */
@@ -131,30 +135,51 @@ kin_ring_can_wait(void)
     return syscall(FUTEX_WAITV, NULL, 0, 0, NULL, 0) < 0 && errno == EINVAL;
 }
 
-/* Sleeps while nobody has taken WAITERS away, nor moved the other side's position. As kin_futex_sleep. */
+/* What somebody saw who is about to sleep. */
+struct seen {
+    uint64_t position;
+    uint32_t returns, turn; /* if `returned`, he waits for what is returned, too: rule 8 */
+    bool returned;
+};
+
+/* Sleeps while nobody has taken WAITERS away, nor changed what was seen. As kin_futex_sleep. */
 static int
-sleep_while(struct kin_ring *ring, uint64_t seen, const struct timespec *deadline)
+sleep_while(struct kin_ring *ring, const struct seen *seen, const struct timespec *deadline)
 {
-    struct compared both[2] = {
+    struct kin_arena *arena = &ring->arena;
+    struct compared words[4] = {
         {FUTEX_WAITERS, (uintptr_t)&ring->mine->asleep, FOUR_BYTES, 0},
-        {(uint32_t)seen, (uintptr_t)&ring->theirs->position, FOUR_BYTES, 0},
+        {(uint32_t)seen->position, (uintptr_t)&ring->theirs->position, FOUR_BYTES, 0},
+        {seen->returns, (uintptr_t)&arena->state->returns, FOUR_BYTES, 0},
+        {seen->turn, (uintptr_t)&arena->members.state->turn, FOUR_BYTES, 0},
     };
-    if (syscall(FUTEX_WAITV, both, 2, 0, deadline, CLOCK_MONOTONIC) >= 0 || errno == EAGAIN)
+    int count = seen->returned ? 4 : 2;
+    if (syscall(FUTEX_WAITV, words, count, 0, deadline, CLOCK_MONOTONIC) >= 0 || errno == EAGAIN)
         return 0;
     return errno;
 }
 
+/* Whether there is reason to look again, beside a message: a member has come, died, or acknowledged the last message. */
+static bool
+has_turned(const struct kin_ring *ring, const struct seen *seen)
+{
+    return seen->returned && (kin_members_turn(&ring->arena.members) != seen->turn ||
+                              kin_arena_has_ended(&ring->arena));
+}
+
 /* The futex is pending. */
 static int
-sleep_until_there(struct kin_ring *ring, uint32_t alarm, const struct timespec *deadline)
+sleep_until_there(struct kin_ring *ring, struct seen *seen, uint32_t alarm,
+                  const struct timespec *deadline)
 {
     for (;;) {
         atomic_exchange_explicit(&ring->mine->asleep, FUTEX_WAITERS, memory_order_seq_cst);
         /* SYNC POINT: kin_ring_tell */
         atomic_thread_fence(memory_order_seq_cst);
-        uint64_t seen = atomic_load_explicit(&ring->theirs->position, memory_order_relaxed);
+        seen->position = atomic_load_explicit(&ring->theirs->position, memory_order_relaxed);
+        seen->returns = atomic_load_explicit(&ring->arena.state->returns, memory_order_acquire);
         int error = 0;
-        if (!kin_ring_is_there(ring, kin_ring_threshold(ring))) {
+        if (!kin_ring_is_there(ring, kin_ring_threshold(ring)) && !has_turned(ring, seen)) {
             if (is_alarmed(ring, alarm))
                 return 0;
             error = sleep_while(ring, seen, deadline);
@@ -176,9 +201,14 @@ kin_ring_wait(struct kin_ring *ring, uint32_t alarm, const struct timespec *dead
     _Atomic uint32_t *count = &ring->waiting[alarm & 1];
     atomic_fetch_add_explicit(count, 1, memory_order_seq_cst);
     int error = 0;
-    if (!is_alarmed(ring, alarm)) {
+    struct seen seen = {.returned = ring->acknowledged && ring->way == KIN_RING_RECEIVES};
+    if (seen.returned) {
+        seen.turn = kin_members_turn(&ring->arena.members);
+        error = kin_members_look(&ring->arena.members, KIN_LOOK_TOLD);
+    }
+    if (error == 0 && !is_alarmed(ring, alarm)) {
         kin_robust_begin(thread, kin_ring_bell(ring->mine));
-        error = sleep_until_there(ring, alarm, deadline);
+        error = sleep_until_there(ring, &seen, alarm, deadline);
         kin_robust_end(thread);
     }
     if (error == 0 && is_alarmed(ring, alarm))

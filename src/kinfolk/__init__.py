@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kinfolk import signals
     from kinfolk.channels.address import Address
     from kinfolk.channels.contract import Limits
+    from kinfolk.channels.delivery import Delivery
     from kinfolk.channels.end import Statistics
     from kinfolk.channels.endpoints import Connection, Listener, Receiver, Sender
     from kinfolk.channels.opening import (
@@ -133,6 +134,7 @@ __all__ = [
     "Daemon",
     "Deadlock",
     "DecodeError",
+    "Delivery",
     "EndOfChannel",
     "Event",
     "ExitStatus",
@@ -220,6 +222,7 @@ _HOMES = {
     "channels.address": "Address",
     "channels.contract": "Limits",
     "channels.end": "Statistics",
+    "channels.delivery": "Delivery",
     "channels.endpoints": "Connection Listener Receiver Sender",
     "channels.opening": (
         "aconnect aopen_receiver aopen_sender channel connect listen open_receiver open_sender pair"

@@ -136,6 +136,15 @@ def one_of(*words: str) -> Callable[[Any], str]:
     return read
 
 
+def read_flag(value: Any) -> bool:
+    """Yes or no: a bool, or one of these words. Raises ValueError."""
+    if isinstance(value, bool):
+        return value
+    if value not in ("yes", "no"):
+        raise ValueError("it is yes or no")
+    return bool(value == "yes")
+
+
 def read_size(value: Any) -> int:
     """A number of bytes: an int, or text such as 64K, 1.5M, 2GiB. Raises ValueError."""
     if isinstance(value, str):

@@ -110,7 +110,9 @@ class RingStranger:
         self._ring = Ring(True)
         memory = sender._sending._memory
         number = memory.fileno()
-        assert self._ring.open(mapped(memory), number, 1 << 20, 1 << 20, core()) == 0  # as made
+        assert (
+            self._ring.open(mapped(memory), number, 1 << 20, 1 << 20, False, core()) == 0
+        )  # as made
 
     def send(self, data: bytes) -> None:
         """Wait for room, and send."""

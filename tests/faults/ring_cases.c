@@ -8,6 +8,8 @@
 #include "harness.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -385,6 +387,72 @@ alarm_all(void *memory)
     kin_ring_alarm(to_receive(memory));
 }
 
+/* ------------------------------------------------------------------------------------ polling */
+
+/* The file in which the ring would lie: it has to have a byte. */
+static void
+open_file(void *memory)
+{
+    static int file = -1;
+    if (file < 0 && ((file = open("/dev/shm", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)) < 0 ||
+                     ftruncate(file, 1) != 0))
+        violated("there is no file");
+    open_both(memory);
+    kin_ring_lies_in(&sender, file);
+    kin_ring_lies_in(&receiver, file);
+}
+
+static void
+be_called(void *memory)
+{
+    open_file(memory);
+    ((struct shared *)memory)->victim = getpid();
+}
+
+static void
+sleep_by(struct kin_ring *ring, int number)
+{
+    struct pollfd news = {number, POLLIN, 0};
+    if (!kin_ring_settle(ring, number) && poll(&news, 1, -1) < 0 && errno != EINTR)
+        violated("can't poll");
+}
+
+static void
+receive_polling(void *memory)
+{
+    struct shared *shared = memory;
+    int news = kin_ring_poll(&receiver);
+    if (news < 0)
+        violated("there is no inotify");
+    while (receive(shared, false) == 0)
+        sleep_by(&receiver, news);
+    shared->ended++;
+}
+
+static void
+send_polling(void *memory)
+{
+    int news = kin_ring_poll(&sender), error = EAGAIN;
+    (void)memory;
+    while (error != 0) {
+        enter(&sender);
+        if ((error = put(&sender, 50, LONG)) == 0) {
+            kin_ring_leave(&sender);
+            break;
+        }
+        kin_ring_withdraw(&sender);
+        sleep_by(&sender, news);
+    }
+}
+
+static void
+fill_all(void *memory)
+{
+    open_file(memory);
+    for (uint32_t i = 1; i <= FILLING; i++)
+        send_message(memory, i, LONG - 20);
+}
+
 static void
 nothing(void *memory)
 {
@@ -418,6 +486,14 @@ const struct fault_case fault_cases[] = {
      {{EARLY, open_both, receive_one}, ENDS(end_one)}},
     {"alarm", sizeof(struct shared), open_both, be_victim, alarm_all, send_two, NULL,
      {{EARLY, open_both, receive_one}, {EARLY, open_both, receive_one}, ENDS(end_two)}},
+    /* Somebody polls who has to hear of it. */
+    {"call", sizeof(struct shared), open_file, be_called, send_one, send_instead, NULL,
+     {{EARLY, open_file, receive_polling}, {AFTERWARDS, open_file, end_one}}},
+    {"call-others", sizeof(struct shared), open_file, be_called, send_batch, send_instead, NULL,
+     {{EARLY, open_file, receive_polling}, {EARLY, open_file, receive_polling},
+      {AFTERWARDS, open_file, end_two}}},
+    {"call-for-room", sizeof(struct shared), fill_all, be_called, take_all, take_instead, NULL,
+     {{EARLY, open_file, send_polling}, {AFTERWARDS, open_file, drain}}},
     {"make", sizeof(struct shared), NULL, NULL, open_both, nothing, NULL, {ENDS(drain)}},
     {NULL, 0, NULL, NULL, NULL, NULL, NULL, {{NOBODY, NULL, NULL}}},
 };

@@ -6,6 +6,7 @@ after that, having woken nobody yet          it, and are awake
 before what he took is committed             it, still there
 after that                                   the rest; his one call's worth went with him
 asleep, or woken and not there yet           awake instead of him, if there is something for them
+after he called who polls, or committed      their descriptors readable
 while he makes it (a blank one)              a blank one
 """
 
@@ -22,6 +23,7 @@ SOURCES = (
         "ring_poll",
         "arena",
         "arena_ring",
+        "arena_acknowledge",
         "arena_wait",
         "arena_fork",
         "members_fork",
@@ -43,6 +45,9 @@ CASES = {
     "wait-for-room": 25,
     "time-out": 6,
     "alarm": 4,
+    "call": 8,
+    "call-others": 12,
+    "call-for-room": 12,
     "make": 200,
 }
 
@@ -65,6 +70,18 @@ MISTAKES = {
         "        kin_robust_begin(thread, kin_ring_bell(ring->theirs));\n",
         "        (void)thread;\n",
         "wake",
+    ),
+    "who commits calls afterwards": (
+        "ring",
+        "bool polled = kin_ring_is_polled(ring->theirs);",
+        "bool polled = false;",
+        "call",
+    ),
+    "who polls does not look who is inside": (
+        "ring_poll",
+        "bool inside = kin_mutex_owner(kin_mutex_look(&ring->theirs->lock)) != 0;",
+        "bool inside = false;",
+        "call",
     ),
     "it is committed before it is written": (
         "ring",

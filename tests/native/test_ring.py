@@ -18,6 +18,7 @@ SOURCES = (
         "ring_poll",
         "arena",
         "arena_ring",
+        "arena_acknowledge",
         "arena_wait",
         "arena_fork",
         "members_fork",

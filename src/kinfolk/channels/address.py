@@ -14,6 +14,7 @@ from kinfolk.addresses import (
     Readers,
     filled,
     one_of,
+    read_flag,
     read_mode,
     read_positive,
     read_size,
@@ -47,6 +48,8 @@ class Options:
     max_message: int | None = None
     #: how many processes send: "one" allows long frames on a pipe
     senders: Literal["one", "many"] | None = None
+    #: whether who receives a message from a ring has to acknowledge it
+    acknowledge: bool | None = None
     #: message type that a System V receiver asks for, or a sender sends
     type: int | None = None
 
@@ -101,5 +104,6 @@ _READERS: Readers = {
     "depth": read_positive,
     "max_message": read_size,
     "senders": one_of("one", "many"),
+    "acknowledge": read_flag,
     "type": _message_type,
 }

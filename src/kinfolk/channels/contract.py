@@ -27,6 +27,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from kinfolk.channels.address import Address, Codec, Lifetime
+from kinfolk.channels.delivery import Claim
 from kinfolk.errors import AddressError, Closed, Unsupported
 from kinfolk.identity import Peer
 from kinfolk.interest import Interest, Steps
@@ -50,6 +51,8 @@ class Message:
     descriptors: Sequence[int] = ()
     #: who sent it, where the kernel says so for each message
     sender: Peer | None = None
+    #: the hold on one that is to be acknowledged
+    claim: Claim | None = None
     #: bytes in all pieces
     size: int = field(init=False)
 
@@ -210,6 +213,9 @@ class ReceiveTransport(_Transport):
     @abstractmethod
     def receive(self) -> Steps[Message]:
         """The next message. Raises EndOfChannel, CorruptChannel."""
+
+    #: whether its messages have a claim, and come by `recv_message` alone
+    acknowledges: bool = False
 
     #: what to wait for, after `try_receive` gave None
     interest: Interest

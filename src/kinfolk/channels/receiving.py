@@ -15,6 +15,7 @@ from kinfolk._native import Finally
 from kinfolk.channels.array_format import array_in
 from kinfolk.channels.codec import ARRAY, OUT_OF_BAND, decode
 from kinfolk.channels.contract import Message, ReceiveTransport
+from kinfolk.channels.delivery import Delivery
 from kinfolk.channels.end import End, located
 from kinfolk.channels.readiness import Readiness
 from kinfolk.deadlines import Deadline, deadline
@@ -46,6 +47,10 @@ def no_descriptors(message: Message) -> None:
         )
 
 
+def to_be_acknowledged(message: Message) -> None:
+    """Every message of an end that acknowledges."""
+
+
 class Receives(End):
     """The methods of an end that receives."""
 
@@ -71,6 +76,7 @@ class Receives(End):
         vars(self).update(transport.shortcuts(self, *guards))
 
     def _receive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
+        self._check_asked(accept)
         due, turn, token = deadline(timeout), self._receive_turn, object()
         with Finally(self._leave_receiving, token):
             enter(turn, token, due, self._receive_what)
@@ -86,6 +92,7 @@ class Receives(End):
                 return message
 
     async def _areceive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
+        self._check_asked(accept)
         due, turn, token = deadline(timeout), self._receive_turn, object()
         with Finally(self._leave_receiving, token):
             await aenter(turn, token, due, self._receive_what)
@@ -196,6 +203,26 @@ class Receives(End):
             self._postponed.append(error)  # what came before it is not lost: the next call says so
         return objects
 
+    def _check_asked(self, accept: Accept) -> None:
+        acknowledges = self._receiving.acknowledges
+        if acknowledges is (accept is to_be_acknowledged):
+            return
+        if acknowledges:
+            raise UsageError(
+                "what is received here has to be acknowledged",
+                subject=self._address,
+                remedy="with receiver.recv_message() as message: work(message.object)",
+            )
+        raise Unsupported(
+            "nothing is acknowledged here",
+            subject=self._address,
+            remedy="receive with recv(), or open ring: with acknowledge=True on its receivers",
+        )
+
+    def _delivered(self, message: Message, copy: bool) -> Delivery:
+        assert message.claim is not None  # _check_asked saw to it
+        return Delivery(self._decoded(message, copy), message.claim, self._address)
+
     def _check_most(self, most: int) -> None:
         if not isinstance(most, int) or most < 1:
             raise InvalidValue(
@@ -223,6 +250,19 @@ class Receives(End):
     async def arecv(self, *, timeout: float | None = None, copy: bool = False) -> Any:
         """`recv`, on asyncio. A cancelled one loses no message."""
         return self._decoded(await self._areceive(timeout), copy)
+
+    def recv_message(self, *, timeout: float | None = None, copy: bool = False) -> Delivery:
+        """The next object of an end that was opened with ``acknowledge=True``, which is this end's until it is acknowledged.
+
+        Another receiver gets it when this end is closed before, or its process dies. ``with receiver.recv_message() as message:``
+        acknowledges at the end of the block. EndOfChannel waits until the other receivers have acknowledged theirs, unless this
+        process has some itself. Raises Unsupported elsewhere, and like `recv`. Thread-safe.
+        """
+        return self._delivered(self._receive(timeout, to_be_acknowledged), copy)
+
+    async def arecv_message(self, *, timeout: float | None = None, copy: bool = False) -> Delivery:
+        """`recv_message`, on asyncio."""
+        return self._delivered(await self._areceive(timeout, to_be_acknowledged), copy)
 
     def recv_bytes(self, *, timeout: float | None = None) -> bytes:
         """The bytes of the next message: what `send_bytes` sent, or an object as its codec wrote it."""

@@ -4,7 +4,7 @@
     ring:       a new ring without a name, with `channel` and `pair`
 
 Options: capacity (bytes for small messages, 1 MiB) and arena (for blocks, 256 MiB), rounded up to powers of two; max_message, codec,
-framing. Any number of processes send and receive, and each message goes to one of them. See `kinfolk.channels.ring_transport`, and docs/design/ring.md.
+framing; acknowledge on its receivers. Any number of processes send and receive, and each message goes to one of them. See `kinfolk.channels.ring_transport`, and docs/design/ring.md.
 
 Rules:
 1. It lives as long as its peers; a name that all of them left by being killed is taken over by the next receiver.
@@ -20,8 +20,15 @@ from kinfolk.channels import ring_memory
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import Duplex, Mechanism, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence, presence_path
-from kinfolk.channels.ring_options import refuse_others, sizes_of, terms_of
-from kinfolk.channels.ring_transport import RingReceiver, RingSender
+from kinfolk.channels.ring_acknowledging import receiver_of
+from kinfolk.channels.ring_options import (
+    for_sender,
+    refuse_acknowledging,
+    refuse_others,
+    sizes_of,
+    terms_of,
+)
+from kinfolk.channels.ring_transport import RingSender
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError
 from kinfolk.interest import Steps
@@ -35,7 +42,7 @@ class RingMechanism(Mechanism):
 
     scheme = "ring"
     options = frozenset(
-        {"codec", "framing", "capacity", "arena", "max_message", "lifetime", "mode"}
+        {"codec", "framing", "capacity", "arena", "max_message", "lifetime", "mode", "acknowledge"}
     )
     remedy = "open two rings, one each way, or use unix:/path"
 
@@ -61,25 +68,26 @@ class RingMechanism(Mechanism):
         except BaseException:
             presence.leave()
             raise
-        return RingReceiver(memory, presence, name, subject, sizes, *terms_of(address))
+        return receiver_of(memory, presence, name, subject, sizes, terms_of(address))
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver, and join."""
         name, sizes, subject = _name_of(address), sizes_of(address), str(address)
+        refuse_acknowledging(address)
         presence = yield from Presence.join_sender(presence_path("ring", name))
         try:
             memory = yield from retry(lambda: ring_memory.open_existing(name, subject))
         except BaseException:
             presence.leave()
             raise
-        return RingSender(memory, presence, name, subject, sizes, *terms_of(address))
+        return RingSender(memory, presence, name, subject, sizes, terms_of(address))
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
         """Both ends: of the named ring, or of a new one without a name."""
         if address.name:
             receiver = yield from self.open_receiver(address)
             try:
-                return receiver, (yield from self.open_sender(address))
+                return receiver, (yield from self.open_sender(for_sender(address)))
             except BaseException:
                 receiver.close()
                 raise
@@ -96,13 +104,13 @@ class RingMechanism(Mechanism):
             memory.close()
             raise
         try:
-            receiving = RingReceiver(memory, receives, "", subject, sizes, *terms)
+            receiving = receiver_of(memory, receives, "", subject, sizes, terms)
         except BaseException:
             second.close()
             sends.leave()
             raise
         try:
-            return receiving, RingSender(second, sends, "", subject, sizes, *terms)
+            return receiving, RingSender(second, sends, "", subject, sizes, terms)
         except BaseException:
             receiving.close()
             raise

@@ -25,7 +25,7 @@ import stat
 
 from kinfolk import runtime_directory
 from kinfolk._native import Ring
-from kinfolk.channels.ring_limits import CUT_SHORT, SOUND, cut_short, refusal
+from kinfolk.channels.ring_limits import cut_short, refusal
 from kinfolk.channels.ring_memory import HEAD, mapped
 from kinfolk.channels.trust import check_object
 from kinfolk.descriptors import Descriptor
@@ -34,13 +34,16 @@ from kinfolk.memory.space import fill_holes, reserve
 from kinfolk.nameless_file import NamelessFile
 from kinfolk.rendezvous import NotYet
 from kinfolk.room import Room, room_in_file_system
+from kinfolk.sync.findings import Finding
 from kinfolk.watcher import core
 
 _MAGIC = b"kinsynk1"  # native/sync_object.h
 _SOON = 0.001  # seconds until it is worth to ask for the lock again
 
 
-def make_or_open(path: str, sizes: tuple[int, int], mode: int, subject: str) -> Descriptor:
+def make_or_open(
+    path: str, sizes: tuple[int, int], acknowledged: bool, mode: int, subject: str
+) -> Descriptor:
     """The ring at a path, made if there is none. As `open_existing`; raises NotFound without a directory, NoSpace, OSError."""
     while True:
         try:
@@ -49,10 +52,12 @@ def make_or_open(path: str, sizes: tuple[int, int], mode: int, subject: str) -> 
             if not_yet.again_in is not None:
                 raise
         with contextlib.suppress(FileExistsError):  # somebody was quicker
-            return _made(path, sizes, mode, subject)
+            return _made(path, sizes, acknowledged, mode, subject)
 
 
-def _made(path: str, sizes: tuple[int, int], mode: int, subject: str) -> Descriptor:
+def _made(
+    path: str, sizes: tuple[int, int], acknowledged: bool, mode: int, subject: str
+) -> Descriptor:
     directory = os.path.dirname(path)
     try:
         file = NamelessFile(path)
@@ -66,7 +71,7 @@ def _made(path: str, sizes: tuple[int, int], mode: int, subject: str) -> Descrip
         head, size = Ring.sizes(*sizes)
         reserve(number, 0, head, lambda: room_in_file_system(number, directory), subject)
         os.ftruncate(number, size)
-        _open_once(file.descriptor, sizes, subject)
+        _open_once(file.descriptor, sizes, acknowledged, subject)
         if not _lock(number, fcntl.LOCK_SH):
             raise NotYet(_SOON)  # nobody has it: so it is a look at all that a directory holds
         os.fsync(number)
@@ -77,12 +82,14 @@ def _made(path: str, sizes: tuple[int, int], mode: int, subject: str) -> Descrip
         file.close()
 
 
-def _open_once(memory: Descriptor, sizes: tuple[int, int], subject: str) -> tuple[int, int]:
+def _open_once(
+    memory: Descriptor, sizes: tuple[int, int], acknowledged: bool, subject: str
+) -> tuple[int, int]:
     """Make the ring if there is none yet; bytes of it and its arena. Raises CorruptChannel and the like."""
-    native = Ring(False)
+    native = Ring(True)  # who sends takes it on any terms
     with mapped(memory) as mapping:
-        found = native.open(mapping, memory.fileno(), *sizes, core())
-        if found != SOUND:
+        found = native.open(mapping, memory.fileno(), *sizes, acknowledged, core())
+        if found != Finding.SOUND:
             raise refusal(found, subject)
         there = native.capacity, native.arena
         native.close()
@@ -151,11 +158,11 @@ def _take_part(memory: Descriptor, path: str, subject: str) -> None:
 def _take_over(memory: Descriptor, path: str, subject: str) -> None:
     with mapped(memory) as mapping:
         found = Ring.adopt(mapping)
-        if found == CUT_SHORT:
+        if found == Finding.MISPLACED:
             raise cut_short(subject, len(mapping))
-        if found != SOUND:
+        if found != Finding.SOUND:
             raise refusal(found, subject)
-    there = _open_once(memory, (HEAD, HEAD << 4), subject)
+    there = _open_once(memory, (HEAD, HEAD << 4), False, subject)
 
     def room() -> Room:
         return room_in_file_system(memory.fileno(), os.path.dirname(path))

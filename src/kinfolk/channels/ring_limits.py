@@ -16,18 +16,7 @@ from kinfolk.errors import (
     Unsupported,
     UsageError,
 )
-
-#: kin_finding of include/kinfolk.h, as far as they are told apart here
-SOUND, CUT_SHORT, _OTHER_VERSION, _OTHER_NAMESPACE, _OTHER_BOOT, _UNSUPPORTED, _EXHAUSTED = (
-    0,
-    1,
-    3,
-    5,
-    6,
-    7,
-    9,
-)
-
+from kinfolk.sync.findings import Finding
 
 _LIFETIME = (
     "Nobody's exit is an end: the file and what is in it stay until unlink().",
@@ -69,13 +58,20 @@ def cut_short(subject: str, size: int) -> CorruptChannel:
 def refusal(found: int, subject: str) -> KinfolkError:
     """What a kin_finding means."""
     match found:
-        case _ if found == _OTHER_VERSION:
+        case Finding.OTHER_VERSION:
             why = "another version of kinfolk made it"
-        case _ if found == _OTHER_NAMESPACE:
+        case Finding.OTHER_NAMESPACE:
             why = "it belongs to another pid namespace, where thread ids mean something else"
-        case _ if found == _OTHER_BOOT:
+        case Finding.OTHER_BOOT:
             why = "another machine has it open, or it was overwritten"
-        case _ if found == _EXHAUSTED:
+        case Finding.OTHER_TERMS:
+            return UsageError(
+                "this ring was made on other terms",
+                subject=subject,
+                why="all of its receivers acknowledge what they receive, or none does",
+                remedy="open it with acknowledge=, or without, as its first receiver did",
+            )
+        case Finding.EXHAUSTED:
             return LimitReached(
                 "it can't be opened",
                 subject=subject,
@@ -83,7 +79,7 @@ def refusal(found: int, subject: str) -> KinfolkError:
                 remedy="close some, or raise the limit (ulimit -n)",
                 code=errno.EMFILE,
             )
-        case _ if found == _UNSUPPORTED:
+        case Finding.UNSUPPORTED:
             return Unsupported(
                 "there can be no ring here",
                 subject=subject,

@@ -1,4 +1,4 @@
-"""What the address of a ring may ask for: how large it is, and for whom. For `ring:` and `file:`.
+"""What the address of a ring may ask for: how large it is, for whom, and on which terms. For `ring:` and `file:`.
 
 capacity      bytes for small messages: 1 MiB
 arena         bytes of blocks for large ones: 256 MiB, or twice `max_message`
@@ -7,6 +7,9 @@ mode          of its file, without a bit for others: 0600
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import NamedTuple
+
 from kinfolk.channels.address import Address
 from kinfolk.errors import AddressError, UntrustedPeer
 
@@ -14,6 +17,17 @@ _CAPACITY = 1 << 20
 _SMALLEST, _LARGEST = 1 << 12, 1 << 34
 _ARENA = 256 << 20
 _SMALLEST_ARENA, _LARGEST_ARENA = 1 << 16, 1 << 40
+
+
+class Terms(NamedTuple):
+    """What an end was asked to be."""
+
+    #: bytes in the largest message, if that is less than fit
+    most: int | None = None
+    #: whether messages are bare bytes
+    raw: bool = False
+    #: whether who receives a message has to acknowledge it
+    acknowledge: bool = False
 
 
 def refuse_others(address: Address) -> None:
@@ -27,9 +41,25 @@ def refuse_others(address: Address) -> None:
         )
 
 
-def terms_of(address: Address) -> tuple[int | None, bool]:
-    """The largest message, if that is less than fits; and whether bare bytes are sent."""
-    return address.options.max_message, address.options.framing == "raw"
+def refuse_acknowledging(address: Address) -> None:
+    """Raise AddressError for a sender that is told to acknowledge."""
+    if address.options.acknowledge is not None:
+        raise AddressError(
+            "acknowledge= is for receivers",
+            subject=str(address),
+            remedy="leave it out: senders see it in the ring",
+        )
+
+
+def for_sender(address: Address) -> Address:
+    """The address of both ends, as that of the one that sends."""
+    return replace(address, options=replace(address.options, acknowledge=None))
+
+
+def terms_of(address: Address) -> Terms:
+    """What its ends are asked to be."""
+    options = address.options
+    return Terms(options.max_message, options.framing == "raw", bool(options.acknowledge))
 
 
 def sizes_of(address: Address) -> tuple[int, int]:

@@ -20,22 +20,19 @@ import os
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
 
-from kinfolk._native import Block, Ring, Watch
+from kinfolk._native import Block, Ring, Watch, object_maker
 from kinfolk.channels import ring_file, ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.channels.ring_blocks import BlockWait, RingRoom
-from kinfolk.channels.ring_limits import SOUND, failure, limits_of, refusal
+from kinfolk.channels.ring_limits import failure, limits_of, refusal
+from kinfolk.channels.ring_options import Terms
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import (
-    BrokenChannel,
-    EndOfChannel,
-    KinfolkError,
-    Unsupported,
-)
+from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError, Unsupported
 from kinfolk.interest import Interest, Steps
+from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
 
 _SHORTCUTS = {
@@ -60,27 +57,29 @@ class _RingEnd:
         name: str,
         subject: str,
         sizes: tuple[int, int],
-        most: int | None,
-        raw: bool,
+        terms: Terms,
     ) -> None:
-        """Take over the memory and the membership, also when it raises. ``most`` bytes in a message, if that is less than fit.
+        """Take over the memory and the membership, also when it raises.
 
         Without a ``presence`` nobody's exit is an end, and ``name`` is the path of a file. ``sizes`` of the ring and its arena, should it not be made yet.
         """
         self._memory, self._presence, self._name = memory, presence, name
-        self._subject, self._wanted = subject, most
+        self._subject, self._terms = subject, terms
         self._native = Ring(self.sends)
         self._watch: Watch | None = None
         self._watched_since: tuple[int, int] | None = None
         self._unwatched: OSError | KinfolkError | None = None
         self._polling = Polling(self._native, presence, subject)
         try:
-            found = self._native.open(ring_memory.mapped(memory), memory.fileno(), *sizes, core())
-            if found != SOUND:
+            mapped, number = ring_memory.mapped(memory), memory.fileno()
+            found = self._native.open(mapped, number, *sizes, terms.acknowledge, core())
+            if found == Finding.BEING_MADE:
+                raise being_made(object_maker(mapped, 0), "ring", subject)
+            if found != Finding.SOUND:
                 raise refusal(found, subject)
-            self.limits = limits_of(self._native, most, presence=presence is not None)
-            self._raw = raw
-            self._inline = min(_LONG, self._native.most)
+            self.limits = limits_of(self._native, terms.most, presence=presence is not None)
+            # Where messages are acknowledged, all of them are in blocks.
+            self._inline = -1 if self._native.acknowledged else min(_LONG, self._native.most)
             self._known = self._native.alarms
         except BaseException:
             self.close()
@@ -95,11 +94,8 @@ class _RingEnd:
                 self._watch_others(presence)
             self._unwatched = None
             self._native.look()
-        except (
-            OSError,
-            KinfolkError,
-        ) as error:  # then each call looks who is there, and none sleeps
-            self._unwatched = error
+        except (OSError, KinfolkError) as error:
+            self._unwatched = error  # then each call looks who is there, and none sleeps
         self._known = self._native.alarms
         gone = presence is not None and presence.others_gone()
         if gone:
@@ -137,6 +133,8 @@ class _RingEnd:
 
     def shortcuts(self, end: object, *guards: Collection[object]) -> dict[str, Callable[..., Any]]:
         """Sending and receiving at once."""
+        if self._native.acknowledged:
+            return {}
         self._native.shorten(end, guards)
         return {name: getattr(self._native, name) for name in _SHORTCUTS[self.sends]}
 
@@ -189,8 +187,7 @@ class _RingEnd:
             self._name,
             self._subject,
             (self._native.capacity, self._native.arena),
-            self._wanted,
-            self._raw,
+            tuple(self._terms),
         )
 
     def _refused(self, error: OSError) -> NoReturn:
@@ -358,8 +355,11 @@ class RingReceiver(_RingEnd, ReceiveTransport):
             return None
         kind, body = taken
         if not isinstance(body, bytes):
-            return Message(RAW if self._raw and kind != MEMORY else kind, (memoryview(body),))
-        return Message(RAW if self._raw else kind, (body,))
+            return Message(RAW if self._terms.raw and kind != MEMORY else kind, (memoryview(body),))
+        return Message(RAW if self._terms.raw else kind, (body,))
+
+    def _may_end(self) -> bool:
+        return True
 
     def _end(self) -> Message | None:
         """End, as every sender has gone; or the message that the last one sent between two looks."""
@@ -376,7 +376,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
                 last.append(message)
             return bool(last)
 
-        self._ended = presence.end(found, self._forget)
+        self._ended = self._may_end() and presence.end(found, self._forget)
         if self._ended:
             raise EndOfChannel("every sender has gone", subject=self._subject)
         return last[0] if last else None
@@ -390,9 +390,8 @@ def rebuilt(
     name: str,
     subject: str,
     sizes: tuple[int, int],
-    most: int | None,
-    raw: bool,
+    terms: tuple[int | None, bool, bool],
 ) -> RingSender | RingReceiver:
     """An end that came from another process, or a clone."""
     presence = None if member is None else Presence.passed(member, path)
-    return kind(Descriptor(memory, subject), presence, name, subject, sizes, most, raw)
+    return kind(Descriptor(memory, subject), presence, name, subject, sizes, Terms(*terms))

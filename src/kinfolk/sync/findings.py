@@ -33,6 +33,8 @@ class Finding(enum.IntEnum):
     TOO_MANY = 8
     EXHAUSTED = 9
     BEING_MADE = 10
+    INTERRUPTED = 11
+    OTHER_TERMS = 12
 
 
 def refusal(finding: int, kind: str, subject: str, size: int) -> KinfolkError:

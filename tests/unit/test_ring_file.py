@@ -92,6 +92,47 @@ def test_nobodys_exit_is_an_end(address):
         assert not sender.limits.presence
 
 
+@pytest.mark.parametrize("reboots", [False, True])
+def test_what_nobody_acknowledged_comes_again(address, path, peers, reboots):
+    def working(voice):
+        with kin.open_receiver(address, acknowledge=True) as receiver:
+            with kin.open_sender(address) as sender:
+                sender.send_many(["done", "begun", "untouched"])
+            receiver.recv_message().acknowledge()
+            held = receiver.recv_message()
+            voice.say(held.object)
+            signal.pause()
+
+    peer = peers.fork(working)
+    assert peer.hear() == "begun"
+    os.kill(peer.pid, signal.SIGKILL)
+    peer.wait()
+    if reboots:
+        patch(path, BOOT, os.urandom(16))
+    with kin.open_receiver(address, acknowledge=True, timeout=0) as receiver:
+        got = {}
+        for _ in range(2):
+            with receiver.recv_message(timeout=HANG) as message:
+                got[message.object] = message.redelivered
+        assert got == {"begun": True, "untouched": False}
+        with kin.open_sender(address) as sender:
+            assert whole_arena(sender)
+        with pytest.raises(kin.Timeout):
+            receiver.recv_message(timeout=0)
+
+
+def test_terms_are_those_of_who_made_it(address):
+    kin.open_receiver(address).close()
+    with pytest.raises(kin.UsageError, match="terms"):
+        kin.open_receiver(address, acknowledge=True)
+    with pytest.raises(kin.AddressError, match="receivers"):
+        kin.open_sender(address, acknowledge=True)
+    with kin.open_sender(address) as sender:
+        sender.send("and it is as good as it was")
+    with kin.open_receiver(address) as receiver:
+        assert receiver.recv(timeout=0)
+
+
 def test_the_file_goes_by_unlink_alone(address, path):
     receiver, sender = kin.channel(address)
     with receiver, sender:

@@ -71,12 +71,8 @@ class _RingEnd:
         self._unwatched: OSError | KinfolkError | None = None
         self._polling = Polling(self._native, presence, subject)
         try:
-            mapped, number = ring_memory.mapped(memory), memory.fileno()
-            found = self._native.open(mapped, number, *sizes, terms.acknowledge, core())
-            if found == Finding.BEING_MADE:
-                raise being_made(object_maker(mapped, 0), "ring", subject)
-            if found != Finding.SOUND:
-                raise refusal(found, subject)
+            if (error := self._open(sizes)) is not None:
+                raise error
             self.limits = limits_of(self._native, terms.most, presence=presence is not None)
             # Where messages are acknowledged, all of them are in blocks.
             self._inline = -1 if self._native.acknowledged else min(_LONG, self._native.most)
@@ -84,6 +80,14 @@ class _RingEnd:
         except BaseException:
             self.close()
             raise
+
+    def _open(self, sizes: tuple[int, int]) -> KinfolkError | None:
+        # Not raised here: the error would keep the mapping, and so the lock of a file.
+        mapped, number = ring_memory.mapped(self._memory), self._memory.fileno()
+        found = self._native.open(mapped, number, *sizes, self._terms.acknowledge, core())
+        if found == Finding.BEING_MADE:
+            return being_made(object_maker(mapped, 0), "ring", self._subject)
+        return None if found == Finding.SOUND else refusal(found, self._subject)
 
     # ── who is there ─────────────────────────────────────────────────────────────────────────
 
@@ -148,14 +152,13 @@ class _RingEnd:
 
     def unlink(self) -> None:
         """Remove the name of a file; that of another ring goes with its last peer."""
-        if self._presence is None:
-            ring_file.unlink(self._memory, self._name, self._subject)
-            return
-        raise Unsupported(
-            "a ring's name goes with its last peer",
-            subject=self._subject,
-            remedy="close it: that is all",
-        )
+        if self._presence is not None:
+            raise Unsupported(
+                "a ring's name goes with its last peer",
+                subject=self._subject,
+                remedy="close it: that is all",
+            )
+        ring_file.unlink(self._memory, self._name, self._subject)
 
     def close(self) -> None:
         """Leave; the last peer removes the memory's name."""

@@ -1,7 +1,8 @@
 """A ring in a file under faults: everybody killed and started anew, a full disk, a file cut short or overwritten.
 
 what happens                                  what is found afterwards
-all are killed, at any moment                 what a send that returned has sent, once, but for one message a killed receiver
+all are killed, at any moment                 what a send that returned has sent, once, but for one message a killed receiver;
+                                              with acknowledge= all of it, and what came twice says so
 the disk is full                              NoSpace, for a new ring or a new block; what is there goes on
 it is cut short while it is used              SIGBUS for who touches what is no more; for who opens it CorruptChannel
 any word of it is overwritten                 CorruptChannel, or a message that is whole; never anything outside of it
@@ -9,6 +10,7 @@ any word of it is overwritten                 CorruptChannel, or a message that 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import itertools
 import os
@@ -66,23 +68,32 @@ def send_on(address, them, log):
             os.write(log, _RECORD.pack(who, number, 0))
 
 
-def receive_on(address, log):
-    with kin.open_receiver(address, timeout=HANG) as receiver:
-        for data in receiver:
-            os.write(log, _RECORD.pack(*read(data), 0))
+def receive_on(address, log, acknowledge):
+    with kin.open_receiver(address, timeout=HANG, acknowledge=acknowledge) as receiver:
+        while True:
+            take(receiver, log, acknowledge, HANG)
+
+
+def take(receiver, log, acknowledge, timeout):
+    """Receive one message, and write it down: with 1 if it is said to be a repetition."""
+    if not acknowledge:
+        os.write(log, _RECORD.pack(*read(receiver.recv(timeout=timeout)), 0))
+        return
+    with receiver.recv_message(timeout=timeout) as message:
+        os.write(log, _RECORD.pack(*read(message.object), message.redelivered))
 
 
 def lines(file):
     data = os.pread(file, os.fstat(file).st_size, 0)
-    return [_RECORD.unpack_from(data, at)[:2] for at in range(0, len(data), _RECORD.size)]
+    return [_RECORD.unpack_from(data, at) for at in range(0, len(data), _RECORD.size)]
 
 
-def killing(path, directory, rounds, seed):
+def killing(path, directory, rounds, seed, acknowledge=None):
     """Two senders and two receivers, all of them killed in each round; returns what was sent and received."""
     address, moments = f"file:{path}{SMALL}", random.Random(seed)
     flags = os.O_CREAT | os.O_RDWR | os.O_APPEND
     sent, got = (os.open(directory / name, flags) for name in ("sent", "got"))
-    kin.open_receiver(address).close()
+    kin.open_receiver(address, acknowledge=acknowledge).close()
     killed_receivers = 0
     firsts = [0, 0]
     children = Peers()
@@ -93,7 +104,7 @@ def killing(path, directory, rounds, seed):
                 for them in enumerate(firsts)
             ]
             receivers = [
-                children.fork(lambda voice: receive_on(address, got))
+                children.fork(lambda voice: receive_on(address, got, acknowledge))
                 for _ in range(moments.randrange(3))
             ]
             killed_receivers += len(receivers)
@@ -107,15 +118,13 @@ def killing(path, directory, rounds, seed):
             # A number is used once: also that of a message that was committed, and not written down.
             firsts = [first + 1000 for first in firsts]
             firsts = [
-                max([first, *(number + 2 for w, number in lines(sent) if w == who)])
+                max([first, *(number + 2 for w, number, _ in lines(sent) if w == who)])
                 for who, first in enumerate(firsts)
             ]
-        with kin.open_receiver(address, timeout=HANG) as receiver:
-            while True:
-                try:
-                    os.write(got, _RECORD.pack(*read(receiver.recv(timeout=0)), 0))
-                except kin.Timeout:
-                    break
+        with kin.open_receiver(address, timeout=HANG, acknowledge=acknowledge) as receiver:
+            with contextlib.suppress(kin.Timeout):
+                while True:
+                    take(receiver, got, acknowledge, 0)
             with kin.open_sender(address) as sender:
                 with pytest.raises(InterruptedError), sender.reserve(MOST, timeout=0):
                     with sender.reserve(MOST, timeout=0):
@@ -128,8 +137,9 @@ def killing(path, directory, rounds, seed):
 
 
 def judge(sent, got, killed_receivers):
-    assert len(set(got)) == len(got), "doubled"
-    lost = set(sent) - set(got)
+    once = [message[:2] for message in got if not message[2]]
+    assert len(set(once)) == len(once), "doubled"
+    lost = {message[:2] for message in sent} - {message[:2] for message in got}
     assert len(lost) <= killed_receivers, f"lost: {sorted(lost)[:9]}, of {killed_receivers} killed"
 
 
@@ -140,16 +150,26 @@ def test_all_are_killed_again_and_again(path, tmp_path, seed):
     assert len(sent) > 100
 
 
+def test_with_acknowledgement_nothing_is_lost(path, tmp_path):
+    sent, got, killed_receivers = killing(path, tmp_path, 25, 7, acknowledge=True)
+    judge(sent, got, 0)
+    assert len(sent) > 100
+    assert killed_receivers > 10
+
+
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(20))
-def test_all_are_killed_very_often(path, tmp_path, seed):
-    judge(*killing(path, tmp_path, 200, seed))
+@pytest.mark.parametrize("acknowledge", [None, True])
+@pytest.mark.parametrize("seed", range(10))
+def test_all_are_killed_very_often(path, tmp_path, seed, acknowledge):
+    sent, got, killed_receivers = killing(path, tmp_path, 200, seed, acknowledge)
+    judge(sent, got, 0 if acknowledge else killed_receivers)
 
 
 def test_a_loss_would_be_seen():
     """The control of the tests above."""
-    sent = [(0, number) for number in range(10)]
+    sent = [(0, number, 0) for number in range(10)]
     judge(sent, sent[1:], 1)
+    judge(sent, [*sent, (0, 3, 1)], 0)
     for got, killed in ((sent[2:], 1), ([*sent, sent[3]], 1)):
         with pytest.raises(AssertionError):
             judge(sent, got, killed)

@@ -176,7 +176,11 @@ left(struct kin_members *members, struct kin_member *row, bool is_dead)
         for (uint32_t unit = 0; unit < arena->shape.units; unit += BITS)
             atomic_store_explicit(kin_arena_hold_word(arena, kin_arena_row(arena, row), hold, unit), 0,
                                   memory_order_release);
-    if (kin_arena_sweep(arena))
+    uint64_t first = atomic_load_explicit(&arena->state->first, memory_order_relaxed);
+    bool was_first = first != 0 && (first & 0xffff) == kin_arena_row(arena, row) + 1;
+    if (was_first)
+        atomic_store_explicit(&arena->state->first, 0, memory_order_relaxed);
+    if (kin_arena_sweep(arena) || was_first)
         kin_arena_wake(arena);
     return true;
 }
@@ -278,8 +282,10 @@ take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *bl
     int error = kin_arena_enter(arena);
     if (error != 0)
         return error;
-    error = kin_arena_find(arena, units, &block->unit);
+    bool others = false;
+    error = kin_arena_is_behind(arena) ? EAGAIN : kin_arena_find(arena, units, &block->unit);
     if (error == 0) {
+        others = kin_arena_step_back(arena);
         block->stamp = ++arena->state->stamp;
         block->in_place = block->unit + units <= arena->shape.units / 2;
         kin_arena_hold(arena, row, block);
@@ -287,6 +293,8 @@ take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *bl
                               units | (uint64_t)block->stamp << 32, memory_order_release);
     }
     kin_mutex_unlock(&arena->guard);
+    if (others)
+        kin_arena_tell(arena);
     return error;
 }
 
@@ -374,6 +382,8 @@ void
 kin_arena_close(struct kin_arena *arena)
 {
     kin_arena_forget(arena);
+    if (arena->members.state != NULL)
+        kin_arena_give_up(arena);
     if (arena->members.state != NULL)
         kin_members_close(&arena->members);
 }

@@ -64,7 +64,7 @@ void kin_arena_close(struct kin_arena *arena);
 uint64_t kin_arena_most(const struct kin_arena *arena);
 
 /* Gets a block, with memory behind it, without waiting.
- *     EAGAIN    there is none, also after the dead were looked for
+ *     EAGAIN    there is none, also after the dead were looked for; or somebody has waited for one
  *     EMSGSIZE  there will never be
  *     ENOSPC    the kernel has no memory for it
  *     EUSERS    as many processes use it as it has rows
@@ -88,6 +88,9 @@ int kin_arena_release_now(struct kin_arena *arena, const struct kin_block *block
 /* Sleeps until it may be worth to ask for so many bytes again. As kin_ring_wait, or kin_members_look. */
 int kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
                    const struct timespec *deadline);
+
+/* Who has waited asks for no block any more: others may. After a `kin_arena_wait` that gave 0 and no `allocate` that did. */
+void kin_arena_give_up(struct kin_arena *arena);
 
 /* All who sleep look again. */
 void kin_arena_wake(struct kin_arena *arena);

@@ -15,7 +15,7 @@
  *    a bit and without the message: when it lies in the ring yet, or is RETURNED, or another receiver has the bit too, then it is not
  *    returned for him. Whoever acknowledges a block, or receives it again, takes these bits away.
  * 3. RETURNED comes before the bit goes, and `returns` before RETURNED. So it is always somebody's, and whoever sees the count knows of
- *    it. One who sleeps is woken with his futex pending, as by a commit.
+ *    it. Who is killed before he has woken one is a member, whose death has all who sleep look.
  * 4. `ending` is set and looked at under the guard, with the bits: so who waits for the last one to be acknowledged hears of it.
  * 5. What is read is a copy, made while the bit is there: a bit is one for the whole process, and the same block may come to it
  *    twice.
@@ -110,16 +110,13 @@ give_back(struct kin_arena *arena, uint32_t row, uint32_t unit)
     /* Into the ring first: who has received it meanwhile has the bit. */
     if (word & KIN_BLOCK_SENT && !kin_arena_is_sent(arena, unit, word, &length) &&
         !others_owe(arena, row, unit)) {
-        struct kin_thread *thread = kin_thread(); /* it holds the guard, so it is one */
         struct kin_ring_side *receivers = receivers_of(arena);
         atomic_fetch_add_explicit(&arena->state->returns, 1, memory_order_release);
-        kin_robust_begin(thread, kin_ring_bell(receivers));
         atomic_fetch_or_explicit(&entry->word, KIN_BLOCK_RETURNED, memory_order_seq_cst);
         /* SYNC POINT: sleep_until_there */
         atomic_thread_fence(memory_order_seq_cst);
         if (kin_ring_has_sleepers(receivers))
             kin_ring_wake(receivers);
-        kin_robust_end(thread);
     }
     owes_no_more(arena, row, unit);
 }

@@ -119,6 +119,22 @@ kin_ring_py_wait_for_block(PyObject *object, PyObject *args)
     Py_RETURN_NONE;
 }
 
+PyObject *
+kin_ring_py_give_up(PyObject *object, PyObject *unused)
+{
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    (void)unused;
+    if (self->opened == NULL)
+        Py_RETURN_NONE; /* with the end */
+    struct kin_opened_ring *opened = self->opened;
+    opened->inside++;
+    Py_BEGIN_ALLOW_THREADS
+    kin_arena_give_up(&opened->ring.arena);
+    Py_END_ALLOW_THREADS
+    kin_ring_come_out(opened);
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 copy_of(struct kin_opened_ring *opened, const struct kin_block *block)
 {

@@ -77,6 +77,12 @@ kin_arena_rows(const struct kin_arena *arena)
     return rows < arena->shape.members ? rows : arena->shape.members;
 }
 
+/* Under the guard: whether somebody else is to get a block first. */
+bool kin_arena_is_behind(const struct kin_arena *arena);
+
+/* Under the guard: nobody is, unless it is somebody else's turn. Whether it was this handle's. */
+bool kin_arena_step_back(struct kin_arena *arena);
+
 /* Whether a frame in the ring names it, and how long its message is. */
 bool kin_arena_is_sent(const struct kin_arena *arena, uint32_t unit, uint64_t word, uint64_t *length);
 

@@ -52,7 +52,8 @@ struct kin_arena_state {
     _Atomic uint32_t taken_up;  /* … as it was when none of them was left */
     _Atomic uint32_t ending;    /* 1: somebody may wait until all are acknowledged */
     uint32_t unused;
-    uint64_t reserved[5];
+    _Atomic uint64_t first; /* row + 1 │ 16 handle: who has waited in vain, and gets the next block; 0: nobody */
+    uint64_t reserved[4];
 };
 
 struct kin_arena_entry {

@@ -7,7 +7,9 @@
  *     sleeps while `turn` is what it was
  *
  * Rules:
- * 1. All are woken, and each looks whether there is enough for him: they want different lengths.
+ * 1. All are woken, and each looks whether there is enough for him: they want different lengths. Who finds too little is `first`, if
+ *    nobody is: from then on nobody else gets a block, or small ones would be quicker for ever. He is until he has his block, gives
+ *    up, or dies. Half of the arena comes back whatever receivers keep, so he gets it.
  * 2. Who frees and is killed before he wakes is a member, whose death wakes all; they look again. Who sleeps and is killed
  *    leaves the flag set: somebody wakes nobody then, once.
  * 3. What concerns this process alone (a close, a hang-up) is the alarm of the ring.
@@ -35,6 +37,43 @@ kin_arena_tell(struct kin_arena *arena)
         kin_arena_wake(arena);
 }
 
+/* In a forked child, and before it has joined, a handle is nobody. */
+static uint64_t
+self_of(const struct kin_arena *arena)
+{
+    const struct kin_member *row = kin_members_row(&arena->members);
+    return row == NULL ? 0 : (uint64_t)(uintptr_t)arena << 16 | (kin_arena_row(arena, row) + 1);
+}
+
+bool
+kin_arena_is_behind(const struct kin_arena *arena)
+{
+    uint64_t first = atomic_load_explicit(&arena->state->first, memory_order_relaxed);
+    return first != 0 && first != self_of(arena);
+}
+
+bool
+kin_arena_step_back(struct kin_arena *arena)
+{
+    uint64_t first = atomic_load_explicit(&arena->state->first, memory_order_relaxed);
+    if (first == 0 || first != self_of(arena))
+        return false;
+    atomic_store_explicit(&arena->state->first, 0, memory_order_relaxed);
+    return true;
+}
+
+void
+kin_arena_give_up(struct kin_arena *arena)
+{
+    uint64_t first = atomic_load_explicit(&arena->state->first, memory_order_relaxed);
+    if (first == 0 || first != self_of(arena) || kin_arena_enter(arena) != 0)
+        return;
+    bool others = kin_arena_step_back(arena);
+    kin_mutex_unlock(&arena->guard);
+    if (others)
+        kin_arena_tell(arena);
+}
+
 /* Whether there is a block now, or the memory is such that it had better be asked. */
 static int
 look_for(struct kin_arena *arena, uint64_t length, bool *found)
@@ -43,7 +82,12 @@ look_for(struct kin_arena *arena, uint64_t length, bool *found)
     int error = kin_arena_enter(arena);
     if (error != 0)
         return error;
-    *found = kin_arena_find(arena, kin_arena_units_for(arena, length), &first) != EAGAIN;
+    uint64_t self = self_of(arena);
+    if (!kin_arena_is_behind(arena)) {
+        *found = kin_arena_find(arena, kin_arena_units_for(arena, length), &first) != EAGAIN;
+        if (!*found)
+            atomic_store_explicit(&arena->state->first, self, memory_order_relaxed);
+    }
     kin_mutex_unlock(&arena->guard);
     return 0;
 }
@@ -72,6 +116,8 @@ kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
             break;
         error = kin_members_sleep(&arena->members, turn, deadline);
     }
+    if (error != 0)
+        kin_arena_give_up(arena);
     atomic_fetch_sub_explicit(count, 1, memory_order_seq_cst);
     return error;
 }

@@ -56,6 +56,7 @@ repair(struct kin_object *object, void *argument)
     repair_side(ring->theirs);
     atomic_store_explicit(&arena->state->asleep, 0, memory_order_relaxed);
     kin_members_repair(&arena->members);
+    atomic_store_explicit(&arena->state->first, 0, memory_order_relaxed);
     /* After a power cut there may be bits without a row, and blocks without either. What is zero may be a hole in the file. */
     for (_Atomic uint64_t *bits = arena->holds; (void *)bits < (void *)arena->entries; bits++)
         if (atomic_load_explicit(bits, memory_order_relaxed) != 0)

@@ -9,7 +9,7 @@
  *       .take()                             -> (kind, bytes or a Block), or None
  *       .allocate(length)                   -> a Block for a large message, or None
  *       .put_block(kind, block)             -> whether there was room
- *       .wait_for_block(length, milliseconds, alarm)   as wait
+ *       .wait_for_block(length, milliseconds, alarm)   as wait; then allocate, or .give_up()
  *       .take_owed()                        -> (kind, bytes, unit, stamp, whether it is repeated), or None
  *       .acknowledge(unit, stamp), .give_back(unit, stamp)
  *       .may_come()                         whether others may give one back; then `wait` is for that, too
@@ -351,6 +351,7 @@ static PyMethodDef methods[] = {
     {"put_block", kin_ring_py_put_block, METH_VARARGS, PyDoc_STR("Send one, if there is room.")},
     {"wait_for_block", kin_ring_py_wait_for_block, METH_VARARGS,
      PyDoc_STR("Block until it may be worth another try.")},
+    {"give_up", kin_ring_py_give_up, METH_NOARGS, PyDoc_STR("Ask for no block any more.")},
     {"wait", ring_wait, METH_VARARGS, PyDoc_STR("Block until it may be worth another try.")},
     {"poll", kin_ring_py_poll, METH_NOARGS, PyDoc_STR("A new descriptor that speaks of news.")},
     {"settle", kin_ring_py_settle, METH_O, PyDoc_STR("Silence it; whether there is anything.")},

@@ -87,6 +87,7 @@ PyObject *kin_ring_py_allocate_now(PyObject *self, PyObject *length);
 PyObject *kin_ring_py_put_block(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_put_block_now(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_wait_for_block(PyObject *self, PyObject *args);
+PyObject *kin_ring_py_give_up(PyObject *self, PyObject *unused);
 
 /* Of arena_acknowledge_binding.c. */
 PyObject *kin_ring_py_take_owed(PyObject *self, PyObject *unused);

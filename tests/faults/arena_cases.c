@@ -342,6 +342,59 @@ receive_and_have_all(void *memory)
     have_all(memory);
 }
 
+/* --------------------------------------------------------------------------- made, and forked */
+
+static void
+open_it(void *memory)
+{
+    open_both(memory);
+}
+
+static struct kin_block held;
+
+static void
+hold_one(void *memory)
+{
+    be_victim(memory);
+    if (!allocate(LONG, &held))
+        violated("there is room");
+    memset(kin_arena_bytes(&sender.arena, &held), 5, LONG);
+}
+
+/* The child has what it inherited, whatever becomes of the parent, or nothing; and ends. */
+static void
+fork_here(void *memory)
+{
+    struct shared *shared = memory;
+    pid_t child = fork();
+    if (child != 0)
+        return;
+    const struct kin_member *row = kin_members_row(&sender.arena.members);
+    const unsigned char *bytes = kin_arena_bytes(&sender.arena, &held);
+    for (uint64_t i = 0; row != NULL && i < LONG; i += 64)
+        if (bytes[i] != 5)
+            shared->noted[0] = 1;
+    _exit(0);
+}
+
+static int
+check_forked(const void *memory)
+{
+    return ((const struct shared *)memory)->noted[0];
+}
+
+/* The child may live yet, and have a block. */
+static void
+have_all_in_the_end(void *memory)
+{
+    struct kin_block blocks[ALL];
+    for (int i = 0; i < ALL; i++)
+        allocate_waiting(UNIT, &blocks[i]);
+    for (int i = 0; i < ALL; i++)
+        kin_arena_release(&sender.arena, &blocks[i]);
+    have_all(memory);
+}
+
 const struct fault_case fault_cases[] = {
     {"reserve", sizeof(struct shared), NULL, be_victim, reserve_and_drop, NULL, NULL,
      {{AFTERWARDS, be_victim, have_all}}},
@@ -359,5 +412,12 @@ const struct fault_case fault_cases[] = {
      {{EARLY, be_victim, get_one}, {AFTERWARDS, be_victim, end_one}}},
     {"adopt", sizeof(struct shared), leave_behind, NULL, adopt, NULL, NULL,
      {{AFTERWARDS, adopt_and_open, receive_and_have_all}}},
+    {"make", sizeof(struct shared), NULL, NULL, open_it, NULL, NULL, {{AFTERWARDS, be_victim, have_all}}},
+    {"attach", sizeof(struct shared), prepare_two, NULL, open_it, NULL, check_received,
+     {{AFTERWARDS, be_victim, have_all}}},
+    {"join", sizeof(struct shared), prepare_two, NULL, be_victim, NULL, check_received,
+     {{AFTERWARDS, be_victim, have_all}}},
+    {"fork", sizeof(struct shared), NULL, hold_one, fork_here, NULL, check_forked,
+     {{AFTERWARDS, be_victim, have_all_in_the_end}}},
     {NULL, 0, NULL, NULL, NULL, NULL, NULL, {{NOBODY, NULL, NULL}}},
 };

@@ -33,6 +33,10 @@ CASES = {
     "give-back": 60,
     "wait": 120,
     "adopt": 150,
+    "make": 200,
+    "attach": 100,
+    "join": 300,
+    "fork": 200,
 }
 
 #: A mistake, the file and what is wrong in it, and the case that shows it.

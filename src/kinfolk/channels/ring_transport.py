@@ -64,8 +64,7 @@ class _RingEnd:
         Without a ``presence`` nobody's exit is an end, and ``name`` is the path of a file. ``sizes`` of the ring and its arena, should it not be made yet.
         """
         self._memory, self._presence, self._name = memory, presence, name
-        self._subject, self._terms = subject, terms
-        self._native = Ring(self.sends)
+        self._subject, self._terms, self._native = subject, terms, Ring(self.sends)
         self._watch: Watch | None = None
         self._watched_since: tuple[int, int] | None = None
         self._unwatched: OSError | KinfolkError | None = None
@@ -279,15 +278,19 @@ class RingSender(_RingEnd, SendTransport):
             self._refused(error)
 
     def _allocated(self, size: int) -> Steps[Block]:
-        while True:
-            self._check_receivers()
-            try:
-                block = self._native.allocate(size)
-            except OSError as error:
-                self._refused(error)
-            if block is not None:
-                return block
-            yield Interest(call=BlockWait(self, size))
+        try:
+            while (block := self._allocate(size)) is None:
+                yield Interest(call=BlockWait(self, size))
+        finally:
+            self._native.give_up()
+        return block
+
+    def _allocate(self, size: int) -> Block | None:
+        self._check_receivers()
+        try:
+            return self._native.allocate(size)
+        except OSError as error:
+            self._refused(error)
 
     def put_block(self, kind: int, block: Block) -> Steps[None]:
         """Send what is in a block."""

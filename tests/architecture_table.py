@@ -90,11 +90,11 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "channels",
             (
-                "address",
+                "address delivery",
                 "contract",  # what a mechanism promises: limits, messages, transports
                 "array_format",
                 "codec framing claims credentials trust message_reader packet_format to_program",
-                "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits ring_options",
+                "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits ring_options ring_blocks",
                 "pipe_transport queue_transport ring_memory",
                 "posix_queue sysv_queue ring_file",
                 "ring_polling",

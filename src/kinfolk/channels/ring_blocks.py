@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from kinfolk._native import Block
 from kinfolk.interest import Steps
 
-if TYPE_CHECKING:
-    from kinfolk.channels.ring_transport import RingSender
+
+class SendsBlocks(Protocol):
+    """The end that sends them."""
+
+    def block_for(self, size: int, milliseconds: int | None) -> None:
+        """Sleep until there may be a block."""
+
+    def wake(self) -> None:
+        """End a blocked call, in whatever thread."""
+
+    def put_block_now(self, kind: int, block: Block) -> bool:
+        """Send what is in a block, if that takes no wait."""
+
+    def put_block(self, kind: int, block: Block) -> Steps[None]:
+        """Send what is in a block."""
 
 
 class BlockWait:
     """A BlockingCall: until there may be a block of so many bytes."""
 
-    def __init__(self, end: RingSender, size: int) -> None:
+    def __init__(self, end: SendsBlocks, size: int) -> None:
         self._end, self._size = end, size
 
     def block(self, milliseconds: int | None) -> bool:
@@ -30,7 +43,7 @@ class BlockWait:
 class RingRoom:
     """A block in which a message is built: a Room of `kinfolk.channels.reserving`."""
 
-    def __init__(self, end: RingSender, block: Block) -> None:
+    def __init__(self, end: SendsBlocks, block: Block) -> None:
         """Of an end that sends."""
         self._end, self._block = end, block
 

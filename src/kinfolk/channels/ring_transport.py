@@ -11,11 +11,11 @@ Rules:
 2. Before it is looked whether there is something to wait for, the hang-up is watched and the count of alarms is read: so
    neither a hang-up nor a close gets lost between looking and sleeping.
 3. A receiver that finds the senders gone looks into the ring once more: what they sent before is received.
-4. Of a ring in a file nobody is missed: it has no presence, and keeps what was sent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection
 from typing import Any, NoReturn
@@ -167,10 +167,8 @@ class _RingEnd:
         self._polling.close()
         if self._presence is not None:
             self._presence.leave(self._forget)
-        try:
+        with contextlib.suppress(OSError):  # it was never opened
             self._native.depart()
-        except OSError:
-            pass  # it was never opened
         self._native.close()
         self._memory.close()
 
@@ -372,8 +370,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
         last: list[Message] = []
 
         presence = self._presence
-        if presence is None:
-            return None
+        assert presence is not None  # else nobody is missed
 
         def found() -> bool:
             if not presence.others_gone():

@@ -8,8 +8,8 @@ from kinfolk._native import Block
 from kinfolk.interest import Steps
 
 
-class SendsBlocks(Protocol):
-    """The end that sends them."""
+class BlockSender(Protocol):
+    """What the end has to offer."""
 
     def block_for(self, size: int, milliseconds: int | None) -> None:
         """Sleep until there may be a block."""
@@ -17,17 +17,17 @@ class SendsBlocks(Protocol):
     def wake(self) -> None:
         """End a blocked call, in whatever thread."""
 
-    def put_block_now(self, kind: int, block: Block) -> bool:
-        """Send what is in a block, if that takes no wait."""
-
     def put_block(self, kind: int, block: Block) -> Steps[None]:
         """Send what is in a block."""
+
+    def put_block_now(self, kind: int, block: Block) -> bool:
+        """Send it if that takes no wait."""
 
 
 class BlockWait:
     """A BlockingCall: until there may be a block of so many bytes."""
 
-    def __init__(self, end: SendsBlocks, size: int) -> None:
+    def __init__(self, end: BlockSender, size: int) -> None:
         self._end, self._size = end, size
 
     def block(self, milliseconds: int | None) -> bool:
@@ -43,7 +43,7 @@ class BlockWait:
 class RingRoom:
     """A block in which a message is built: a Room of `kinfolk.channels.reserving`."""
 
-    def __init__(self, end: SendsBlocks, block: Block) -> None:
+    def __init__(self, end: BlockSender, block: Block) -> None:
         """Of an end that sends."""
         self._end, self._block = end, block
 

@@ -38,6 +38,7 @@ def limits_of(native: Ring, wanted: int | None, *, presence: bool) -> Limits:
             "and keep their block as long as somebody looks at them; past half of the arena they are copied.",
             "Senders that found the ring full sleep until a quarter is free.",
             "Up to 64 processes at a time can have blocks.",
+            "fileno() takes an inotify instance, of which a user has 128 by default; without one a task waits in a helper thread.",
             "A process that is stopped in the middle of a call holds up those who do the same.",
             "For processes of one user, in one pid namespace.",
             *(() if presence else _LIFETIME),

@@ -19,7 +19,7 @@ import select
 from kinfolk._native import Ring, Watch
 from kinfolk.channels.presence import Presence
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import KinfolkError, LimitReached
+from kinfolk.errors import Closed, KinfolkError, LimitReached
 from kinfolk.helper_threads import BlockingCall
 from kinfolk.interest import Interest
 from kinfolk.watcher import watching
@@ -129,6 +129,8 @@ def _fill(number: int) -> None:
 
 
 def _refused(error: OSError, subject: str) -> OSError | KinfolkError:
+    if error.errno == errno.EBADF:
+        return Closed("this end is closed", subject=subject)
     if error.errno not in {errno.EMFILE, errno.ENOSPC}:
         return error
     return LimitReached(

@@ -150,9 +150,8 @@ kin_arena_free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t word)
     return true;
 }
 
-/* Under the guard: frees what nobody has. */
-static bool
-sweep(struct kin_arena *arena)
+bool
+kin_arena_sweep(struct kin_arena *arena)
 {
     bool any = false;
     for (uint32_t unit = 0, units; unit < arena->shape.units; unit += units) {
@@ -181,7 +180,7 @@ left(struct kin_members *members, struct kin_member *row, bool is_dead)
     bool was_first = first != 0 && (first & 0xffff) == kin_arena_row(arena, row) + 1;
     if (was_first)
         atomic_store_explicit(&arena->state->first, 0, memory_order_relaxed);
-    if (sweep(arena) || was_first)
+    if (kin_arena_sweep(arena) || was_first)
         kin_arena_wake(arena);
     return true;
 }

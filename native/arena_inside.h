@@ -34,6 +34,9 @@ kin_arena_units_for(const struct kin_arena *arena, uint64_t length)
 /* Under the guard: 0 and the first of so many free units, EAGAIN or EBADMSG. */
 int kin_arena_find(const struct kin_arena *arena, uint32_t wanted, uint32_t *first);
 
+/* Under the guard: frees what nobody has; whether there was any. */
+bool kin_arena_sweep(struct kin_arena *arena);
+
 /* The bits of a row, of a unit and 63 others. */
 _Atomic uint64_t *kin_arena_hold_word(const struct kin_arena *arena, uint32_t row,
                                       enum kin_hold hold, uint32_t unit);

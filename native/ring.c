@@ -86,12 +86,37 @@ check(const struct kin_ring_shape *shape, size_t room)
 }
 
 enum kin_finding
+kin_ring_bind(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_way way,
+              struct kin_watcher *watcher)
+{
+    struct kin_ring_memory *there = memory;
+    struct kin_ring_shape shape = there->shape;
+    enum kin_finding found = check(&shape, room);
+    if (found != KIN_SOUND)
+        return found;
+    bool sends = way == KIN_RING_SENDS;
+    ring->way = way;
+    ring->acknowledged = shape.acknowledged != 0;
+    ring->mine = sends ? &there->senders : &there->receivers;
+    ring->theirs = sends ? &there->receivers : &there->senders;
+    ring->bytes = (unsigned char *)memory + KIN_RING_BYTES_AT;
+    ring->capacity = shape.capacity;
+    kin_ring_forked(ring);
+    if (!kin_arena_bind(&ring->arena, ring, ring->bytes + ring->capacity, &shape.arena, watcher))
+        return KIN_ALIEN;
+    found = kin_mutex_bind(&ring->lock, &ring->mine->lock);
+    if (found != KIN_SOUND)
+        kin_arena_close(&ring->arena);
+    return found;
+}
+
+enum kin_finding
 kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_way way,
               const struct kin_ring_terms *terms, struct kin_watcher *watcher)
 {
     struct kin_ring_memory *there = memory;
     struct kin_ring_terms wanted = *terms;
-    *ring = (struct kin_ring){.way = way, .file = -1};
+    *ring = (struct kin_ring){.file = -1};
     uint64_t need = kin_ring_room(terms);
     if (need == 0)
         return KIN_MISPLACED;
@@ -105,26 +130,12 @@ kin_ring_open(struct kin_ring *ring, void *memory, size_t room, enum kin_ring_wa
         found = kin_object_open(&ring->arena.guard, memory, room, KIN_RING, sizeof *there, format,
                                 &wanted, &patience);
     while (found == KIN_INTERRUPTED && terms->patience == NULL);
-    if (found != KIN_SOUND)
-        return found;
-    struct kin_ring_shape shape = there->shape;
-    found = check(&shape, room);
-    if (found != KIN_SOUND)
-        return found;
-    bool sends = way == KIN_RING_SENDS;
-    if (!sends && (shape.acknowledged != 0) != terms->acknowledged)
-        return KIN_OTHER_TERMS;
-    ring->acknowledged = shape.acknowledged != 0;
-    ring->mine = sends ? &there->senders : &there->receivers;
-    ring->theirs = sends ? &there->receivers : &there->senders;
-    ring->bytes = (unsigned char *)memory + KIN_RING_BYTES_AT;
-    ring->capacity = shape.capacity;
-    kin_ring_forked(ring);
-    if (!kin_arena_bind(&ring->arena, ring, ring->bytes + ring->capacity, &shape.arena, watcher))
-        return KIN_ALIEN;
-    found = kin_mutex_bind(&ring->lock, &ring->mine->lock);
-    if (found != KIN_SOUND)
+    if (found == KIN_SOUND)
+        found = kin_ring_bind(ring, memory, room, way, watcher);
+    if (found == KIN_SOUND && way == KIN_RING_RECEIVES && ring->acknowledged != terms->acknowledged) {
         kin_arena_close(&ring->arena);
+        return KIN_OTHER_TERMS;
+    }
     return found;
 }
 

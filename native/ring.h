@@ -57,6 +57,14 @@ enum kin_finding kin_ring_open(struct kin_ring *ring, void *memory, size_t room,
                                enum kin_ring_way way, const struct kin_ring_terms *terms,
                                struct kin_watcher *watcher);
 
+/* The second half of it: of a ring that is one, with its guard bound. */
+enum kin_finding kin_ring_bind(struct kin_ring *ring, void *memory, size_t room,
+                               enum kin_ring_way way, struct kin_watcher *watcher);
+
+/* For a ring in a file that outlives its peers, under a lock that says that nobody has it open: takes back what the dead had, also
+ * those of before a reboot, and makes it one of this boot and pid namespace. KIN_SOUND; else nothing was changed. */
+enum kin_finding kin_ring_adopt(void *memory, size_t room);
+
 /* 0 or EBUSY: a thread of this process is in it. Afterwards the memory may be unmapped. */
 int kin_ring_close(struct kin_ring *ring);
 

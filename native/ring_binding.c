@@ -2,6 +2,7 @@
  *
  *     Ring(sends)                           closed
  *       .sizes(capacity, arena)             -> bytes that need memory, and of all; of any
+ *       .adopt(buffer)                      -> a kin_finding; of a file that nobody has open, in any boot
  *       .open(buffer, file, capacity, arena, acknowledged, watcher)   -> a kin_finding; 0: it is open, and keeps the buffer
  *       .close()                            waits for nobody: who is inside lets go of the buffer
  *       .put(kind, parts)                   -> whether there was room
@@ -334,6 +335,7 @@ kin_ring_py_waker(PyObject *object, void *unused)
 static PyMethodDef methods[] = {
     {"open", ring_open, METH_VARARGS, PyDoc_STR("Open what lies there, or make it.")},
     {"sizes", ring_sizes, METH_VARARGS | METH_STATIC, PyDoc_STR("Bytes of memory.")},
+    {"adopt", kin_ring_py_adopt, METH_O | METH_STATIC, PyDoc_STR("Take back what the dead had.")},
     {"close", ring_close, METH_NOARGS, PyDoc_STR("Let go of the memory.")},
     {"put", kin_ring_py_put, METH_VARARGS, PyDoc_STR("Send, if there is room.")},
     {"take", kin_ring_py_take, METH_NOARGS, PyDoc_STR("Take a message if one is there.")},

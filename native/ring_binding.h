@@ -69,6 +69,9 @@ int kin_ring_copy_and_leave(struct kin_ring *ring, const struct kin_ring_frame *
 extern PyGetSetDef kin_ring_attributes[];
 PyObject *kin_ring_py_waker(PyObject *self, void *unused);
 
+/* Of ring_adopt_binding.c. */
+PyObject *kin_ring_py_adopt(PyObject *unused, PyObject *buffer);
+
 /* Of ring_poll_binding.c. */
 PyObject *kin_ring_py_poll(PyObject *self, PyObject *unused);
 PyObject *kin_ring_py_settle(PyObject *self, PyObject *descriptor);

@@ -90,13 +90,16 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "channels",
             (
-                "address",
+                "address delivery",
                 "contract",  # what a mechanism promises: limits, messages, transports
                 "array_format",
                 "codec framing claims credentials trust message_reader packet_format to_program",
-                "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits",
+                "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits ring_options ring_blocks",
                 "pipe_transport queue_transport ring_memory",
-                "posix_queue sysv_queue ring_transport",
+                "posix_queue sysv_queue ring_file",
+                "ring_polling",
+                "ring_transport",
+                "ring_acknowledging",
                 "pipe_sender pipe_receiver stream_reader packet_reader socket_names",  # what several mechanisms move their bytes with
                 "stream_terms packet_transport",
                 "socket_transport",

@@ -97,6 +97,8 @@ class Ring:
     def __new__(cls, sends: bool) -> Ring: ...
     @staticmethod
     def sizes(capacity: int, arena: int, /) -> tuple[int, int]: ...
+    @staticmethod
+    def adopt(buffer: Any, /) -> int: ...  # a kin_finding
     def open(
         self,
         buffer: Any,

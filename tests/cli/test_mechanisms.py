@@ -12,7 +12,10 @@ import sysv_ipc
 
 from tests.cli.conftest import Kin, one_line
 
-MECHANISMS = ["fifo", "unix", "abstract", "unix-seqpacket", "unix-dgram", "mq", "sysv-mq", "tcp"]
+MECHANISMS = [
+    *("fifo", "unix", "abstract", "unix-seqpacket", "unix-dgram", "mq", "sysv-mq", "tcp"),
+    "file",
+]
 QUEUES = ("mq", "sysv-mq")
 STREAMS = ("fifo", "unix", "tcp")
 

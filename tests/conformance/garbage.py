@@ -47,6 +47,7 @@ FRAMING = {
     "mq": "footers",
     "sysv-mq": "footers",
     "ring": "frames",
+    "file": "frames",
 }
 
 
@@ -271,7 +272,7 @@ class Stranger:
             self._queue = posix_ipc.MessageQueue(name)
         elif scheme == "sysv-mq":
             self._queue = sysv_ipc.MessageQueue(int(name), max_message_size=8192)
-        elif scheme == "ring":
+        elif scheme in ("ring", "file"):
             self._queue = RingStranger(sender)
         elif link.variant.way != "named":
             self.socket = socket_of(sender)

@@ -219,6 +219,11 @@ def _remove_sysv_queue(name: str) -> None:
         sysv_ipc.MessageQueue(int(name)).remove()
 
 
+def _remove_file(name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name)
+
+
 def _posix_queue_exists(name: str) -> bool:
     try:
         posix_ipc.MessageQueue(name).close()
@@ -253,6 +258,7 @@ def _no_name(name: str) -> None:
 _CLEANERS: dict[str, Callable[[str], None]] = {
     "mq": _remove_posix_queue,
     "sysv-mq": _remove_sysv_queue,
+    "file": _remove_file,
 }
 _EXISTS: dict[str, Callable[[str], bool | None]] = {
     "ring": _ring_exists,

@@ -95,6 +95,7 @@ MAIN = {
     "tcp-listener",
     "ring-named",
     "ring-channel",
+    "file-named",
 }
 
 
@@ -209,5 +210,9 @@ TABLE: dict[str, list[Variant]] = {
             "channel": {"": _bare("ring:")},
             "pair": {"": _bare("ring:")},
         },
+    ),
+    "file": _variants(
+        "file",
+        {"named": {"": _path("file", "?capacity=256K&arena=16M")}, "channel": {"": _path("file")}},
     ),
 }

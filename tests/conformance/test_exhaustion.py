@@ -205,7 +205,7 @@ def test_blocking_without_descriptors(link: Link, peers: Peers):
 
     outcome = peers.fork(body).result()
     # A System V queue and a ring have no descriptor to wait on; the watcher of their peers needs one, once.
-    none = link.variant.scheme == "ring" or link.variant.id == "sysv-mq-named"
+    none = link.variant.scheme in ("ring", "file") or link.variant.id == "sysv-mq-named"
     assert outcome == ("Timeout" if none else "LimitReached")
 
 
@@ -321,8 +321,8 @@ def test_a_full_disk(link: Link, peers: Peers, reason_against_small_disks: str):
     """Where names are files, and where the library keeps its own."""
     if reason_against_small_disks:
         pytest.skip(reason_against_small_disks)
-    if link.variant.scheme == "ring":
-        link.address += "?capacity=4096&arena=64K"
+    if link.variant.scheme in ("ring", "file"):
+        link.address = link.address.partition("?")[0] + "?capacity=4096&arena=64K"
     where = Path(link.address.partition(":")[2].partition("?")[0]).parent
 
     def body(voice, path, inodes):
@@ -334,6 +334,8 @@ def test_a_full_disk(link: Link, peers: Peers, reason_against_small_disks: str):
             return "full" if error.remedy and not left else f"{error}; left: {left}"
         goes_through(receiver, sender)
         close_all(ends)
+        if link.variant.scheme == "file":
+            os.unlink(link.address.partition(":")[2].partition("?")[0])
         assert not os.listdir(path)
         return "fits"
 

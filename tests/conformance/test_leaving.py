@@ -21,7 +21,7 @@ __all__ = ["no_helpers_are_left"]  # a fixture
 #: A name of which the last peer takes leave.
 with_peers = only(
     lambda variant: variant.way == "named" and "kept" not in variant.id
-    and not variant.id.startswith(("mq-named", "sysv-mq-named"))
+    and not variant.id.startswith(("mq-named", "sysv-mq-named", "file-named"))
 )  # fmt: skip
 
 

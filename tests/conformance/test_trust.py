@@ -38,7 +38,8 @@ WE = pytest.mark.parametrize("we", [User(), SOMEBODY], ids=["root", "plain user"
 named = only(lambda variant: variant.way == "named" and variant.scheme != "tcp")
 with_files = only(
     lambda variant: (
-        variant.id in ("fifo-named", "unix-named", "unix-seqpacket-named", "unix-dgram-named")
+        variant.id
+        in ("fifo-named", "unix-named", "unix-seqpacket-named", "unix-dgram-named", "file-named")
     )
 )
 connecting = only(
@@ -49,7 +50,7 @@ connecting = only(
 def meets_nobody(link: Link) -> bool:
     """Whether the presence beside the name is for processes of one user alone, as `limits` say."""
     peers_of_queues = link.variant.scheme.endswith("mq") and not link.outlives
-    return peers_of_queues or link.address.startswith(("unix-dgram:@", "ring:"))
+    return peers_of_queues or link.address.startswith(("unix-dgram:@", "ring:", "file:"))
 
 
 def open_to_all(link: Link) -> None:
@@ -334,7 +335,7 @@ def test_planted_symlinks_are_not_followed(link: Link, we: User, foreign_user: U
     assert stat.S_IMODE(os.stat(file).st_mode) == 0o640
     owner.say()
     owner.result()
-    assert sorted(os.listdir(directory)) == ["file"]
+    assert sorted(os.listdir(directory)) == (["file", "other"] if link.outlives else ["file"])
 
 
 def modes_of(link: Link) -> dict[str, int]:
@@ -363,7 +364,9 @@ def test_modes_are_exact_under_any_umask(link: Link, umask: int):
     before = os.umask(umask)
     try:
         for mode in (None, 0o640, 0o666):
-            if mode is not None and ("@" in link.address or link.variant.scheme == "ring"):
+            if mode is not None and (
+                "@" in link.address or link.variant.scheme in ("ring", "file")
+            ):
                 continue  # for one user alone
             codec = "pickle" if mode in (None, 0o600) else "msgpack"
             with kin.open_receiver(link.address, mode=mode, codec=codec, timeout=HANG):

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "ring.h"
@@ -286,6 +287,61 @@ close_here(void *memory)
     close_both();
 }
 
+/* ------------------------------------------------------------- a file that nobody has open any more */
+
+/* As after a reboot: of another boot, each lock the one of a thread that is somebody else by now; two messages, and a block that
+ * a dead process had. */
+static void
+fill_and_die(void *memory)
+{
+    struct shared *shared = memory;
+    struct kin_ring_memory *ring = (struct kin_ring_memory *)(void *)shared->ring;
+    struct kin_block block;
+    be_victim(memory);
+    send_message(1);
+    send_message(2);
+    if (!allocate(LONG, &block))
+        violated("there is room");
+    struct kin_mutex_state *locks[] = {&ring->object.guard, &ring->senders.lock, &ring->receivers.lock};
+    for (int i = 0; i < 3; i++)
+        atomic_store(&locks[i]->word, (uint64_t)getppid());
+    ring->object.header.boot_id[0] ^= 1;
+    _exit(0);
+}
+
+static void
+leave_behind(void *memory)
+{
+    int status = -1;
+    pid_t pid = fork();
+    if (pid == 0)
+        fill_and_die(memory);
+    if (waitpid(pid, &status, 0) != pid || status != 0)
+        violated("it can't be prepared");
+}
+
+static void
+adopt(void *memory)
+{
+    if (kin_ring_adopt(memory, ROOM) != KIN_SOUND)
+        violated("it can't be taken over");
+}
+
+static void
+adopt_and_open(void *memory)
+{
+    adopt(memory);
+    be_victim(memory);
+}
+
+static void
+receive_and_have_all(void *memory)
+{
+    if (receive(memory) != 1 || receive(memory) != 2)
+        violated("a message is lost");
+    have_all(memory);
+}
+
 /* --------------------------------------------------------------------------- made, and forked */
 
 static void
@@ -354,6 +410,8 @@ const struct fault_case fault_cases[] = {
     /* It sleeps itself, beside another. */
     {"wait", sizeof(struct shared), fill, be_victim, get_one, receive_here, NULL,
      {{EARLY, be_victim, get_one}, {AFTERWARDS, be_victim, end_one}}},
+    {"adopt", sizeof(struct shared), leave_behind, NULL, adopt, NULL, NULL,
+     {{AFTERWARDS, adopt_and_open, receive_and_have_all}}},
     {"make", sizeof(struct shared), NULL, NULL, open_it, NULL, NULL, {{AFTERWARDS, be_victim, have_all}}},
     {"attach", sizeof(struct shared), prepare_two, NULL, open_it, NULL, check_received,
      {{AFTERWARDS, be_victim, have_all}}},

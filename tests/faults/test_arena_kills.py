@@ -7,6 +7,7 @@ after that                                   the message, whole
 before what he took is committed             it, still there
 after that, reading it where it lies         the block is free; his one message went with him
 before he wakes who sleeps for a block       they are awake
+while he takes over what the dead had         all of it again, for the next
 asleep himself                               the others get what there is
 """
 
@@ -17,16 +18,8 @@ import pytest
 from tests.faults.harness import Build, broken
 
 SOURCES = (
-    *(
-        "ring",
-        "ring_wait",
-        "ring_poll",
-        "arena",
-        "arena_ring",
-        "arena_acknowledge",
-        "arena_wait",
-        "arena_fork",
-    ),
+    *("ring", "ring_wait", "ring_poll", "ring_adopt"),
+    *("arena", "arena_ring", "arena_acknowledge", "arena_wait", "arena_fork"),
     *("members", "members_fork", "watcher"),
     *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
 )
@@ -39,6 +32,7 @@ CASES = {
     "leave": 60,
     "give-back": 60,
     "wait": 120,
+    "adopt": 150,
     "make": 200,
     "attach": 100,
     "join": 300,
@@ -65,6 +59,12 @@ MISTAKES = {
         "error = kin_members_look(&arena->members, KIN_LOOK_TOLD);",
         "error = 0;",
         "give-back",
+    ),
+    "locks of before a reboot are kept": (
+        "ring_adopt",
+        "    kin_mutex_state_repair(&side->lock);\n",
+        "",
+        "adopt",
     ),
     "frames are not looked at": (
         "arena",

@@ -11,8 +11,11 @@ from functools import cache
 
 from kinfolk.channels.contract import Mechanism
 
-#: In the order in which people meet them. `file` has its place here when it comes.
-SCHEMES = ("pipe", "fifo", "unix", "unix-seqpacket", "unix-dgram", "tcp", "mq", "sysv-mq", "ring")
+#: In the order in which people meet them.
+SCHEMES = (
+    *("pipe", "fifo", "unix", "unix-seqpacket", "unix-dgram", "tcp", "mq", "sysv-mq"),
+    *("ring", "file"),
+)
 
 
 @cache
@@ -37,6 +40,8 @@ def load(scheme: str) -> Mechanism:
             from kinfolk.channels.sysv_mq import MECHANISM
         case "ring":
             from kinfolk.channels.ring import MECHANISM
+        case "file":
+            from kinfolk.channels.file import MECHANISM
         case _:
             raise KeyError(scheme)
     return MECHANISM

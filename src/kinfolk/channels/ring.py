@@ -15,23 +15,25 @@ Rules:
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from kinfolk.channels import ring_memory
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import Duplex, Mechanism, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence, presence_path
 from kinfolk.channels.ring_acknowledging import receiver_of
-from kinfolk.channels.ring_transport import RingSender, Terms
+from kinfolk.channels.ring_options import (
+    for_sender,
+    refuse_acknowledging,
+    refuse_others,
+    sizes_of,
+    terms_of,
+)
+from kinfolk.channels.ring_transport import RingSender
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import AddressError, UntrustedPeer
+from kinfolk.errors import AddressError
 from kinfolk.interest import Steps
 from kinfolk.rendezvous import retry
 
-_CAPACITY = 1 << 20
-_SMALLEST, _LARGEST = 1 << 12, 1 << 34
-_ARENA = 256 << 20
-_SMALLEST_ARENA, _LARGEST_ARENA = 1 << 16, 1 << 40
 _LONGEST_NAME = 255
 
 
@@ -52,19 +54,13 @@ class RingMechanism(Mechanism):
                 subject=str(address),
                 remedy="leave lifetime out",
             )
-        if (address.options.mode or 0o600) & 0o077:
-            raise UntrustedPeer(
-                "a ring is for processes of one user",
-                subject=str(address),
-                why="whoever may write to its memory can do with its peers what he likes",
-                remedy="leave mode out, or use unix: or fifo: with codec=msgpack between users",
-            )
+        refuse_others(address)
         return super().completed(address)
 
     def open_receiver(self, address: Address) -> Steps[ReceiveTransport]:
         """Make the ring, or join it as one of its receivers."""
-        name, sizes, subject = _name_of(address), _sizes_of(address), str(address)
-        terms = _terms_of(address)
+        name, sizes, subject = _name_of(address), sizes_of(address), str(address)
+        terms = terms_of(address)
         presence = yield from Presence.join_receiver(
             presence_path("ring", name), if_first=lambda _: ring_memory.forget(name)
         )
@@ -79,31 +75,26 @@ class RingMechanism(Mechanism):
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
         """Wait for a receiver, and join."""
-        name, sizes, subject = _name_of(address), _sizes_of(address), str(address)
-        if address.options.acknowledge is not None:
-            raise AddressError(
-                "acknowledge= is for receivers",
-                subject=subject,
-                remedy="leave it out: senders see it in the ring",
-            )
+        name, sizes, subject = _name_of(address), sizes_of(address), str(address)
+        refuse_acknowledging(address)
         presence = yield from Presence.join_sender(presence_path("ring", name))
         try:
             memory = yield from retry(lambda: ring_memory.open_existing(name, subject))
         except BaseException:
             presence.leave()
             raise
-        return RingSender(memory, presence, name, subject, sizes, _terms_of(address))
+        return RingSender(memory, presence, name, subject, sizes, terms_of(address))
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:
         """Both ends: of the named ring, or of a new one without a name."""
         if address.name:
             receiver = yield from self.open_receiver(address)
             try:
-                return receiver, (yield from self.open_sender(_for_sender(address)))
+                return receiver, (yield from self.open_sender(for_sender(address)))
             except BaseException:
                 receiver.close()
                 raise
-        sizes, subject, terms = _sizes_of(address), str(address), _terms_of(address)
+        sizes, subject, terms = sizes_of(address), str(address), terms_of(address)
         memory = ring_memory.nameless(*sizes)
         try:
             second = Descriptor(os.dup(memory.fileno()), subject)
@@ -144,39 +135,6 @@ def _name_of(address: Address) -> str:
             remedy="write ring:name",
         )
     return name
-
-
-def _for_sender(address: Address) -> Address:
-    return replace(address, options=replace(address.options, acknowledge=None))
-
-
-def _terms_of(address: Address) -> Terms:
-    options = address.options
-    return Terms(options.max_message, options.framing == "raw", bool(options.acknowledge))
-
-
-def _sizes_of(address: Address) -> tuple[int, int]:
-    """Of the ring, and of its arena: powers of two. Raises AddressError."""
-    options = address.options
-    arena = options.arena
-    if arena is None:
-        arena = max(_ARENA, 2 * (options.max_message or 0))
-    capacity = options.capacity or _CAPACITY
-    return (
-        _rounded("a ring", capacity, _SMALLEST, _LARGEST, address),
-        _rounded("an arena", arena, _SMALLEST_ARENA, _LARGEST_ARENA, address),
-    )
-
-
-def _rounded(what: str, wanted: int, smallest: int, largest: int, address: Address) -> int:
-    if wanted > largest:
-        raise AddressError(
-            f"{what} of {wanted} bytes is too large",
-            subject=str(address),
-            why=f"the limit is {largest}",
-            remedy="ask for less, or a smaller max_message",
-        )
-    return max(smallest, 1 << (wanted - 1).bit_length())
 
 
 MECHANISM: Mechanism = RingMechanism()

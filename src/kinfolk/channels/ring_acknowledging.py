@@ -12,7 +12,8 @@ from kinfolk._native import Ring
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Message
 from kinfolk.channels.presence import Presence
-from kinfolk.channels.ring_transport import RingReceiver, Terms
+from kinfolk.channels.ring_options import Terms
+from kinfolk.channels.ring_transport import RingReceiver
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import Unsupported
 from kinfolk.interest import Interest
@@ -78,7 +79,7 @@ class AcknowledgingReceiver(RingReceiver):
 
 def receiver_of(
     memory: Descriptor,
-    presence: Presence,
+    presence: Presence | None,
     name: str,
     subject: str,
     sizes: tuple[int, int],

@@ -18,11 +18,17 @@ from kinfolk.errors import (
 )
 from kinfolk.sync.findings import Finding
 
+_LIFETIME = (
+    "Nobody's exit is an end: the file and what is in it stay until unlink().",
+    "What was sent is on the disk when the machine goes down in order; before a power cut, as far as fsync(2) of the file has come.",
+)
 
-def limits_of(native: Ring, wanted: int | None) -> Limits:
-    """Of a ring that is open; ``wanted`` bytes in a message at most."""
+
+def limits_of(native: Ring, wanted: int | None, *, presence: bool) -> Limits:
+    """Of a ring that is open; ``wanted`` bytes in a message at most. Without ``presence`` it is a file."""
     return Limits(
-        "ring",
+        "ring" if presence else "file",
+        presence=presence,
         max_message=min(native.most_in_block, native.most_in_block if wanted is None else wanted),
         capacity=native.capacity + native.arena,
         receivers="many",
@@ -35,7 +41,18 @@ def limits_of(native: Ring, wanted: int | None) -> Limits:
             "fileno() takes an inotify instance, of which a user has 128 by default; without one a task waits in a helper thread.",
             "A process that is stopped in the middle of a call holds up those who do the same.",
             "For processes of one user, in one pid namespace.",
+            *(() if presence else _LIFETIME),
         ),
+    )
+
+
+def cut_short(subject: str, size: int) -> CorruptChannel:
+    """The error for a ring that does not fit into its file any more."""
+    return CorruptChannel(
+        "this ring can't be used",
+        subject=subject,
+        why=f"its file was made shorter, to {size} bytes",
+        remedy="remove the file; what was in it is lost",
     )
 
 
@@ -46,6 +63,8 @@ def refusal(found: int, subject: str) -> KinfolkError:
             why = "another version of kinfolk made it"
         case Finding.OTHER_NAMESPACE:
             why = "it belongs to another pid namespace, where thread ids mean something else"
+        case Finding.OTHER_BOOT:
+            why = "another machine has it open, or it was overwritten"
         case Finding.OTHER_TERMS:
             return UsageError(
                 "this ring was made on other terms",
@@ -94,6 +113,9 @@ def _meaning(
             remedy=limits.too_big_remedy,
         )
     if error.errno == errno.ENOSPC:
+        size = os.fstat(memory).st_size
+        if size < sum(Ring.sizes(native.capacity, native.arena)[1:]):
+            return cut_short(subject, size)
         room = os.fstatvfs(memory)
         return NoSpace(
             "there is no memory for a block",

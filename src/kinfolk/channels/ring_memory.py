@@ -24,6 +24,7 @@ import sys
 from kinfolk import runtime_directory
 from kinfolk._native import Ring
 from kinfolk.channels.presence import presence_path
+from kinfolk.channels.ring_limits import cut_short
 from kinfolk.channels.trust import check_object
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel
@@ -33,7 +34,7 @@ from kinfolk.rendezvous import NotYet
 from kinfolk.watcher import core
 
 #: What comes before the bytes of a ring (native/ring_layout.h).
-_HEAD = 4096
+HEAD = 4096
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
@@ -104,7 +105,7 @@ def open_existing(name: str, subject: str) -> Descriptor:
     try:
         status = os.fstat(number)
         check_object(status.st_uid, status.st_mode, "pickle", subject, receiving=True)
-        if not stat.S_ISREG(status.st_mode) or status.st_size <= _HEAD:
+        if not stat.S_ISREG(status.st_mode) or status.st_size <= HEAD:
             raise CorruptChannel("this is no ring", subject=subject, remedy="remove the file")
     except BaseException:
         memory.close()
@@ -119,8 +120,10 @@ def forget(name: str) -> None:
 
 
 def mapped(memory: Descriptor) -> mmap.mmap:
-    """All of it, for reading and writing. Raises OSError."""
+    """All of it, for reading and writing. Raises CorruptChannel, OSError."""
     size = os.fstat(memory.fileno()).st_size
+    if size <= HEAD:
+        raise cut_short(memory.name, size)
     if sys.version_info >= (3, 13):
         return mmap.mmap(memory.fileno(), size, trackfd=False)
     return mmap.mmap(memory.fileno(), size)

@@ -19,7 +19,7 @@ import select
 from kinfolk._native import Ring, Watch
 from kinfolk.channels.presence import Presence
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import KinfolkError, LimitReached
+from kinfolk.errors import Closed, KinfolkError, LimitReached
 from kinfolk.helper_threads import BlockingCall
 from kinfolk.interest import Interest
 from kinfolk.watcher import watching
@@ -30,7 +30,7 @@ _FULL = 2**64 - 2  # eventfd(2): nothing can be added
 class Polling:
     """The descriptor that is readable when there is news. By one operation of its end at a time."""
 
-    def __init__(self, native: Ring, presence: Presence, subject: str) -> None:
+    def __init__(self, native: Ring, presence: Presence | None, subject: str) -> None:
         """Of an open end."""
         self._native, self._presence, self._subject = native, presence, subject
         self._made: Descriptor | None = None
@@ -65,7 +65,8 @@ class Polling:
             return Interest(call=call)
         if self.settle():
             return Interest(again_in=0)
-        return Interest(readable=(number,), hangup=(self._presence.fileno(),))
+        hangup = () if self._presence is None else (self._presence.fileno(),)
+        return Interest(readable=(number,), hangup=hangup)
 
     def close(self) -> None:
         """Give it back."""
@@ -128,6 +129,8 @@ def _fill(number: int) -> None:
 
 
 def _refused(error: OSError, subject: str) -> OSError | KinfolkError:
+    if error.errno == errno.EBADF:
+        return Closed("this end is closed", subject=subject)
     if error.errno not in {errno.EMFILE, errno.ENOSPC}:
         return error
     return LimitReached(

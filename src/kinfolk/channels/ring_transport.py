@@ -1,4 +1,4 @@
-"""Messages through a ring in shared memory (native/ring.c), for `ring:`.
+"""Messages through a ring in shared memory (native/ring.c), for `ring:` and `file:`.
 
     end ── shortcuts: at once, or after a short spin ──────────> native Ring ──> shared memory
      └──── turnstile, steps ──> RingSender, RingReceiver ─────────┘ │
@@ -15,25 +15,22 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from kinfolk._native import Block, Ring, Watch, object_maker
-from kinfolk.channels import ring_memory
+from kinfolk.channels import ring_file, ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.channels.ring_blocks import BlockWait, RingRoom
 from kinfolk.channels.ring_limits import failure, limits_of, refusal
+from kinfolk.channels.ring_options import Terms
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import (
-    BrokenChannel,
-    EndOfChannel,
-    KinfolkError,
-    Unsupported,
-)
+from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError, Unsupported
 from kinfolk.interest import Interest, Steps
 from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
@@ -47,17 +44,6 @@ _MOST_PIECES = 512
 _LONG = 64 << 10
 
 
-class Terms(NamedTuple):
-    """What an end was asked to be."""
-
-    #: bytes in the largest message, if that is less than fit
-    most: int | None = None
-    #: whether messages are bare bytes
-    raw: bool = False
-    #: whether who receives a message has to acknowledge it
-    acknowledge: bool = False
-
-
 class _RingEnd:
     """What both directions do alike; also the call that blocks."""
 
@@ -67,7 +53,7 @@ class _RingEnd:
     def __init__(
         self,
         memory: Descriptor,
-        presence: Presence,
+        presence: Presence | None,
         name: str,
         subject: str,
         sizes: tuple[int, int],
@@ -75,7 +61,7 @@ class _RingEnd:
     ) -> None:
         """Take over the memory and the membership, also when it raises.
 
-        ``sizes`` of the ring and its arena, should it not be made yet.
+        Without a ``presence`` nobody's exit is an end, and ``name`` is the path of a file. ``sizes`` of the ring and its arena, should it not be made yet.
         """
         self._memory, self._presence, self._name = memory, presence, name
         self._subject, self._terms, self._native = subject, terms, Ring(self.sends)
@@ -84,13 +70,9 @@ class _RingEnd:
         self._unwatched: OSError | KinfolkError | None = None
         self._polling = Polling(self._native, presence, subject)
         try:
-            mapped, number = ring_memory.mapped(memory), memory.fileno()
-            found = self._native.open(mapped, number, *sizes, terms.acknowledge, core())
-            if found == Finding.BEING_MADE:
-                raise being_made(object_maker(mapped, 0), "ring", subject)
-            if found != Finding.SOUND:
-                raise refusal(found, subject)
-            self.limits = limits_of(self._native, terms.most)
+            if (error := self._open(sizes)) is not None:
+                raise error
+            self.limits = limits_of(self._native, terms.most, presence=presence is not None)
             # Where messages are acknowledged, all of them are in blocks.
             self._inline = -1 if self._native.acknowledged else min(_LONG, self._native.most)
             self._known = self._native.alarms
@@ -98,25 +80,32 @@ class _RingEnd:
             self.close()
             raise
 
+    def _open(self, sizes: tuple[int, int]) -> KinfolkError | None:
+        # Not raised here: the error would keep the mapping, and so the lock of a file.
+        mapped, number = ring_memory.mapped(self._memory), self._memory.fileno()
+        found = self._native.open(mapped, number, *sizes, self._terms.acknowledge, core())
+        if found == Finding.BEING_MADE:
+            return being_made(object_maker(mapped, 0), "ring", self._subject)
+        return None if found == Finding.SOUND else refusal(found, self._subject)
+
     # ── who is there ─────────────────────────────────────────────────────────────────────────
 
     def _others_gone(self) -> bool:
+        presence = self._presence
         try:
-            self._watch_others()
+            if presence is not None:
+                self._watch_others(presence)
             self._unwatched = None
             self._native.look()
-        except (
-            OSError,
-            KinfolkError,
-        ) as error:  # then each call looks who is there, and none sleeps
-            self._unwatched = error
+        except (OSError, KinfolkError) as error:
+            self._unwatched = error  # then each call looks who is there, and none sleeps
         self._known = self._native.alarms
-        gone = self._presence.others_gone()
+        gone = presence is not None and presence.others_gone()
         if gone:
             self._native.alarm()  # and it stays news: no shortcut is taken
         return gone
 
-    def _watch_others(self) -> None:
+    def _watch_others(self, presence: Presence) -> None:
         """Have the alarm sound when the other side has gone. It sounds once, and not in a forked copy."""
         since = (self._native.alarms, os.getpid())
         if since == self._watched_since:
@@ -124,7 +113,7 @@ class _RingEnd:
         if self._watch is not None:
             self._watch.leave()
             self._watched_since = None
-        self._watch = watching(self._presence.fileno(), waker=self._native.waker)
+        self._watch = watching(presence.fileno(), waker=self._native.waker)
         self._watched_since = since
 
     # ── waiting: a BlockingCall ──────────────────────────────────────────────────────────────
@@ -161,12 +150,14 @@ class _RingEnd:
         return self._native.depth
 
     def unlink(self) -> None:
-        """Its last peer removes the name."""
-        raise Unsupported(
-            "a ring's name goes with its last peer",
-            subject=self._subject,
-            remedy="close it: that is all",
-        )
+        """Remove the name of a file; that of another ring goes with its last peer."""
+        if self._presence is not None:
+            raise Unsupported(
+                "a ring's name goes with its last peer",
+                subject=self._subject,
+                remedy="close it: that is all",
+            )
+        ring_file.unlink(self._memory, self._name, self._subject)
 
     def close(self) -> None:
         """Leave; the last peer removes the memory's name."""
@@ -174,11 +165,10 @@ class _RingEnd:
             self._watch.leave()
             self._watch = None
         self._polling.close()
-        self._presence.leave(self._forget)
-        try:
+        if self._presence is not None:
+            self._presence.leave(self._forget)
+        with contextlib.suppress(OSError):  # it was never opened
             self._native.depart()
-        except OSError:
-            pass  # it was never opened
         self._native.close()
         self._memory.close()
 
@@ -188,11 +178,12 @@ class _RingEnd:
 
     def passable(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """The same end in another process."""
+        held = self._presence
+        membership = (None, None) if held is None else (Passed(held.fileno()), held.path)
         return rebuilt, (
             type(self),
             Passed(self._memory.fileno()),
-            Passed(self._presence.fileno()),
-            self._presence.path,
+            *membership,
             self._name,
             self._subject,
             (self._native.capacity, self._native.arena),
@@ -271,12 +262,18 @@ class RingSender(_RingEnd, SendTransport):
 
     def reserve_now(self, size: int) -> RingRoom | None:
         """A block if one can be had at once, and nobody is inside the end."""
-        block = self._native.allocate_now(size) if size <= self.limits.max_message else None
+        try:
+            block = self._native.allocate_now(size) if size <= self.limits.max_message else None
+        except OSError as error:
+            self._refused(error)
         return None if block is None else RingRoom(self, block)
 
     def put_block_now(self, kind: int, block: Block) -> bool:
         """Send it if that takes no wait, and nobody is inside the end."""
-        return self._native.put_block_now(kind, block)
+        try:
+            return self._native.put_block_now(kind, block)
+        except OSError as error:
+            self._refused(error)
 
     def _allocated(self, size: int) -> Steps[Block]:
         try:
@@ -328,7 +325,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
 
     def hangups(self) -> tuple[int, ...]:
         """The presence of the senders."""
-        return (self._presence.fileno(),)
+        return () if self._presence is None else (self._presence.fileno(),)
 
     def buffered(self) -> bool:
         """Whether a message is there; the descriptor is silent until there is another."""
@@ -372,14 +369,17 @@ class RingReceiver(_RingEnd, ReceiveTransport):
         """End, as every sender has gone; or the message that the last one sent between two looks."""
         last: list[Message] = []
 
+        presence = self._presence
+        assert presence is not None  # else nobody is missed
+
         def found() -> bool:
-            if not self._presence.others_gone():
+            if not presence.others_gone():
                 return True
             if (message := self._take()) is not None:
                 last.append(message)
             return bool(last)
 
-        self._ended = self._may_end() and self._presence.end(found, self._forget)
+        self._ended = self._may_end() and presence.end(found, self._forget)
         if self._ended:
             raise EndOfChannel("every sender has gone", subject=self._subject)
         return last[0] if last else None
@@ -388,7 +388,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
 def rebuilt(
     kind: type[RingSender] | type[RingReceiver],
     memory: int,
-    member: int,
+    member: int | None,
     path: str | None,
     name: str,
     subject: str,
@@ -396,5 +396,5 @@ def rebuilt(
     terms: tuple[int | None, bool, bool],
 ) -> RingSender | RingReceiver:
     """An end that came from another process, or a clone."""
-    presence = Presence.passed(member, path)
+    presence = None if member is None else Presence.passed(member, path)
     return kind(Descriptor(memory, subject), presence, name, subject, sizes, Terms(*terms))

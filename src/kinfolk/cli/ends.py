@@ -30,6 +30,8 @@ BYTE_STREAMS = frozenset({"pipe", "fifo", "unix", "tcp"})
 TWO_WAY = frozenset({"unix", "unix-seqpacket", "tcp"})
 #: Nothing tells a receiver of bare messages that the last sender has gone.
 WITHOUT_END = frozenset({"unix-dgram", "mq", "sysv-mq"})
+#: Names that outlive everybody unless told otherwise.
+LASTING = frozenset({"mq", "sysv-mq", "file"})
 
 Sending = kin.Sender | kin.Connection
 Receiving = kin.Receiver | kin.Connection
@@ -71,7 +73,7 @@ def has_boundaries(address: str, style: Style) -> bool:
 def never_ends(address: str, style: Style) -> bool:
     """Whether a receiver is never told that everything has come, whoever leaves."""
     scheme, there = scheme_of(address), options_in(address)
-    lasting = there.get("lifetime", "name" if scheme in ("mq", "sysv-mq") else "peers") == "name"
+    lasting = there.get("lifetime", "name" if scheme in LASTING else "peers") == "name"
     if style is Style.CHECKED:
         return False
     return lasting or (style is Style.RAW and scheme in WITHOUT_END)

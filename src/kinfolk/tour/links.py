@@ -116,6 +116,9 @@ def _links_of(scheme: str, directory: str, ending: bool) -> list[Link]:
             return [Link(scheme, f"mq:/{unused_name()}{lifetime}", elsewhere=True)]
         case "sysv-mq":
             return [Link(scheme, f"sysv-mq:{unused_key()}{lifetime}", elsewhere=True)]
+        case "file":
+            # It has no end, whatever one says.
+            return [] if ending else [Link(scheme, f"file:{directory}/ring")]
         case "tcp":
             return [Link(scheme, f"tcp:127.0.0.1:{unused_port()}")]
         case "ring":

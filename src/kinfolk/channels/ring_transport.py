@@ -28,12 +28,7 @@ from kinfolk.channels.ring_blocks import BlockWait, RingRoom
 from kinfolk.channels.ring_limits import failure, limits_of, refusal
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import (
-    BrokenChannel,
-    EndOfChannel,
-    KinfolkError,
-    Unsupported,
-)
+from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError, Unsupported
 from kinfolk.interest import Interest, Steps
 from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
@@ -211,6 +206,7 @@ class RingSender(_RingEnd, SendTransport):
 
     def fileno(self) -> int:
         """Writable when there is room for what takes no block."""
+        self._memory.fileno()  # Closed, when it is
         if self._room is None:
             self._room = Room(self._polling)
         return self._room.fileno()
@@ -324,6 +320,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
 
     def fileno(self) -> int:
         """Readable when there is news."""
+        self._memory.fileno()  # Closed, when it is
         return self._polling.fileno()
 
     def hangups(self) -> tuple[int, ...]:

@@ -20,6 +20,8 @@ import kinfolk as kin
 from tests import leak_check, shares
 from tests.other_user import User, nobody, why_no_other_user
 
+_share = shares.take_directory()  # before anything starts a thread
+
 hypothesis.settings.register_profile("kinfolk", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("kinfolk")
 
@@ -36,7 +38,6 @@ def _import_with_signals_blocked(name: str) -> None:
 # NumPy, once imported, keeps threads for linear algebra. Here, for some test modules import it when they are collected.
 _import_with_signals_blocked("numpy")
 
-_share = shares.take_directory()
 _numbers = itertools.count()
 _checks: list[leak_check.LeakCheck] = []
 

@@ -61,8 +61,8 @@ MISTAKES = {
     ),
     "who receives a block does not hold it": (
         "arena_ring.c",
-        "    kin_arena_hold(arena, row, block);\n    return 0;",
-        "    (void)row;\n    block->forks = kin_robust_forks();\n    return 0;",
+        "    else\n        kin_arena_hold(arena, row, block);\n    return 0;",
+        "    block->forks = kin_robust_forks();\n    return 0;",
         "blocks",
     ),
     "how long a block is, is believed": (

@@ -202,6 +202,7 @@ class RingSender(_RingEnd, SendTransport):
 
     def fileno(self) -> int:
         """Writable when there is room for what takes no block."""
+        self._memory.fileno()  # Closed, when it is
         if self._room is None:
             self._room = Room(self._polling)
         return self._room.fileno()
@@ -321,6 +322,7 @@ class RingReceiver(_RingEnd, ReceiveTransport):
 
     def fileno(self) -> int:
         """Readable when there is news."""
+        self._memory.fileno()  # Closed, when it is
         return self._polling.fileno()
 
     def hangups(self) -> tuple[int, ...]:

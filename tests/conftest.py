@@ -79,6 +79,12 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
         check.note(nodeid)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        spare_the_collector()
+
+
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if _share is None or session.config.option.collectonly or session.testsfailed:
         return None
@@ -92,8 +98,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Many tests collect garbage, and in a forked child each look at an old object copies its page. What
-    # pytest holds from here on is no garbage of theirs.
+    spare_the_collector()
+
+
+def spare_the_collector() -> None:
+    """Have it never look again at what is there now.
+
+    Many tests collect garbage, and in a forked child each look at an old object copies its page. What pytest holds after
+    its collection, and what it has written down after each module, is no garbage of theirs.
+    """
     gc.collect()
     gc.freeze()
 

@@ -123,6 +123,7 @@ def _tcp(query: str) -> Callable[[Place], str]:
     return lambda place: f"tcp:127.0.0.1:{place.port()}?codec=msgpack{query}"
 
 
+_ROUND = "?capacity=256K"  # once around it, all of a ring's memory has been touched
 _SMALL = "&capacity=256K"  # what TCP buffers by default are megabytes to be filled each time
 
 
@@ -206,13 +207,13 @@ TABLE: dict[str, list[Variant]] = {
     "ring": _variants(
         "ring",
         {
-            "named": {"": lambda place: f"ring:{place.name()}"},
-            "channel": {"": _bare("ring:")},
+            "named": {"": lambda place: f"ring:{place.name()}{_ROUND}"},
+            "channel": {"": _bare(f"ring:{_ROUND}")},
             "pair": {"": _bare("ring:")},
         },
     ),
     "file": _variants(
         "file",
-        {"named": {"": _path("file", "?capacity=256K&arena=16M")}, "channel": {"": _path("file")}},
+        {"named": {"": _path("file", f"{_ROUND}&arena=16M")}, "channel": {"": _path("file")}},
     ),
 }

@@ -23,7 +23,7 @@ import pytest
 
 import kinfolk as kin
 from tests.conformance.peers import HANG, Peers
-from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_memory
+from tests.namespaces import CLONE_NEWNS, in_namespaces, mount_memory
 
 SMALL = "?capacity=4096&arena=64K"
 MOST = 32 << 10

@@ -20,7 +20,7 @@ from kinfolk.watcher import core
 from tests.conformance.peers import HANG, Peers, state, until
 from tests.leaks.cycles import growth
 from tests.other_user import User
-from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
+from tests.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
 
 PAGE = 4096
 SIZES = "capacity=4096&arena=64K"

@@ -1,0 +1,144 @@
+"""The program that measures one case once: ``python -m kinfolk.bench.stage ORDER``, in a process that has done nothing before.
+
+    runner ── ORDER (JSON, an argument) ──> stage ── fork ──> the participants
+           <── Outcome (JSON, a line) ──────
+
+    lay the wiring, fork ─> all open their ends ─> one message ─> warm up ─> measure ─> memory
+
+Rules:
+1. A fresh interpreter for each case and round: nothing of another case is in its caches, its allocator or its threads.
+2. The stage itself sleeps while it measures. What it would do beside, would be measured too.
+3. Standard output is the runner's: whatever a library prints goes to standard error.
+4. How many messages there are is found out once, in the first round, and is then the same for all: a case whose rounds have different
+   lengths has rounds that can't be compared.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+
+import msgspec
+
+from kinfolk.bench import round_trips, streams
+from kinfolk.bench.cases import Outcome, Order
+from kinfolk.bench.participants import Broken, Cast, failure_of
+from kinfolk.bench.sizes import Shape
+from kinfolk.bench.subject import Subject, Terms, TwoWays, Wiring
+from kinfolk.bench.subjects import find
+
+#: Messages of one round, however fast they are: samples are kept in memory.
+_MOST = 2_000_000
+
+#: The first look at how long it takes may be this part of the whole.
+_LOOK = 0.1
+
+#: The part of the messages that warms up when their number is known.
+_WARM = 0.1
+
+
+def perform(order: Order) -> Outcome:
+    """Measure. Failures are outcomes too."""
+    try:
+        return _perform(order)
+    except Broken as broken:
+        return Outcome(failure=broken.failure)
+    except Exception as error:  # whatever a peer raises: it is the result
+        return Outcome(failure=failure_of(error))
+
+
+def _perform(order: Order) -> Outcome:
+    case = order.case
+    subject = find(case.subject)
+    terms = Terms(
+        size=case.size,
+        shape=Shape(case.senders, case.receivers),
+        directory=order.directory,
+        name=order.name,
+        objects=case.workload == "arrays",
+    )
+    subject.check(terms)
+    begun = time.monotonic_ns()
+    if subject.module:
+        __import__(subject.module)
+    imported = time.monotonic_ns()
+    wiring = _lay(subject, terms, both_ways=case.workload == "round trip")
+    try:
+        with Cast(order.placement) as cast:
+            if isinstance(wiring, TwoWays):
+                round_trips.start(cast, wiring, case)
+            elif case.workload == "arrays":
+                streams.start_arrays(cast, wiring, case)
+            else:
+                streams.start(cast, wiring, case)
+            wiring.leave()
+            cast.opened()
+            opened = time.monotonic_ns()
+            cast.play(1)
+            arrived = time.monotonic_ns()
+            if case.workload == "start-up":
+                moments = begun, imported, opened, arrived
+                steps = [(b - a) / 1e6 for a, b in zip(moments, moments[1:], strict=False)]
+                return Outcome(dict(zip(("import", "open", "first"), steps, strict=True)), count=1)
+            return _measured(cast, order)
+    finally:
+        wiring.remove()
+
+
+def _lay(subject: Subject, terms: Terms, *, both_ways: bool) -> Wiring | TwoWays:
+    if not both_ways:
+        return subject.lay(terms)
+    return TwoWays(subject.lay(terms), subject.lay(replace(terms, name=f"{terms.name}b")))
+
+
+def _measured(cast: Cast, order: Order) -> Outcome:
+    count = order.count
+    if count is None:
+        count = _fitting(cast, order.seconds)
+    else:
+        cast.play(max(1, int(count * _WARM)))
+    played = cast.play(count)
+    case = order.case
+    if case.workload == "round trip":
+        outcome = round_trips.outcome(played)
+    else:
+        outcome = streams.outcome(played, case)
+    outcome.metrics["memory"] = float(cast.memory())
+    return outcome
+
+
+def _fitting(cast: Cast, seconds: float) -> int:
+    """How many messages of each sender take so long: ever more of them, until it can be told.
+
+    The faster of two tries counts: one interruption by the machine must not make a short round of it.
+    """
+    count = 1
+    while True:
+        took = min(_seconds_of(cast, count), _seconds_of(cast, count))
+        if took >= seconds * _LOOK or count >= _MOST:
+            return max(1, min(_MOST, int(count * seconds / max(took, 1e-9))))
+        count = min(_MOST, count * 4)
+
+
+def _seconds_of(cast: Cast, count: int) -> float:
+    begun = time.monotonic()
+    cast.play(count)
+    return time.monotonic() - begun
+
+
+def main() -> int:
+    """Read the order, measure, say what was found."""
+    order = msgspec.json.decode(sys.argv[1], type=Order)
+    line = os.dup(1)
+    os.dup2(2, 1)
+    outcome = perform(order)
+    rest = memoryview(msgspec.json.encode(outcome) + b"\n")
+    while rest:
+        rest = rest[os.write(line, rest) :]
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

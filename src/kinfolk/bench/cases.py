@@ -104,5 +104,5 @@ class Outcome(msgspec.Struct):
     #: each round trip in nanoseconds, where there are such; array of native 64-bit numbers
     samples: bytes = b""
     failure: Failure | None = None
-    #: CPU seconds of all its processes
+    #: CPU seconds of the stage and its participants, from their start to their end
     cpu: float = 0.0

@@ -7,7 +7,7 @@ Rules:
 1. A participant opens its end, says so, and then does what it is told, again and again, until the line ends.
 2. One that fails says why in a line and ends. One that dies is noticed by the end of its line.
 3. The stage waits for all at once: the failure of one is heard while another hangs because of it.
-4. All are killed and reaped when the stage leaves, however it leaves.
+4. All are reaped when the stage leaves. When all went well they close their ends first, as programs do; else they are killed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import struct
+import time
 import traceback
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,9 @@ import kinfolk as kin
 from kinfolk.bench.accounting import Usage, resident_bytes
 from kinfolk.bench.cases import Failure
 from kinfolk.bench.placement import Placement, place
+
+#: Seconds that participants have to close their ends.
+_LEAVE = 2.0
 
 _LENGTH = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
@@ -40,6 +44,9 @@ class Part(Protocol):
 
     def play(self, count: int) -> Usage:
         """Send, take or ask so often."""
+
+    def close(self) -> None:
+        """Close its ends."""
 
 
 class Member(NamedTuple):
@@ -69,12 +76,17 @@ class Cast:
     def __enter__(self) -> Cast:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for member in self._members:
-            os.kill(member.pid, signal.SIGKILL)
+            os.close(member.commands)
+        until = time.monotonic() + (_LEAVE if kind is None else 0)
+        for member in self._members:
+            # Its last report is the end of the line; who does not come to it hangs.
+            patience = max(0.0, until - time.monotonic())
+            if not select.select([member.reports], [], [], patience)[0] or kind is not None:
+                os.kill(member.pid, signal.SIGKILL)
         for member in self._members:
             os.waitpid(member.pid, 0)
-            os.close(member.commands)
             os.close(member.reports)
         self._members.clear()
 
@@ -165,6 +177,7 @@ def _live(part: Part, commands: int, says: int) -> int:
         while command := _read(commands, _LENGTH.size):
             count = _LENGTH.unpack(command)[0]
             _say(says, part.play(count) if count else max(0, resident_bytes() - before))
+        part.close()
     except Exception as error:  # whatever a peer raises: it is the result
         with contextlib.suppress(OSError):
             _say(says, None, failure_of(error))

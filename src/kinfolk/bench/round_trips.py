@@ -35,6 +35,12 @@ class Client:
         return meter.stop(count, times.tobytes())
 
 
+    def close(self) -> None:
+        """Both."""
+        self._outlet.close()
+        self._inlet.close()
+
+
 class Server:
     """Sends back."""
 
@@ -50,6 +56,11 @@ class Server:
         meter = Meter()
         answer(self._outlet.send, self._inlet.take, count)
         return meter.stop(count)
+
+    def close(self) -> None:
+        """Both."""
+        self._outlet.close()
+        self._inlet.close()
 
 
 def start(cast: Cast, ways: TwoWays, case: Case) -> None:
@@ -74,5 +85,4 @@ def outcome(played: dict[str, list[Usage]]) -> Outcome:
         },
         count=count,
         samples=client.samples,
-        cpu=(client.cpu + server.cpu) / 1e9,
     )

@@ -16,6 +16,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from dataclasses import replace
@@ -42,11 +43,15 @@ _WARM = 0.1
 def perform(order: Order) -> Outcome:
     """Measure. Failures are outcomes too."""
     try:
-        return _perform(order)
+        outcome = _perform(order)
     except Broken as broken:
-        return Outcome(failure=broken.failure)
+        outcome = Outcome(failure=broken.failure)
     except Exception as error:  # whatever a peer raises: it is the result
-        return Outcome(failure=failure_of(error))
+        outcome = Outcome(failure=failure_of(error))
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    usages = [resource.getrusage(kind) for kind in kinds]
+    outcome.cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return outcome
 
 
 def _perform(order: Order) -> Outcome:

@@ -75,6 +75,10 @@ class Sender:
             time.sleep(_STOP_AGAIN)
         return usage
 
+    def close(self) -> None:
+        """Its end."""
+        self._outlet.close()
+
 
 class Receiver:
     """One of the receiving processes."""
@@ -102,6 +106,10 @@ class Receiver:
         self._before += tags.total()
         self._tally.finish(self._number, self._phase)
         return meter.stop(tags.total(), _packed(tags), last)
+
+    def close(self) -> None:
+        """Its end."""
+        self._inlet.close()
 
     def _enough(self, taken: int) -> bool:
         assert self._tally is not None
@@ -138,7 +146,6 @@ def outcome(played: dict[str, list[Usage]], case: Case) -> Outcome:
             "faults": sum(each.faults for each in everybody) / count,
         },
         count=count,
-        cpu=sum(each.cpu for each in everybody) / 1e9,
     )
 
 

@@ -66,7 +66,16 @@ class _Service(Wiring):
             held[-1] = sample  # it is read where it lies, and given back with the next one
             return in_place(sample.payload_ptr)
 
-        return Inlet(take)
+        def close() -> None:
+            held[-1] = None
+            for port in (subscriber, listener):
+                if port is not None:
+                    port.delete()
+
+        return Inlet(take, close=close)
+
+    def remove(self) -> None:
+        self._node().try_cleanup_dead_nodes()  # what processes that were killed have left
 
     def outlet(self, number: int) -> Outlet:
         import iceoryx2 as iox2
@@ -81,7 +90,7 @@ class _Service(Wiring):
         )
         notifier = self._arrivals(node).notifier_builder().create() if self._events else None
         loan, size = publisher.loan_slice_uninit, self._terms.size
-        held = (node, service, publisher)
+        held = [node, service]
 
         def send(data: Any) -> None:
             sample = loan(size)
@@ -93,8 +102,14 @@ class _Service(Wiring):
         while not service.dynamic_config.number_of_subscribers:
             pass  # what is published before somebody subscribes, nobody gets
         publisher.update_connections()
-        del held
-        return Outlet(send)
+
+        def close() -> None:
+            held.clear()
+            for port in (publisher, notifier):
+                if port is not None:
+                    port.delete()
+
+        return Outlet(send, close)
 
 
 _MEETS = frozenset({"unrelated", "c-peers"})

@@ -1,6 +1,6 @@
 """subetha: rings of slots in a mapped file. SpscRing is polled; Channel blocks, and carries less than a slot.
 
-Both have slots of 64 bytes. An end that waits for a SpscRing asks again and again, as its own benchmark does; one that waits for a
+Both have slots of 64 bytes; a ring gives back all of a slot, of which the message is the beginning. An end that waits for a SpscRing asks again and again, as its own benchmark does; one that waits for a
 Channel sleeps in it.
 """
 
@@ -14,7 +14,7 @@ from kinfolk.bench.subject import Inlet, Outlet, Subject, Terms, Wiring
 _CAPACITY = 1024
 
 #: Bytes in the largest message of each, of slots of 64.
-_IN_RING, _IN_CHANNEL = 56, 52
+_IN_RING, _IN_CHANNEL = 64, 52
 
 _BATCH = 256
 
@@ -24,6 +24,7 @@ class _Ring(Wiring):
         import subetha
 
         self._path = os.path.join(terms.directory, terms.name)
+        self._size = terms.size
         subetha.SpscRing(self._path, _CAPACITY)
 
     def _open(self) -> Any:
@@ -33,17 +34,19 @@ class _Ring(Wiring):
 
     def inlet(self, number: int) -> Inlet:
         ring = self._open()
-        pop, pop_many = ring.pop, ring.pop_many
+        pop, pop_many, size = ring.pop, ring.pop_many, self._size
 
         def take() -> bytes:
+            data: bytes | None
             while (data := pop()) is None:
                 pass
-            return bytes(data)
+            return data[:size]
 
         def take_many() -> list[bytes]:
+            batch: list[bytes]
             while not (batch := pop_many(_BATCH)):
                 pass
-            return list(batch)
+            return [data[:size] for data in batch]
 
         return Inlet(take, take_many)
 
@@ -77,12 +80,14 @@ class _Channel(Wiring):
         receive, receive_many = channel.recv_for, channel.recv_many
 
         def take() -> bytes:
+            data: bytes | None
             while (data := receive(1.0)) is None:
                 pass
-            return bytes(data)
+            return data
 
         def take_many() -> list[bytes]:
-            return list(receive_many(_BATCH)) or [take()]
+            batch: list[bytes] = receive_many(_BATCH)
+            return batch or [take()]
 
         return Inlet(take, take_many)
 

@@ -1,0 +1,157 @@
+"""Results as tables: the rows are subjects, the columns cases that differ in nothing else; for the terminal, Markdown and HTML alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from kinfolk.bench.cases import METRICS, Case
+from kinfolk.bench.results import Document, Result, in_order
+from kinfolk.bench.sizes import Shape, format_size
+
+
+class Cell(NamedTuple):
+    """One figure."""
+
+    text: str
+    #: the best of its column, among those that wait in the same way
+    best: bool = False
+    #: more of it, for who asks: the spread, or why there is none
+    note: str = ""
+
+
+class Row(NamedTuple):
+    """A subject."""
+
+    subject: str
+    cells: list[Cell]
+
+
+class Table(NamedTuple):
+    """A workload."""
+
+    title: str
+    columns: list[str]
+    rows: list[Row]
+
+
+def number(value: float | None) -> str:
+    """Three digits that count, as people read them."""
+    if value is None:
+        return "–"
+    if value != 0 and abs(value) < 0.01:
+        return f"{value:.2g}"
+    if abs(value) >= 1_000:
+        digits = len(f"{abs(value):.0f}")
+        return f"{round(value, 3 - digits):,.0f}"
+    return f"{value:.3g}"
+
+
+def tables(document: Document) -> Iterator[Table]:
+    """All of a run's, the main figure of each case."""
+    results = in_order(document.results)
+    for workload in dict.fromkeys(result.case.workload for result in results):
+        those = [result for result in results if result.case.workload == workload]
+        for metric in _metrics(those):
+            columns = list(dict.fromkeys(_column(result.case) for result in those))
+            rows = _rows(document, those, columns, metric)
+            yield Table(_title(workload, metric), [_heading(c, columns) for c in columns], rows)
+        if tails := [result for result in those if result.tail]:
+            yield _tail_table(tails)
+
+
+_Column = tuple[str, int, int, int, int]
+
+
+def _column(case: Case) -> _Column:
+    return case.variant, case.senders, case.receivers, case.size, case.grows
+
+
+def _heading(column: _Column, among: list[_Column]) -> str:
+    variant, senders, receivers, size, grows = column
+    words = [variant] if variant else []
+    if len({other[1:3] for other in among}) > 1:
+        words.append(str(Shape(senders, receivers)))
+    words += [format_size(size)] if size else []
+    words += [f"{grows:,}"] if grows else []
+    return " ".join(words)
+
+
+def _metrics(results: Iterable[Result]) -> list[str]:
+    """The figures that are shown: where a workload is about several, all of them."""
+    first = next((result for result in results if result.rounds), None)
+    if first is None:
+        return [""]
+    several = {"start-up": ["import", "open", "first"], "processes": ["total"]}
+    return several.get(first.case.workload, [first.main])
+
+
+def _title(workload: str, metric: str) -> str:
+    if not metric:
+        return workload
+    unit = f", {METRICS[metric].unit}" if METRICS[metric].unit else ""
+    return f"{workload}: {METRICS[metric].meaning}{unit}"
+
+
+def _rows(
+    document: Document, results: list[Result], columns: list[_Column], metric: str
+) -> list[Row]:
+    best = {
+        (column, waiting): _best(
+            [
+                value
+                for result in results
+                if _column(result.case) == column
+                and _waiting(document, result) == waiting
+                and (value := result.figure(metric)) is not None
+            ],
+            metric,
+        )
+        for column in columns
+        for waiting in ("blocking", "spinning")
+    }
+    found: dict[str, dict[_Column, Cell]] = {}
+    for result in results:
+        value = result.figure(metric)
+        note = result.failure.text if result.failure else _spread(result, metric)
+        winner = value is not None and value == best[_column(result.case), _waiting(document, result)]
+        text = number(value) if result.failure is None else _word(result)
+        found.setdefault(result.case.subject, {})[_column(result.case)] = Cell(text, winner, note)
+    return [
+        Row(subject, [cells.get(column, Cell("–")) for column in columns])
+        for subject, cells in found.items()
+        if any(cell.text != "–" for cell in cells.values())
+    ]
+
+
+def _best(values: list[float], metric: str) -> float | None:
+    if len(values) < 2:
+        return None
+    return min(values) if METRICS[metric].better == "lower" else max(values)
+
+
+def _word(result: Result) -> str:
+    assert result.failure is not None
+    return "–" if result.failure.reason in ("unsupported", "missing") else result.failure.reason
+
+
+def _spread(result: Result, metric: str) -> str:
+    spread = result.spread(metric)
+    return f"± {spread / 2:.0%}" if spread else ""
+
+
+def _waiting(document: Document, result: Result) -> str:
+    about = document.about(result.case.subject)
+    return about.waiting if about else "blocking"
+
+
+def _tail_table(results: list[Result]) -> Table:
+    """How bad it can get: of the smallest size, where the tail is the machine's and the mechanism's alone."""
+    size = min(result.case.size for result in results)
+    levels = ["p50", "p99", "p99.9", "max"]
+    rows = [
+        Row(result.case.subject, [Cell(number(result.tail.get(level))) for level in levels])
+        for result in results
+        if result.case.size == size
+    ]
+    return Table(f"round trip of {format_size(size)}: the tail, µs", levels, rows)

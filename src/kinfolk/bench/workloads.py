@@ -1,0 +1,76 @@
+"""Which cases a run has: the suites, and what is asked of each.
+
+    data       round trips and streams, over sizes and shapes; arrays
+    start-up   what the first message costs, from the import on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from kinfolk.bench.cases import Case
+from kinfolk.bench.sizes import Shape, parse_size
+from kinfolk.bench.subject import Subject
+
+#: What the project's table shows.
+DEFAULT_SIZES = (48, 4 << 10, 1 << 20)
+
+#: Everything from one byte to 64 MiB.
+ALL_SIZES = (1, 48, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 8 << 20, 64 << 20)
+
+DEFAULT_SHAPES = (Shape(1, 1),)
+ALL_SHAPES = (Shape(1, 1), Shape(4, 1), Shape(1, 4), Shape(4, 4))
+
+#: Bytes of a message, from which arrays are worth a case of their own.
+_ARRAYS_FROM = 64 << 10
+
+#: Bytes up to which shapes are compared: with large messages they are all bound by memory.
+_SHAPES_UP_TO = 64 << 10
+
+
+class Wish(NamedTuple):
+    """What is to be measured."""
+
+    sizes: Sequence[int] = DEFAULT_SIZES
+    shapes: Sequence[Shape] = DEFAULT_SHAPES
+
+
+def data(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
+    """Round trips, streams, arrays."""
+    for size in wish.sizes:
+        for subject in subjects:
+            yield Case("round trip", subject.name, size)
+    for shape in wish.shapes:
+        for size in wish.sizes:
+            if shape == (1, 1) or size <= _SHAPES_UP_TO:
+                for subject in subjects:
+                    yield Case("stream", subject.name, size, *shape)
+    for size in wish.sizes:
+        if size >= _ARRAYS_FROM:
+            for subject in subjects:
+                if subject.objects:
+                    yield Case("arrays", subject.name, size)
+
+
+def start_up(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
+    """The first message."""
+    for subject in subjects:
+        yield Case("start-up", subject.name, min(wish.sizes))
+
+
+def parse_sizes(text: str | None) -> Sequence[int]:
+    """Sizes with commas between; ``all`` of them. Raises InvalidValue."""
+    if text is None:
+        return DEFAULT_SIZES
+    return ALL_SIZES if text == "all" else [parse_size(word) for word in text.split(",")]
+
+
+def parse_shapes(text: str | None) -> Sequence[Shape]:
+    """Shapes with commas between; ``all`` of them. Raises InvalidValue."""
+    if text is None:
+        return DEFAULT_SHAPES
+    return ALL_SHAPES if text == "all" else [Shape.parse(word) for word in text.split(",")]
+
+
+SUITES = {"data": data, "start-up": start_up}

@@ -204,7 +204,7 @@ def _publish(document: Document, exports: dict[str, str | None], as_json: bool) 
 
 
 def _page(document: Document) -> bytes:
-    from kinfolk.bench.report import page
+    from kinfolk.bench.report.page import page
 
     return page(document).encode()
 

@@ -1,10 +1,10 @@
 """Where a curve bends: from where on a thing costs more for each unit than it did before.
 
-    cost of each
-        │ ·                  ·
-        │   ·              ·        the first point from which on every one is above 1.5 times the cheapest before it
-        │     ·  ·  ·  ─ ·          
-        └──────────────── units
+cost of each
+│ ·                  ·
+│   ·              ·        the first point from which on every one is above 1.5 times the cheapest before it
+│     ·  ·  ·  ─ ·
+└──────────────── units
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ class Case(msgspec.Struct, frozen=True):
         """One word, for people who look for it in a file."""
         parts = [self.workload, self.subject]
         parts += [f"{self.size}B"] if self.size else []
-        parts += [f"{self.senders}x{self.receivers}"] if (self.senders, self.receivers) != (1, 1) else []
+        parts += (
+            [f"{self.senders}x{self.receivers}"] if (self.senders, self.receivers) != (1, 1) else []
+        )
         parts += [str(self.grows)] if self.grows else []
         parts += [self.variant] if self.variant else []
         return "/".join(parts)

@@ -59,7 +59,8 @@ def questions(document: Document) -> list[Case]:
         if (case := result.case).workload in ("round trip", "stream")
     ]
     return sorted(
-        dict.fromkeys(asked), key=lambda case: (case.size, case.senders, case.receivers, case.workload)
+        dict.fromkeys(asked),
+        key=lambda case: (case.size, case.senders, case.receivers, case.workload),
     )
 
 

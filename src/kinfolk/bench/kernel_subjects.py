@@ -71,7 +71,9 @@ class _Pipe(Wiring):
 class _Stream(Wiring):
     """Connected stream sockets."""
 
-    def __init__(self, terms: Terms, pair: Callable[[], tuple[socket.socket, socket.socket]]):
+    def __init__(
+        self, terms: Terms, pair: Callable[[], tuple[socket.socket, socket.socket]]
+    ) -> None:
         self._receiving, self._sending = pair()
         self._size = terms.size
 

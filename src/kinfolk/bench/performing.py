@@ -67,14 +67,20 @@ class Stages:
         """Measure once. What goes wrong in there is an outcome, never an exception."""
         name = f"kfb{os.getpid():x}-{next(_numbers)}"
         order = Order(case, self._seconds, count, self._placement, self._directory.name, name)
-        with tempfile.TemporaryFile(dir=self._directory.name) as complaints:
-            return self._performed(msgspec.json.encode(order).decode(), complaints)
+        words = [*self._program, msgspec.json.encode(order).decode()]
+        report = reported(words, self._directory.name, self._timeout + 4 * self._seconds)
+        if isinstance(report, Failure):
+            return Outcome(failure=report)
+        return msgspec.json.decode(report, type=Outcome)
 
-    def _performed(self, order: str, complaints: IO[bytes]) -> Outcome:
-        reading, writing = os.pipe()
+
+def reported(words: Sequence[str], directory: str, patience: float) -> bytes | Failure:
+    """Run a program in a session of its own until it has written a line; the line, or why there is none."""
+    reading, writing = os.pipe()
+    with tempfile.TemporaryFile(dir=directory) as complaints:
         try:
             stage = kin.spawn(
-                [*self._program, order],
+                words,
                 stdin=kin.Redirect.DEVNULL,
                 stdout=writing,
                 stderr=complaints.fileno(),
@@ -86,21 +92,22 @@ class Stages:
         finally:
             os.close(writing)
         try:
-            report = _line(reading, time.monotonic() + self._timeout + 4 * self._seconds)
+            report = _line(reading, time.monotonic() + patience)
             if report is None:
-                return Outcome(failure=Failure("hung", self._hung(stage.pid)))
+                return Failure("hung", _hung(stage.pid, patience))
             if not report:
-                return Outcome(failure=Failure("failed", _last_words(stage, complaints)))
+                return Failure("failed", _last_words(stage, complaints))
             with contextlib.suppress(kin.Timeout):
                 stage.wait(timeout=_FAREWELL)
-            return msgspec.json.decode(report, type=Outcome)
+            return report
         finally:
             os.close(reading)
             _fell(stage)
 
-    def _hung(self, session: int) -> str:
-        where = ", ".join(sorted(set(_asleep(session)))) or "nobody knows what"
-        return f"silent for {self._timeout:g} s, and cut off; its processes were in {where}"
+
+def _hung(session: int, patience: float) -> str:
+    where = ", ".join(sorted(set(_asleep(session)))) or "nobody knows what"
+    return f"silent for {patience:g} s, and cut off; its processes were in {where}"
 
 
 #: Seconds that a stage which has reported may take to end.

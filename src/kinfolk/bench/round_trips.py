@@ -1,8 +1,8 @@
 """Round trips: one process asks, another one sends back what it gets. The latency that a program sees is half of it, or more.
 
-    client                      server
-    send ──────── forth ─────────> take
-    take <──────── back ────────── send
+client                      server
+send ──────── forth ─────────> take
+take <──────── back ────────── send
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ class Client:
         meter = Meter()
         times = ask(self._outlet.send, self._inlet.take, self._messages, count)
         return meter.stop(count, times.tobytes())
-
 
     def close(self) -> None:
         """Both."""

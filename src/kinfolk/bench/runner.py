@@ -33,7 +33,7 @@ _MOST_SAMPLES = 2_000_000
 class Turn(NamedTuple):
     """What is done next, for who watches."""
 
-    case: Case
+    what: str
     #: from 0 to ``of`` - 1
     number: int
     of: int
@@ -75,7 +75,7 @@ class Runner:
             left = spent / number * (len(turns) - number) if number else None
             if result.failure is not None:
                 continue
-            watch(Turn(case, number, len(turns), left))
+            watch(Turn(case.key, number, len(turns), left))
             self._take(result, self._perform(case, result.count or None), counts=counts)
 
     def _turns(self) -> Iterator[tuple[Case, bool]]:

@@ -1,8 +1,8 @@
 """A run of the bench: what is wished for becomes cases, the cases results, the results a document.
 
-    session = Session(names, suites, …)
-    try:     session.run(watch=…)
-    finally: session.document()         whatever was measured by then
+session = Session(names, suites, …)
+try:     session.run(watch=…)
+finally: session.document()         whatever was measured by then
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 
 from kinfolk.bench import machine
+from kinfolk.bench.claims.trial import CLAIM_PATIENCE, CLAIMS, verdict_of
 from kinfolk.bench.performing import Stages
 from kinfolk.bench.placement import Placement
-from kinfolk.bench.results import About, Document, Settings
+from kinfolk.bench.results import About, Document, Settings, Verdict
 from kinfolk.bench.runner import Runner, Turn
 from kinfolk.bench.subjects import chosen, version_of
 from kinfolk.bench.workloads import SUITES, Wish
@@ -36,8 +37,9 @@ class Session:
         seconds: float,
         timeout: float,
         placement: Placement,
+        verify_claims: bool = False,
     ) -> None:
-        """Raises InvalidValue for a name that is none, NotFound when nothing that was named is installed."""
+        """With ``verify_claims`` the source's claims are put to the test at the end. Raises InvalidValue for a name that is none, NotFound when nothing that was named is installed."""
         wanted = chosen(names, peers=peers)
         versions = {subject.name: version_of(subject) for subject in wanted}
         self._subjects = [each for each in wanted if versions[each.name] is not None]
@@ -60,17 +62,25 @@ class Session:
         ]
         self._settings = Settings(runs, warmup, seconds, timeout, placement)
         self._stages = Stages(seconds=seconds, timeout=timeout, placement=placement)
-        cases = dict.fromkeys(case for name in suites for case in SUITES[name](self._subjects, wish))
+        cases = dict.fromkeys(
+            case for name in suites for case in SUITES[name](self._subjects, wish)
+        )
         self._runner = Runner(cases, self._settings, self._stages.perform)
         self._begun = datetime.datetime.now(datetime.UTC)
         self._clocks = machine.Clocks.now()
         self._started = time.monotonic()
         self._whole = False
+        self._verify, self._verdicts = verify_claims, list[Verdict]()
 
     def run(self, *, watch: Callable[[Turn], None] = lambda turn: None) -> None:
         """Measure all of it; ``watch`` is told before each turn. Whatever ends it, the document has what was found."""
         with self._stages:
             self._runner.run(watch=watch)
+        if self._verify:
+            for number, claim in enumerate(CLAIMS):
+                watch(Turn(claim.name, number, len(CLAIMS), None))
+                patience = max(self._settings.timeout, CLAIM_PATIENCE)
+                self._verdicts.append(verdict_of(claim, patience))
         self._whole = True
 
     def document(self) -> Document:
@@ -81,6 +91,7 @@ class Session:
             begun=self._begun.isoformat(timespec="seconds"),
             subjects=self._about,
             results=self._runner.results,
+            verdicts=self._verdicts,
             missing=self._missing,
             interrupted=not self._whole,
             others=machine.used_by_others(self._clocks, self._runner.cpu),

@@ -20,7 +20,9 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text.strip())
     size = int(found[1]) * _UNITS[(found[2] or "").lower()] if found else 0
     if size < 1:
-        raise InvalidValue(f"size {text!r} makes no sense", remedy="give bytes, such as 48, 4KiB or 8MiB")
+        raise InvalidValue(
+            f"size {text!r} makes no sense", remedy="give bytes, such as 48, 4KiB or 8MiB"
+        )
     return size
 
 
@@ -44,7 +46,7 @@ class Shape(NamedTuple):
         found = _SHAPE.fullmatch(text.strip())
         if found:
             shape = cls(int(found[1]), int(found[2]))
-            if 1 <= min(shape) and max(shape) <= _MOST_ENDS:
+            if min(shape) >= 1 and max(shape) <= _MOST_ENDS:
                 return shape
         raise InvalidValue(
             f"shape {text!r} makes no sense",

@@ -15,16 +15,18 @@ Rules:
 
 from __future__ import annotations
 
+import importlib
 import os
 import resource
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 
 import msgspec
 
 from kinfolk.bench import round_trips, streams
-from kinfolk.bench.cases import Outcome, Order
+from kinfolk.bench.cases import Order, Outcome
 from kinfolk.bench.participants import Broken, Cast, failure_of
 from kinfolk.bench.sizes import Shape
 from kinfolk.bench.subject import Subject, Terms, TwoWays, Wiring
@@ -67,7 +69,7 @@ def _perform(order: Order) -> Outcome:
     subject.check(terms)
     begun = time.monotonic_ns()
     if subject.module:
-        __import__(subject.module)
+        importlib.import_module(subject.module)
     imported = time.monotonic_ns()
     wiring = _lay(subject, terms, both_ways=case.workload == "round trip")
     try:
@@ -85,7 +87,7 @@ def _perform(order: Order) -> Outcome:
             arrived = time.monotonic_ns()
             if case.workload == "start-up":
                 moments = begun, imported, opened, arrived
-                steps = [(b - a) / 1e6 for a, b in zip(moments, moments[1:], strict=False)]
+                steps = [(b - a) / 1e6 for a, b in pairwise(moments)]
                 return Outcome(dict(zip(("import", "open", "first"), steps, strict=True)), count=1)
             return _measured(cast, order)
     finally:

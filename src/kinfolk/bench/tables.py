@@ -114,7 +114,9 @@ def _rows(
     for result in results:
         value = result.figure(metric)
         note = result.failure.text if result.failure else _spread(result, metric)
-        winner = value is not None and value == best[_column(result.case), _waiting(document, result)]
+        winner = (
+            value is not None and value == best[_column(result.case), _waiting(document, result)]
+        )
         text = number(value) if result.failure is None else _word(result)
         found.setdefault(result.case.subject, {})[_column(result.case)] = Cell(text, winner, note)
     return [

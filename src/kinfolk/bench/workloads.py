@@ -1,7 +1,7 @@
 """Which cases a run has: the suites, and what is asked of each.
 
-    data       round trips and streams, over sizes and shapes; arrays
-    start-up   what the first message costs, from the import on
+data       round trips and streams, over sizes and shapes; arrays
+start-up   what the first message costs, from the import on
 """
 
 from __future__ import annotations
@@ -17,7 +17,19 @@ from kinfolk.bench.subject import Subject
 DEFAULT_SIZES = (48, 4 << 10, 1 << 20)
 
 #: Everything from one byte to 64 MiB.
-ALL_SIZES = (1, 48, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 8 << 20, 64 << 20)
+ALL_SIZES = (
+    1,
+    48,
+    256,
+    1 << 10,
+    4 << 10,
+    16 << 10,
+    64 << 10,
+    256 << 10,
+    1 << 20,
+    8 << 20,
+    64 << 20,
+)
 
 DEFAULT_SHAPES = (Shape(1, 1),)
 ALL_SHAPES = (Shape(1, 1), Shape(4, 1), Shape(1, 4), Shape(4, 4))

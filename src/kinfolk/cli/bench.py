@@ -40,8 +40,12 @@ def _export(name: str, what: str) -> Callable[[Any], Any]:
     help="What to measure; may be given several times (default: data).",
 )
 @click.option("--peers", is_flag=True, help="Other people's libraries, too, in the same run.")
-@click.option("--sizes", metavar="LIST", help="Message sizes (default: 48,4KiB,1MiB); all for 1 B to 64 MiB.")
-@click.option("--shapes", metavar="LIST", help="Senders x receivers (default: 1x1); all for 1x1,4x1,1x4,4x4.")
+@click.option(
+    "--sizes", metavar="LIST", help="Message sizes (default: 48,4KiB,1MiB); all for 1 B to 64 MiB."
+)
+@click.option(
+    "--shapes", metavar="LIST", help="Senders x receivers (default: 1x1); all for 1x1,4x1,1x4,4x4."
+)
 @click.option(
     "--runs",
     type=parameters.WholeNumber(min=1),
@@ -83,8 +87,17 @@ def _export(name: str, what: str) -> Callable[[Any], Any]:
 @_export("export-csv", "each figure of each round")
 @_export("export-markdown", "the tables")
 @_export("report", "a page with plots and tables, which needs no network,")
-@click.option("--from", "source", metavar="FILE", help="Measure nothing: read the results of an earlier run (--export-json).")
-@click.option("--compare", metavar="FILE", help="Say what has changed since an earlier run; exit code 1 if something is worse.")
+@click.option(
+    "--from",
+    "source",
+    metavar="FILE",
+    help="Measure nothing: read the results of an earlier run (--export-json).",
+)
+@click.option(
+    "--compare",
+    metavar="FILE",
+    help="Say what has changed since an earlier run; exit code 1 if something is worse.",
+)
 @click.option(
     "--threshold",
     type=float,
@@ -92,8 +105,16 @@ def _export(name: str, what: str) -> Callable[[Any], Any]:
     metavar="RATIO",
     help="With --compare: how many times worse is too much (default: 1.1).",
 )
-@click.option("--absolute", is_flag=True, help="With --compare: figures as they are, not as multiples of os.pipe's.")
-@click.option("--verify-claims", is_flag=True, help="Put the source's claims to the test instead.")
+@click.option(
+    "--absolute",
+    is_flag=True,
+    help="With --compare: figures as they are, not as multiples of os.pipe's.",
+)
+@click.option(
+    "--verify-claims",
+    is_flag=True,
+    help="Put the source's claims about the mechanisms to the test; without --suite, nothing else.",
+)
 @click.option("--list", "as_list", is_flag=True, help="List what can be measured, and end.")
 @parameters.quiet("progress bar")
 @parameters.as_json("standard output, instead of the tables")
@@ -133,7 +154,9 @@ def command(
         document = _read(source)
         _publish(document, exports, as_json)
     else:
-        document = _measure(mechanisms, suites, sizes, shapes, peers, quiet, exports, as_json, options)
+        document = _measure(
+            mechanisms, suites, sizes, shapes, peers, quiet, exports, as_json, options
+        )
     if earlier is None:
         return ExitCode.OK
     found = comparing.compare(earlier, document, threshold=threshold, absolute=absolute)
@@ -156,13 +179,12 @@ def _measure(
     from kinfolk.bench.session import Session
     from kinfolk.bench.workloads import Wish, parse_shapes, parse_sizes
 
-    verify = options.pop("verify_claims")
+    chosen = suites or (() if options["verify_claims"] else ("data",))
     wish = Wish(parse_sizes(sizes), parse_shapes(shapes))
-    session = Session(mechanisms, suites or ("data",), wish, peers=peers, **options)
-    del verify
+    session = Session(mechanisms, chosen, wish, peers=peers, **options)
     try:
         with Turns(quiet=quiet) as turns:
-            session.run(watch=lambda turn: turns.show(turn.case.key, turn.number, turn.of, turn.left))
+            session.run(watch=lambda turn: turns.show(*turn))
     except EndedBySignal:
         # Ctrl-C: what was measured is kept, said, and written; then the signal has its way.
         _keep(session, exports, as_json)
@@ -174,7 +196,7 @@ def _measure(
 
 def _keep(session: Session, exports: dict[str, str | None], as_json: bool) -> None:
     document = session.document()
-    if document.results:
+    if document.results or document.verdicts:
         _publish(document, exports, as_json)
     failures.complain("kin bench", "interrupted; what was measured is kept")
 

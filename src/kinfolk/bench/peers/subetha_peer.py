@@ -37,10 +37,10 @@ class _Ring(Wiring):
         pop, pop_many, size = ring.pop, ring.pop_many, self._size
 
         def take() -> bytes:
-            data: bytes | None
             while (data := pop()) is None:
                 pass
-            return data[:size]
+            message: bytes = data[:size]
+            return message
 
         def take_many() -> list[bytes]:
             batch: list[bytes]
@@ -80,10 +80,10 @@ class _Channel(Wiring):
         receive, receive_many = channel.recv_for, channel.recv_many
 
         def take() -> bytes:
-            data: bytes | None
             while (data := receive(1.0)) is None:
                 pass
-            return data
+            message: bytes = data
+            return message
 
         def take_many() -> list[bytes]:
             batch: list[bytes] = receive_many(_BATCH)

@@ -70,9 +70,7 @@ def _section(part: Section) -> str:
             "<noscript><p>The plot needs JavaScript; the figures are in the table.</p></noscript></figure>"
         )
     listed = "".join(_table(table, folded=part.plot is not None) for table in part.tables)
-    return (
-        f'<section id="{part.anchor}"><h2>{escape(part.title)}</h2>{part.text}{picture}{listed}</section>'
-    )
+    return f'<section id="{part.anchor}"><h2>{escape(part.title)}</h2>{part.text}{picture}{listed}</section>'
 
 
 def _table(table: Table, *, folded: bool) -> str:

@@ -17,10 +17,41 @@ from kinfolk.bench.cases import METRICS
 from kinfolk.bench.results import Document, Result
 from kinfolk.bench.sizes import Shape, format_size
 
-_OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#b09500", "#8a6bd1")
-_PEERS = ("#a05252", "#7d7a3a", "#3f8080", "#80508f", "#b3803f", "#5a7fae", "#6f9a5a", "#99597a", "#708090", "#aa6f6f")
+_OKABE_ITO = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#b09500",
+    "#8a6bd1",
+)
+_PEERS = (
+    "#a05252",
+    "#7d7a3a",
+    "#3f8080",
+    "#80508f",
+    "#b3803f",
+    "#5a7fae",
+    "#6f9a5a",
+    "#99597a",
+    "#708090",
+    "#aa6f6f",
+)
 _GREYS = ("#6e6e6e", "#8c8c8c", "#7a7a8c", "#8c7a7a", "#7a8c7a", "#9a9a9a")
-_MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "triangle-down", "hexagon", "pentagon")
+_MARKERS = (
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "cross",
+    "x",
+    "star",
+    "triangle-down",
+    "hexagon",
+    "pentagon",
+)
 
 
 class Plot(NamedTuple):
@@ -125,7 +156,11 @@ def tails(document: Document, results: Sequence[Result]) -> Plot:
 def stacked(results: Sequence[Result], metrics: Sequence[str], names: Sequence[str]) -> Plot:
     """Bars of several figures that add up, a bar for each subject, the shortest on top."""
     rows = sorted(
-        ((sum(result.figure(m) or 0 for m in metrics), result) for result in results if result.rounds),
+        (
+            (sum(result.figure(m) or 0 for m in metrics), result)
+            for result in results
+            if result.rounds
+        ),
         key=lambda row: -row[0],
     )
     subjects = [result.case.subject for _, result in rows]
@@ -196,7 +231,9 @@ def curve(results: Sequence[Result]) -> list[tuple[float, float]]:
 
 def bars(results: Sequence[Result], metric: str) -> Plot:
     """A bar for each case, from the best to the worst round."""
-    shown = [(_name(r), r.figure(metric) or 0.0, r.values(metric)) for r in results if r.values(metric)]
+    shown = [
+        (_name(r), r.figure(metric) or 0.0, r.values(metric)) for r in results if r.values(metric)
+    ]
     shown.reverse()  # the first one on top
     trace = {
         "type": "bar", "orientation": "h", "name": METRICS[metric].unit,

@@ -55,7 +55,9 @@ def _choice(document: Document) -> Iterator[Section]:
     turned = [
         Row(column, [row.cells[place] for row in rows]) for place, column in enumerate(columns)
     ]
-    needs = "".join(f"<li><b>{escape(name)}</b>: {escape(words)}.</li>" for name, words in NEEDS.items())
+    needs = "".join(
+        f"<li><b>{escape(name)}</b>: {escape(words)}.</li>" for name, words in NEEDS.items()
+    )
     text = (
         "<p>The best of this run, on this machine, by what one needs; what lies within a tenth of it stands beside it. "
         f"Take the line of your message size.</p><ul>{needs}</ul>"
@@ -131,7 +133,10 @@ def _cpu(document: Document) -> Iterator[Section]:
     rows = [
         Row(
             result.case.subject,
-            [Cell(number(result.figure(m))) for m in ("cpu_sender", "cpu_receiver", "switches", "faults", "memory")],
+            [
+                Cell(number(result.figure(m)))
+                for m in ("cpu_sender", "cpu_receiver", "switches", "faults", "memory")
+            ],
         )
         for result in those
     ]
@@ -213,7 +218,10 @@ def _subjects(document: Document) -> Section:
     rows = [
         Row(
             about.name,
-            [Cell(text or "–") for text in (about.version, about.waiting, ", ".join(about.meets), about.why)],
+            [
+                Cell(text or "–")
+                for text in (about.version, about.waiting, ", ".join(about.meets), about.why)
+            ],
         )
         for about in document.subjects
     ]

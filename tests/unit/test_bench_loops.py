@@ -134,8 +134,8 @@ def test_payloads_differ_and_are_told_apart(size):
 )
 def test_what_is_not_as_it_was_sent_is_noticed(damaged):
     channel = FakeMechanism(FakeClock(), [1])
+    channel.send(damaged)
     with pytest.raises((WrongMessage, IndexError)):
-        channel.send(damaged)
         take_counted(channel.take, None, expected(1, 48), 1)
 
 

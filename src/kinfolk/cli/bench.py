@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import click
 import kinfolk as kin
 from kinfolk.cli import failures, parameters
 from kinfolk.cli.exit_codes import ExitCode
-from kinfolk.cli.output import output_to
+from kinfolk.cli.output import Output, output_to
 from kinfolk.cli.process_drawing import charset
 from kinfolk.cli.reports import emit, print_bytes
 from kinfolk.cli.signals import EndedBySignal
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 SUITES = ("data", "start-up")
 
 _DEFAULT_RUNS = 5
+
+#: What is written, by the option's name.
+Files = dict[str, Output]
 
 
 def _export(name: str, what: str) -> Callable[[Any], Any]:
@@ -146,17 +150,25 @@ def command(
     if as_list:
         _list(as_json)
         return ExitCode.OK
-    exports = {name: options.pop(name) for name in _EXPORTS}
+    if source is not None and (mechanisms or suites or peers or options["verify_claims"]):
+        raise kin.UsageError("--from measures nothing", remedy="leave out what to measure")
+    paths = {name: options.pop(name) for name in _WRITERS}
     earlier = None if compare is None else _read(compare)
-    if source is not None:
-        if mechanisms or suites or peers or options["verify_claims"]:
-            raise kin.UsageError("--from measures nothing", remedy="leave out what to measure")
-        document = _read(source)
-        _publish(document, exports, as_json)
-    else:
-        document = _measure(
-            mechanisms, suites, sizes, shapes, peers, quiet, exports, as_json, options
-        )
+    with contextlib.ExitStack() as stack:
+        # Opened before anything is measured: who waits for hours is not to learn then that there is no such directory.
+        files = {
+            name: stack.enter_context(output_to(path))
+            for name, path in paths.items()
+            if path is not None
+        }
+        if source is not None:
+            document = _read(source)
+            _publish(document, files, as_json)
+        else:
+            chosen = suites or (() if options["verify_claims"] else ("data",))
+            document = _measure(
+                mechanisms, chosen, (sizes, shapes), peers, quiet, files, as_json, options
+            )
     if earlier is None:
         return ExitCode.OK
     found = comparing.compare(earlier, document, threshold=threshold, absolute=absolute)
@@ -168,67 +180,80 @@ def command(
 def _measure(
     mechanisms: tuple[str, ...],
     suites: tuple[str, ...],
-    sizes: str | None,
-    shapes: str | None,
+    wished: tuple[str | None, str | None],
     peers: bool,
     quiet: bool,
-    exports: dict[str, str | None],
+    files: Files,
     as_json: bool,
     options: dict[str, Any],
 ) -> Document:
     from kinfolk.bench.session import Session
     from kinfolk.bench.workloads import Wish, parse_shapes, parse_sizes
 
-    chosen = suites or (() if options["verify_claims"] else ("data",))
+    sizes, shapes = wished
     wish = Wish(parse_sizes(sizes), parse_shapes(shapes))
-    session = Session(mechanisms, chosen, wish, peers=peers, **options)
+    session = Session(mechanisms, suites, wish, peers=peers, **options)
     try:
         with Turns(quiet=quiet) as turns:
             session.run(watch=lambda turn: turns.show(*turn))
     except EndedBySignal:
         # Ctrl-C: what was measured is kept, said, and written; then the signal has its way.
-        _keep(session, exports, as_json)
+        _keep(session, files, as_json)
         raise
     document = session.document()
-    _publish(document, exports, as_json)
+    _publish(document, files, as_json)
     return document
 
 
-def _keep(session: Session, exports: dict[str, str | None], as_json: bool) -> None:
+def _keep(session: Session, files: Files, as_json: bool) -> None:
     document = session.document()
     if document.results or document.verdicts:
-        _publish(document, exports, as_json)
+        _publish(document, files, as_json)
     failures.complain("kin bench", "interrupted; what was measured is kept")
 
 
-_EXPORTS = ("export_json", "export_csv", "export_markdown", "report")
+def _as_json(document: Document) -> bytes:
+    from kinfolk.bench.results import encode
+
+    return encode(document)
 
 
-def _publish(document: Document, exports: dict[str, str | None], as_json: bool) -> None:
-    """Write the files, then the tables."""
-    from kinfolk.bench import exporting, results
+def _as_csv(document: Document) -> bytes:
+    from kinfolk.bench.exporting import to_csv
 
-    writers: dict[str, Callable[[Document], bytes]] = {
-        "export_json": results.encode,
-        "export_csv": lambda document: exporting.to_csv(document).encode(),
-        "export_markdown": lambda document: exporting.to_markdown(document).encode(),
-        "report": _page,
-    }
-    for name, path in exports.items():
-        if path is not None:
-            with output_to(path) as output:
-                output.write(writers[name](document))
-                output.commit()
-    if as_json:
-        print_bytes(results.encode(document))
-    elif "-" not in exports.values():
-        _print(document)
+    return to_csv(document).encode()
 
 
-def _page(document: Document) -> bytes:
+def _as_markdown(document: Document) -> bytes:
+    from kinfolk.bench.exporting import to_markdown
+
+    return to_markdown(document).encode()
+
+
+def _as_page(document: Document) -> bytes:
     from kinfolk.bench.report.page import page
 
     return page(document).encode()
+
+
+#: What makes the content of each file, by the option's name.
+_WRITERS: dict[str, Callable[[Document], bytes]] = {
+    "export_json": _as_json,
+    "export_csv": _as_csv,
+    "export_markdown": _as_markdown,
+    "report": _as_page,
+}
+
+
+def _publish(document: Document, files: Files, as_json: bool) -> None:
+    """Write the files, then the tables, unless one of the files is standard output."""
+    for name, file in files.items():
+        file.write(_WRITERS[name](document))
+        file.commit()
+    if as_json:
+        print_bytes(_as_json(document))
+    elif not any(file.is_data_stream for file in files.values()):
+        _print(document)
 
 
 def _read(path: str) -> Document:

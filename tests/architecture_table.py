@@ -134,7 +134,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "cases messages accounting",
                 "results loops participants",
                 # What is measured: siblings, which never import each other.
-                "channel_subjects kernel_subjects peers/ round_trips streams",
+                "channel_subjects kernel_subjects peers/ round_trips streams lock_cases start_cases growth_cases",
                 "subjects",
                 "bends workloads runner choosing",
                 "stage performing tables comparing",

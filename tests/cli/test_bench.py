@@ -69,9 +69,13 @@ def test_the_report(kin: Kin, results, tmp_path):
 
 
 def test_compare_ends_with_1_when_something_is_worse(kin: Kin, results, tmp_path):
-    same = kin.run("bench", "--from", results, "--compare", results)
-    assert same.code == 0
+    # Of a single round: there the threshold alone decides, whatever else this machine does.
     old = json.loads(results.read_text())
+    for result in old["results"]:
+        del result["rounds"][1:]
+    results = tmp_path / "one.json"
+    results.write_text(json.dumps(old))
+    assert kin.run("bench", "--from", results, "--compare", results).code == 0
     for result in old["results"]:
         if result["case"]["subject"] == "kin pipe":
             for found in result["rounds"]:

@@ -26,6 +26,7 @@ class Metric(NamedTuple):
 
 #: Every figure that there can be, by its key in the results. New ones may come; none changes its meaning.
 METRICS: dict[str, Metric] = {
+    "each": Metric("µs", "lower", "for each, as there are more"),
     "round_trip": Metric("µs", "lower", "until the answer to a message is there, median"),
     "rate": Metric("msg/s", "higher", "messages a second, of all senders together"),
     "bytes_rate": Metric("B/s", "higher", "payload a second"),
@@ -37,12 +38,11 @@ METRICS: dict[str, Metric] = {
     "import": Metric("ms", "lower", "import of the library, in a fresh interpreter"),
     "open": Metric("ms", "lower", "until both ends are open in processes of their own, with the fork"),
     "first": Metric("ms", "lower", "from there until the first message has arrived"),
+    "total": Metric("ms", "lower", "from the call until the end of the process is known"),
     "start": Metric("ms", "lower", "until the call returns"),
-    "total": Metric("ms", "lower", "from there on until the end of the process is known"),
     "pair": Metric("ns", "lower", "acquire and release"),
     "pairs": Metric("M/s", "higher", "acquire and release, of two processes together"),
     "takeover": Metric("ms", "lower", "from the SIGKILL of the holder until who waits has it"),
-    "each": Metric("µs", "lower", "per unit of what grows"),
 }  # fmt: skip
 
 
@@ -86,6 +86,9 @@ class Order(msgspec.Struct, frozen=True):
     #: which round it is; no two wirings of a run have the same name
     name: str
 
+
+#: How many times longer than asked for a case may take whose amount of work is given.
+LONGER = 30
 
 Reason = Literal["unsupported", "missing", "hung", "failed"]
 

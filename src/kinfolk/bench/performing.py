@@ -3,7 +3,7 @@
 Rules:
 1. A stage leads a session of its own: Ctrl-C on the terminal is for `kin bench` alone, and a kill of its process group reaches its
    participants. What even that misses, the keeper of `kin.spawn` ends when `kin bench` does.
-2. One that has said nothing for ``timeout`` seconds beyond its time is cut off; its failure says in which call of the kernel each of its
+2. One that has said nothing for ``timeout`` seconds beyond the longest time that it may take is cut off; its failure says in which call of the kernel each of its
    processes slept.
 3. Files of a run lie in one directory, which is removed with it.
 """
@@ -26,7 +26,7 @@ from typing import IO, Self
 import msgspec
 
 import kinfolk as kin
-from kinfolk.bench.cases import Case, Failure, Order, Outcome
+from kinfolk.bench.cases import LONGER, Case, Failure, Order, Outcome
 from kinfolk.bench.placement import Placement
 
 #: The program; a test has others.
@@ -68,7 +68,7 @@ class Stages:
         name = f"kfb{os.getpid():x}-{next(_numbers)}"
         order = Order(case, self._seconds, count, self._placement, self._directory.name, name)
         words = [*self._program, msgspec.json.encode(order).decode()]
-        report = reported(words, self._directory.name, self._timeout + 4 * self._seconds)
+        report = reported(words, self._directory.name, self._timeout + 2 * LONGER * self._seconds)
         if isinstance(report, Failure):
             return Outcome(failure=report)
         return msgspec.json.decode(report, type=Outcome)

@@ -78,6 +78,11 @@ class Result(msgspec.Struct):
         return spread(values) if values else None
 
     @property
+    def figures(self) -> tuple[str, ...]:
+        """What every round has found."""
+        return tuple(self.rounds[0]) if self.rounds else ()
+
+    @property
     def main(self) -> str:
         """The figure that the case is about: the first of METRICS that it has."""
         found = self.rounds[0] if self.rounds else {}

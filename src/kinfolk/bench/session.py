@@ -60,10 +60,11 @@ class Session:
             )
             for each in self._subjects
         ]
+        self._about += [about for name in suites for about in SUITES[name].about]
         self._settings = Settings(runs, warmup, seconds, timeout, placement)
         self._stages = Stages(seconds=seconds, timeout=timeout, placement=placement)
         cases = dict.fromkeys(
-            case for name in suites for case in SUITES[name](self._subjects, wish)
+            case for name in suites for case in SUITES[name].cases(self._subjects, wish)
         )
         self._runner = Runner(cases, self._settings, self._stages.perform)
         self._begun = datetime.datetime.now(datetime.UTC)

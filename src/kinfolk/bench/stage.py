@@ -20,13 +20,14 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 
 import msgspec
 
-from kinfolk.bench import round_trips, streams
-from kinfolk.bench.cases import Order, Outcome
+from kinfolk.bench import growth_cases, lock_cases, round_trips, start_cases, streams
+from kinfolk.bench.cases import LONGER, Failure, Order, Outcome
 from kinfolk.bench.participants import Broken, Cast, failure_of
 from kinfolk.bench.sizes import Shape
 from kinfolk.bench.subject import Subject, Terms, TwoWays, Wiring
@@ -37,6 +38,9 @@ _MOST = 2_000_000
 
 #: The first look at how long it takes may be this part of the whole.
 _LOOK = 0.1
+
+#: Seconds that a case whose number of messages is given may take in any case.
+_ALWAYS = 2.0
 
 #: The part of the messages that warms up when their number is known.
 _WARM = 0.1
@@ -56,8 +60,19 @@ def perform(order: Order) -> Outcome:
     return outcome
 
 
+#: Workloads that move no messages between the processes of a stage.
+_OTHERS: dict[str, Callable[[Order], Outcome]] = {
+    "locks": lock_cases.perform,
+    "processes": start_cases.perform,
+    "channels": growth_cases.perform,
+    "segments": growth_cases.perform,
+}
+
+
 def _perform(order: Order) -> Outcome:
     case = order.case
+    if case.workload in _OTHERS:
+        return _OTHERS[case.workload](order)
     subject = find(case.subject)
     terms = Terms(
         size=case.size,
@@ -101,17 +116,24 @@ def _lay(subject: Subject, terms: Terms, *, both_ways: bool) -> Wiring | TwoWays
 
 
 def _measured(cast: Cast, order: Order) -> Outcome:
-    count = order.count
-    if count is None:
+    case, count = order.case, order.count
+    if case.workload == "messages":
+        count = case.grows
+        needed = count * order.seconds / _fitting(cast, order.seconds)
+        if needed > max(LONGER * order.seconds, _ALWAYS):
+            why = f"{count:,} messages would take {needed:.0f} s; give it more with --time"
+            return Outcome(failure=Failure("unsupported", why))
+    elif count is None:
         count = _fitting(cast, order.seconds)
     else:
         cast.play(max(1, int(count * _WARM)))
     played = cast.play(count)
-    case = order.case
     if case.workload == "round trip":
         outcome = round_trips.outcome(played)
     else:
         outcome = streams.outcome(played, case)
+    if case.grows:
+        outcome.metrics = {"each": 1e6 / outcome.metrics["rate"], **outcome.metrics}
     outcome.metrics["memory"] = float(cast.memory())
     return outcome
 

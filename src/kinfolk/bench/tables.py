@@ -53,11 +53,18 @@ def tables(document: Document) -> Iterator[Table]:
     for workload in dict.fromkeys(result.case.workload for result in results):
         those = [result for result in results if result.case.workload == workload]
         for metric in _metrics(those):
-            columns = list(dict.fromkeys(_column(result.case) for result in those))
-            rows = _rows(document, those, columns, metric)
+            shown = _about(those, metric)
+            columns = list(dict.fromkeys(_column(result.case) for result in shown))
+            rows = _rows(document, shown, columns, metric)
             yield Table(_title(workload, metric), [_heading(c, columns) for c in columns], rows)
         if tails := [result for result in those if result.tail]:
             yield _tail_table(tails)
+
+
+def _about(results: list[Result], metric: str) -> list[Result]:
+    """Those of the variants that have this figure at all."""
+    variants = {result.case.variant for result in results if metric in result.figures or not metric}
+    return [result for result in results if not variants or result.case.variant in variants]
 
 
 _Column = tuple[str, int, int, int, int]
@@ -68,12 +75,15 @@ def _column(case: Case) -> _Column:
 
 
 def _heading(column: _Column, among: list[_Column]) -> str:
+    """What tells it from the others."""
     variant, senders, receivers, size, grows = column
+    if grows:
+        large = all(other[4] % (1 << 20) == 0 for other in among)
+        return format_size(grows) if large else f"{grows:,}"
     words = [variant] if variant else []
     if len({other[1:3] for other in among}) > 1:
         words.append(str(Shape(senders, receivers)))
     words += [format_size(size)] if size else []
-    words += [f"{grows:,}"] if grows else []
     return " ".join(words)
 
 
@@ -82,7 +92,11 @@ def _metrics(results: Iterable[Result]) -> list[str]:
     first = next((result for result in results if result.rounds), None)
     if first is None:
         return [""]
-    several = {"start-up": ["import", "open", "first"], "processes": ["total"]}
+    several = {
+        "start-up": ["import", "open", "first"],
+        "processes": ["start", "total"],
+        "locks": ["pair", "pairs", "takeover"],
+    }
     return several.get(first.case.workload, [first.main])
 
 

@@ -1,15 +1,22 @@
 """Which cases a run has: the suites, and what is asked of each.
 
-data       round trips and streams, over sizes and shapes; arrays
-start-up   what the first message costs, from the import on
+    data       round trips and streams, over sizes and shapes; arrays
+    start-up   what the first message costs, from the import on
+    scale      what a message, an end, a channel, a segment costs as there are more
+    locks      kin.Mutex beside other locks, also when their holder is killed
+    processes  kin.spawn beside other ways, from small and large parents
+
+A new suite is one line in `SUITES`, and its cases in a file of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from kinfolk.bench import growth_cases, lock_cases, start_cases
 from kinfolk.bench.cases import Case
+from kinfolk.bench.results import About
 from kinfolk.bench.sizes import Shape, parse_size
 from kinfolk.bench.subject import Subject
 
@@ -85,4 +92,34 @@ def parse_shapes(text: str | None) -> Sequence[Shape]:
     return ALL_SHAPES if text == "all" else [Shape.parse(word) for word in text.split(",")]
 
 
-SUITES = {"data": data, "start-up": start_up}
+def scale(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
+    """Messages, ends, channels, segments."""
+    many = [subject for subject in subjects if subject.many_senders and subject.family == "kinfolk"]
+    yield from growth_cases.cases([subject.name for subject in many])
+
+
+def locks(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
+    """kin.Mutex, and what else locks between processes."""
+    return lock_cases.cases()
+
+
+def processes(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
+    """kin.spawn, and what else starts processes."""
+    return start_cases.cases()
+
+
+class Suite(NamedTuple):
+    """What can be asked for by --suite."""
+
+    cases: Callable[[Sequence[Subject], Wish], Iterator[Case]]
+    #: subjects of its own
+    about: tuple[About, ...] = ()
+
+
+SUITES = {
+    "data": Suite(data),
+    "start-up": Suite(start_up),
+    "scale": Suite(scale, growth_cases.ABOUT),
+    "locks": Suite(locks, lock_cases.ABOUT),
+    "processes": Suite(processes, start_cases.ABOUT),
+}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kinfolk.bench.session import Session
 
 #: The suites, as kinfolk.bench.workloads has them; a test holds them against it. Written here so that --help need not load it.
-SUITES = ("data", "start-up")
+SUITES = ("data", "start-up", "scale", "locks", "processes")
 
 _DEFAULT_RUNS = 5
 

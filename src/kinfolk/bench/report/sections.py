@@ -195,13 +195,22 @@ def bends(results: list[Result], units: str) -> Iterator[str]:
         )
 
 
+_OTHERS = (
+    ("locks", "pair", "A lock taken and released, by one process"),
+    ("locks", "pairs", "A lock between two processes"),
+    ("locks", "takeover", "The next holder, when the holder is killed"),
+    ("processes", "total", "Starting processes"),
+)
+
+
 def _others(document: Document) -> Iterator[Section]:
-    for workload, title in (("locks", "Locks"), ("processes", "Starting processes")):
-        if those := document.measured(workload):
-            metric = those[0].main
-            text = f"<p>{escape(METRICS[metric].meaning)}, {METRICS[metric].unit}.</p>"
-            plot = plots.bars([result for result in those if result.main == metric], metric)
-            yield Section(workload, title, text, plot, _tables_of(document, workload))
+    for workload, metric, title in _OTHERS:
+        those = [result for result in document.measured(workload) if metric in result.figures]
+        if those:
+            what = METRICS[metric]
+            text = f"<p>{escape(what.meaning)}, {what.unit}. The {what.better} the better.</p>"
+            named = tuple(t for t in _tables_of(document, workload) if what.meaning in t.title)
+            yield Section(f"{workload}-{metric}", title, text, plots.bars(those, metric), named)
 
 
 def _claims(document: Document) -> Iterator[Section]:

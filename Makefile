@@ -62,7 +62,8 @@ soak: $(INSTALLED) ## Set up, then run the tests that take minutes (marked soak)
 	@$(BIN)/python -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
 
 bench: $(INSTALLED) ## Set up, then measure against the peers; best on a quiet machine
-	@$(BIN)/python benchmarks/processes.py $(ARGS)
+	@$(BIN)/kin bench --suite data --suite locks --suite processes --peers --export-json .venv/bench.json $(ARGS)
+	@$(BIN)/python benchmarks/targets.py .venv/bench.json
 
 clean: ## Remove .venv and everything else that was built
 	@rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

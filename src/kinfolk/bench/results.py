@@ -181,18 +181,20 @@ def read(path: str) -> Document:
 
 
 def in_order(results: Iterable[Result]) -> list[Result]:
-    """By workload, shape, size; in each the subjects as they were measured."""
+    """By workload, variant, shape, size; in each the subjects; all as they come first."""
     workloads: dict[str, int] = {}
+    variants: dict[str, int] = {}
     subjects: dict[str, int] = {}
     results = list(results)
     for result in results:
         workloads.setdefault(result.case.workload, len(workloads))
+        variants.setdefault(result.case.variant, len(variants))
         subjects.setdefault(result.case.subject, len(subjects))
     return sorted(
         results,
         key=lambda result: (
             workloads[result.case.workload],
-            result.case.variant,
+            variants[result.case.variant],
             result.case.senders,
             result.case.receivers,
             result.case.size,

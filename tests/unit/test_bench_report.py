@@ -85,7 +85,7 @@ def test_every_picture_has_a_name_and_every_figure_a_table(whole):
     assert len(pictures) >= 6
     assert all(attrs["aria-label"] for attrs in pictures)
     for section in sections(full()):
-        if section.plot is not None and section.anchor not in ("throughput", "shapes"):
+        if section.plot is not None:
             assert section.tables, section.anchor
 
 

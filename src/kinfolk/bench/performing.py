@@ -106,8 +106,12 @@ def reported(words: Sequence[str], directory: str, patience: float) -> bytes | F
 
 
 def _hung(session: int, patience: float) -> str:
-    where = ", ".join(sorted(set(_asleep(session)))) or "nobody knows what"
-    return f"silent for {patience:g} s, and cut off; its processes were in {where}"
+    asleep = dict(_asleep(session))
+    stage = asleep.pop(
+        session, "nobody knows what"
+    )  # it only waits for the others, if there are any
+    where = ", ".join(sorted(set(asleep.values()))) or stage
+    return f"silent for {patience:.3g} s, and cut off; its processes were in {where}"
 
 
 #: Seconds that a stage which has reported may take to end.
@@ -144,12 +148,12 @@ def _fell(stage: kin.Process) -> None:
     stage.wait()
 
 
-def _asleep(session: int) -> Iterator[str]:
+def _asleep(session: int) -> Iterator[tuple[int, str]]:
     """In which functions of the kernel the processes of a session sleep."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with contextlib.suppress(OSError, IndexError):
                 fields = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-                if int(fields[3]) == session and int(entry.name) != session:
+                if int(fields[3]) == session:
                     slept = (entry / "wchan").read_text(encoding="ascii")
-                    yield "user space" if slept in ("", "0") else slept
+                    yield int(entry.name), "user space" if slept in ("", "0") else slept

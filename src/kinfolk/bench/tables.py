@@ -53,10 +53,7 @@ def tables(document: Document) -> Iterator[Table]:
     for workload in dict.fromkeys(result.case.workload for result in results):
         those = [result for result in results if result.case.workload == workload]
         for metric in _metrics(those):
-            shown = _about(those, metric)
-            columns = list(dict.fromkeys(_column(result.case) for result in shown))
-            rows = _rows(document, shown, columns, metric)
-            yield Table(_title(workload, metric), [_heading(c, columns) for c in columns], rows)
+            yield table_of(document, _about(those, metric), metric)
         if tails := [result for result in those if result.tail]:
             yield _tail_table(tails)
 
@@ -65,6 +62,14 @@ def _about(results: list[Result], metric: str) -> list[Result]:
     """Those of the variants that have this figure at all."""
     variants = {result.case.variant for result in results if metric in result.figures or not metric}
     return [result for result in results if not variants or result.case.variant in variants]
+
+
+def table_of(document: Document, results: list[Result], metric: str) -> Table:
+    """One figure of results that differ in subject, size, shape, …; of one workload."""
+    columns = list(dict.fromkeys(_column(result.case) for result in results))
+    rows = _rows(document, results, columns, metric)
+    title = _title(results[0].case.workload, metric)
+    return Table(title, [_heading(column, columns) for column in columns], rows)
 
 
 _Column = tuple[str, int, int, int, int]

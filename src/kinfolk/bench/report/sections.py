@@ -13,7 +13,7 @@ from kinfolk.bench.report import plots
 from kinfolk.bench.results import Document, Result
 from kinfolk.bench.sizes import Shape, format_size
 from kinfolk.bench.subject import NEEDS
-from kinfolk.bench.tables import Cell, Row, Table, number, tables
+from kinfolk.bench.tables import Cell, Row, Table, number, table_of, tables
 
 
 class Section(NamedTuple):
@@ -101,7 +101,11 @@ def _over_size(document: Document) -> Iterator[Section]:
         if those:
             bars = "Bars reach from the best round to the worst one; what spins is dashed."
             plot = plots.over_size(document, those, metric)
-            named = _tables_of(document, workload) if metric != "bytes_rate" else ()
+            named = (
+                _tables_of(document, workload)
+                if metric != "bytes_rate"
+                else (table_of(document, those, metric),)
+            )
             yield Section(anchor, title, f"<p>{text} {bars}</p>", plot, named)
 
 
@@ -156,7 +160,8 @@ def _shapes(document: Document) -> Iterator[Section]:
     size = min(result.case.size for result in those)
     those = [result for result in those if result.case.size == size]
     text = f"<p>Messages of {format_size(size)}, of all senders together; each goes to one receiver.</p>"
-    yield Section("shapes", "Several senders and receivers", text, plots.shapes(document, those))
+    plot, named = plots.shapes(document, those), (table_of(document, those, "rate"),)
+    yield Section("shapes", "Several senders and receivers", text, plot, named)
 
 
 def _start_up(document: Document) -> Iterator[Section]:

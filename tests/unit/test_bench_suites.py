@@ -1,0 +1,188 @@
+"""The suites beside the data, the claims, and subjects that misbehave, in real stages."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from kinfolk.bench.cases import METRICS, Case, Outcome
+from kinfolk.bench.claims.claim import Claim, Found
+from kinfolk.bench.claims.forked import BodyFailed, together
+from kinfolk.bench.claims.trial import CLAIMS, _tested, verdict_of
+from kinfolk.bench.lock_cases import VARIANTS
+from kinfolk.bench.performing import Stages
+from kinfolk.bench.subjects import chosen
+from kinfolk.bench.workloads import SUITES, Wish
+from tests.unit.keepers import _the_keeper_ends as _the_keeper_ends
+
+
+def perform(case: Case, **options: object) -> Outcome:
+    with Stages(**{"seconds": 0.002, "timeout": 30, "placement": "free", **options}) as stages:  # type: ignore[arg-type]
+        return stages.perform(case, None)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_subject_of_a_suite_is_described(suite):
+    subjects = chosen([], peers=True)
+    described = {subject.name for subject in subjects}
+    described |= {about.name for about in SUITES[suite].about}
+    cases = list(SUITES[suite].cases(subjects, Wish()))
+    assert cases
+    assert len(set(cases)) == len(cases)
+    assert {case.subject for case in cases} <= described
+
+
+@pytest.mark.parametrize(
+    ("case", "metric"),
+    [
+        *((Case("locks", "kin.Mutex", variant=variant), "") for variant in VARIANTS),
+        (Case("locks", "fcntl.lockf", variant="acquire, release"), "pair"),
+        (Case("processes", "posix_spawn", variant="small"), "total"),
+        (Case("processes", "kin direct", variant="small"), "total"),
+        (Case("channels", "kin pipe", grows=20), "each"),
+        (Case("channels", "os.pipe", grows=20), "each"),
+        (Case("segments", "kin memfd", grows=1 << 20), "each"),
+        (Case("segments", "kin posix", grows=1 << 20), "each"),
+        (Case("messages", "os.pipe", 48, grows=100), "each"),
+        (Case("ends", "kin pipe", 48, senders=3, grows=3), "each"),
+    ],
+    ids=lambda part: part.key if isinstance(part, Case) else None,
+)
+def test_a_case_of_each_kind(case, metric):
+    outcome = perform(case)
+    assert outcome.failure is None
+    assert set(outcome.metrics) <= set(METRICS)
+    assert outcome.metrics[metric or next(iter(outcome.metrics))] > 0
+
+
+def test_a_lock_that_its_dead_holder_keeps_is_a_result():
+    failure = perform(Case("locks", "multiprocessing.Lock", variant="next holder")).failure
+    assert failure is not None
+    assert failure.reason == "hung"
+    assert "nobody had it" in failure.text
+
+
+def test_more_channels_than_descriptors_is_said():
+    failure = perform(Case("channels", "os.pipe", grows=10**9)).failure
+    assert failure is not None
+    assert failure.reason == "unsupported"
+    assert "descriptors are needed" in failure.text
+
+
+# ── subjects that misbehave ──────────────────────────────────────────────────────────────────
+
+# The stage's own program, with one more subject in its registry.
+STAGE = """
+import os, signal, sys
+from kinfolk.bench import kernel_subjects, stage, subjects
+from kinfolk.bench.subject import Inlet, Outlet, Subject, Wiring
+
+class Wired(kernel_subjects._Pipe):
+    def inlet(self, number):
+        inlet = super().inlet(number)
+        take = inlet.take
+        taken = [0]
+        def misbehaving():
+            taken[0] += 1
+            if taken[0] == 3:
+                {misbehaviour}
+            return take()
+        return Inlet(misbehaving)
+
+subjects._BY_NAME["bad"] = Subject("bad", "peer", Wired, "badly")
+sys.exit(stage.main())
+"""
+
+
+def misbehaving(misbehaviour: str, **options: object) -> tuple[str, str]:
+    program = [sys.executable, "-c", STAGE.format(misbehaviour=misbehaviour)]
+    failure = perform(Case("stream", "bad", 48), program=program, **options).failure
+    assert failure is not None
+    return failure.reason, failure.text
+
+
+def test_a_well_behaved_one_is_measured():
+    """The control: it is not the program that fails."""
+    program = [sys.executable, "-c", STAGE.format(misbehaviour="pass")]
+    assert perform(Case("stream", "bad", 48), program=program).failure is None
+
+
+def test_one_that_hangs_is_cut_off_and_the_report_says_where():
+    reason, text = misbehaving("signal.pause()", timeout=1.0)
+    assert reason == "hung"
+    assert "cut off" in text
+    assert re.search(r"its processes were in \w+", text)
+    assert "nobody knows" not in text
+
+
+def test_one_that_loses_a_message_is_found_out():
+    reason, text = misbehaving("take()", timeout=1.0)
+    assert reason == "hung"  # it waits for what never comes
+    assert text
+
+
+def test_one_that_spoils_a_message_is_found_out():
+    reason, text = misbehaving("return take()[:-1] + b'!'")
+    assert reason == "failed"
+    assert "WrongMessage" in text
+
+
+def test_one_that_crashes_is_named_with_its_signal():
+    reason, text = misbehaving("os.kill(os.getpid(), signal.SIGSEGV)")
+    assert reason == "failed"
+    assert text == "the receiver was killed by SIGSEGV"
+
+
+def test_one_that_raises_says_what():
+    reason, text = misbehaving("raise OSError('no room')")
+    assert (reason, text) == ("failed", "receiver: OSError: no room")
+
+
+# ── claims ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_each_claim_gets_a_verdict(claim):
+    verdict = verdict_of(claim, 100)
+    assert verdict.holds in ("holds", "holds in part", "does not hold"), verdict.found
+    assert verdict.figures
+    assert verdict.found.endswith(".")
+    assert verdict.how.endswith(".")
+    assert verdict.source
+
+
+CERTAIN = {
+    "pipe-page": "does not hold",
+    "queue-copies": "holds",
+    "shared-locks": "holds",
+    "semaphore-data": "holds",
+    "relatives": "does not hold",
+    "datagrams": "holds",
+}
+
+
+@pytest.mark.parametrize("name", CERTAIN)
+def test_what_is_no_matter_of_speed_is_certain(name):
+    (claim,) = [claim for claim in CLAIMS if claim.name == name]
+    assert claim.test().holds == CERTAIN[name]
+
+
+def test_a_claim_whose_test_fails_is_not_measured(capfd):
+    def test() -> Found:
+        raise OSError("no queues here")
+
+    verdict = _tested(Claim("x", "X.", "某", "Somehow.", test))
+    assert (verdict.holds, verdict.found) == ("not measured", "OSError: no queues here")
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_body_that_fails_is_heard(capfd):
+    def body() -> int:
+        raise ValueError("bad")
+
+    with pytest.raises(BodyFailed):
+        together(body)
+    assert "ValueError: bad" in capfd.readouterr().err
+    assert together(lambda: 1, lambda: {"a": [2]}) == [1, {"a": [2]}]

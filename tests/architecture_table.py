@@ -138,7 +138,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "subjects",
                 "bends workloads runner choosing",
                 "stage performing tables comparing",
-                "exporting claims.claim claims.forked claims.copying",
+                "exporting claims.claim claims.forked claims.copying claims.sampled",
                 "claims.semaphores text report.plots",
                 # The claims: siblings too.
                 "claims.buffers claims.copies claims.racing claims.sockets claims.signalling claims.relatives "

@@ -3,6 +3,7 @@
     claim            what a claim is, and its verdict
     forked           bodies in forked processes, and what they return
     copying          what one copy costs here
+    sampled          where the kernel's time goes, by perf
     semaphores       by which two processes take turns
     buffers copies racing sockets signalling relatives datagrams forking     the claims
     trial            the program that puts one to the test, in a process of its own

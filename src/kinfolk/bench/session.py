@@ -17,6 +17,7 @@ from kinfolk.bench.performing import Stages
 from kinfolk.bench.placement import Placement
 from kinfolk.bench.results import About, Document, Settings, Verdict
 from kinfolk.bench.runner import Runner, Turn
+from kinfolk.bench.subject import Subject
 from kinfolk.bench.subjects import chosen, version_of
 from kinfolk.bench.workloads import SUITES, Wish
 from kinfolk.errors import NotFound
@@ -49,23 +50,18 @@ class Session:
             raise NotFound(
                 f"{', '.join(missing)} is not installed", remedy="pip install kinfolk[peers]"
             )
-        self._about = [
-            About(
-                each.name,
-                each.family,
-                each.waiting,
-                each.why,
-                versions[each.name] or "",
-                tuple(sorted(each.meets)),
-            )
-            for each in self._subjects
-        ]
-        self._about += [about for name in suites for about in SUITES[name].about]
         self._settings = Settings(runs, warmup, seconds, timeout, placement)
         self._stages = Stages(seconds=seconds, timeout=timeout, placement=placement)
         cases = dict.fromkeys(
             case for name in suites for case in SUITES[name].cases(self._subjects, wish)
         )
+        own = [about for name in suites for about in SUITES[name].about]
+        measured = {case.subject for case in cases}
+        self._about = [
+            about
+            for about in [*(_about(each, versions[each.name]) for each in self._subjects), *own]
+            if about.name in measured
+        ]
         self._runner = Runner(cases, self._settings, self._stages.perform)
         self._begun = datetime.datetime.now(datetime.UTC)
         self._clocks = machine.Clocks.now()
@@ -98,3 +94,15 @@ class Session:
             others=machine.used_by_others(self._clocks, self._runner.cpu),
             seconds=round(time.monotonic() - self._started, 3),
         )
+
+
+def _about(subject: Subject, version: str | None) -> About:
+    """As it is written into the document."""
+    return About(
+        subject.name,
+        subject.family,
+        subject.waiting,
+        subject.why,
+        version or "",
+        tuple(sorted(subject.meets)),
+    )

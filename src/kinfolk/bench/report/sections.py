@@ -38,7 +38,7 @@ def sections(document: Document) -> Iterator[Section]:
     yield from _growth(document)
     yield from _others(document)
     yield from _claims(document)
-    yield _subjects(document)
+    yield from _subjects(document)
 
 
 def _choice(document: Document) -> Iterator[Section]:
@@ -228,7 +228,7 @@ def _claims(document: Document) -> Iterator[Section]:
         yield Section("claims", "The source's claims", f"<ol>{items}</ol>")
 
 
-def _subjects(document: Document) -> Section:
+def _subjects(document: Document) -> Iterator[Section]:
     rows = [
         Row(
             about.name,
@@ -246,7 +246,8 @@ def _subjects(document: Document) -> Section:
         if result.failure is not None and result.failure.reason in ("hung", "failed")
     ]
     text = f"<p>Cut off or failed:</p><ul>{''.join(failed)}</ul>" if failed else ""
-    return Section("subjects", "What took part", text, tables=(table,))
+    if rows:
+        yield Section("subjects", "What took part", text, tables=(table,))
 
 
 def _tables_of(document: Document, workload: str) -> tuple[Table, ...]:

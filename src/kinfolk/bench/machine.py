@@ -13,6 +13,9 @@ import msgspec
 
 import kinfolk as kin
 
+#: A hypervisor that does not say which.
+_UNNAMED = "unnamed"
+
 
 class Machine(msgspec.Struct, frozen=True):
     """The machine, and what runs on it. Nothing that names it, or its user."""
@@ -26,7 +29,7 @@ class Machine(msgspec.Struct, frozen=True):
     libc: str
     python: str
     kinfolk: str
-    #: kvm, microsoft …; empty where nothing says so
+    #: xen …; "unnamed" where only the CPU says that there is one; empty where nothing does
     hypervisor: str = ""
     #: how the clock of the CPUs is governed, where the kernel shows it
     governor: str = ""
@@ -38,7 +41,8 @@ class Machine(msgspec.Struct, frozen=True):
     def sentence(self) -> str:
         """All of it for people."""
         gibibytes = self.memory_bytes / 2**30
-        where = f", in a virtual machine ({self.hypervisor})" if self.hypervisor else ""
+        named = f" ({self.hypervisor})" if self.hypervisor not in ("", _UNNAMED) else ""
+        where = f", in a virtual machine{named}" if self.hypervisor else ""
         cores = f" on {self.cores} cores" if self.cores != self.cpus else ""
         return (
             f"{self.cpu}, {self.cpus} CPUs{cores}, {gibibytes:.0f} GiB{where}; "
@@ -83,7 +87,7 @@ def core_of(cpu: int) -> tuple[str, str]:
 def _hypervisor(cpuinfo: str) -> str:
     named = _read("/sys/hypervisor/type").strip()
     flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
-    return named or ("a hypervisor that the CPU reports" if " hypervisor" in flags else "")
+    return named or (_UNNAMED if " hypervisor" in flags else "")
 
 
 def _chosen(text: str) -> str:

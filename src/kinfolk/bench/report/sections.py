@@ -182,7 +182,10 @@ def _growth(document: Document) -> Iterator[Section]:
     for workload, units in _UNITS.items():
         if those := document.measured(workload):
             sentences = [f"<li>{escape(sentence)}</li>" for sentence in bends(those, units)]
-            text = f"<p>What each costs as there are more. A curve bends where, from there on, each costs more than {BEND:g} times the cheapest.</p><ul>{''.join(sentences)}</ul>"
+            text = (
+                "<p>What each costs as there are more. A curve bends where, from there on, each costs more than "
+                f"{BEND:g} times the cheapest.</p><ul>{''.join(sentences)}</ul>"
+            )
             plot = plots.growth(document, those, units)
             yield Section(workload, f"As {units} grow", text, plot, _tables_of(document, workload))
 

@@ -45,6 +45,9 @@ enum kin_finding {
     KIN_OTHER_BOOT,        /* of the time before the last boot: kin_mutex_repair */
     KIN_UNSUPPORTED,       /* this thread has no robust list: not started by glibc */
     KIN_TOO_MANY,          /* it is blank, and this thread holds too many to make it */
+    KIN_EXHAUSTED,         /* there is no descriptor, or memory, to find out which boot this is */
+    KIN_BEING_MADE,        /* a thread that lives has been making it for 5 s: was it stopped? */
+    KIN_INTERRUPTED,       /* by a signal handler; kin_mutex_open goes on, and never says so */
 };
 
 struct kin_mutex_state; /* in shared memory; native/mutex.h draws it */

@@ -16,7 +16,7 @@
 int kin_add_allocate(PyObject *module);
 
 static PyObject *
-kin_allocate(PyObject *module, PyObject *args)
+allocate(PyObject *module, PyObject *args)
 {
     (void)module;
     int fd, result;
@@ -36,7 +36,7 @@ kin_allocate(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef functions[] = {
-    {"allocate", kin_allocate, METH_VARARGS,
+    {"allocate", allocate, METH_VARARGS,
      PyDoc_STR("Reserve length bytes of a file from an offset on; raises OSError.")},
     {NULL, NULL, 0, NULL},
 };

@@ -20,6 +20,7 @@
 
 #include "child.h"
 #include "child_binding.h"
+#include "heap_type_binding.h"
 
 int kin_add_child(PyObject *module);
 
@@ -36,8 +37,7 @@ child_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static char *names[] = {"pid", NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "i:Child", names, &pid))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct child *self = (struct child *)allocate(type, 0);
+    struct child *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     int error = kin_child_init(&self->core, pid);
@@ -62,13 +62,11 @@ static void
 child_dealloc(PyObject *object)
 {
     struct child *self = (struct child *)object;
-    PyTypeObject *type = Py_TYPE(object);
     /* Whoever made this was interrupted; or it is the copy of a forked child. */
     bool ours = !self->handed_out || self->core.abandoned;
     if (ours && self->core.pidfd >= 0)
         close(self->core.pidfd);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static double
@@ -151,8 +149,5 @@ static PyType_Spec spec = {
 int
 kin_add_child(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Child", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "Child");
 }

@@ -2,16 +2,25 @@
  *
  *     with Finally(function, argument):      function(argument) is called when the block ends
  *
+ *     class Lock(Leaving): …
+ *     with Lock():                           the same for a type in Python: its _leave(list) is called, each time with the same list,
+ *                                            which is empty at first: there it notes what it has begun to leave
+ *
  * A handler, so also Ctrl-C, runs between two instructions of Python, and the first of them is the
  * start of a Python function. So in `finally: leave(token)` a KeyboardInterrupt may come before
  * `leave` has done anything, and what was to be left stays occupied for ever. Here nothing lies
  * between the end of the block and the call; and when the call itself is ended by an exception, it
  * is made again, and the exception raised afterwards. So the function has to be one that may be
  * repeated.
+ *
+ * A loop does not stand in the block itself, but in a function that is called there: the jump back at
+ * its end is where Python looks for signals, and since CPython 3.12 it may lie outside of the block.
  */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+
+#include "heap_type_binding.h"
 
 int kin_add_finally(PyObject *module);
 
@@ -29,8 +38,7 @@ finally_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     PyObject *function, *argument;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OO:Finally", names, &function, &argument))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct finally *self = (struct finally *)allocate(type, 0);
+    struct finally *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->function = Py_NewRef(function);
@@ -60,11 +68,9 @@ finally_clear(PyObject *object)
 static void
 finally_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
     finally_clear(object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static PyObject *
@@ -74,14 +80,13 @@ finally_enter(PyObject *object, PyObject *unused)
     return Py_NewRef(object);
 }
 
+/* Calls it until it is not ended by an exception. None; or NULL with the last exception set. */
 static PyObject *
-finally_exit(PyObject *object, PyObject *unused)
+call_through(PyObject *function, PyObject *argument)
 {
-    (void)unused;
-    struct finally *self = (struct finally *)object;
     PyObject *kind = NULL, *value = NULL, *trace = NULL; /* of what ended the last try */
     for (int tries = 0; tries < TRIES; tries++) {
-        PyObject *result = PyObject_CallFunctionObjArgs(self->function, self->argument, NULL);
+        PyObject *result = PyObject_CallFunctionObjArgs(function, argument, NULL);
         if (result != NULL) {
             Py_DECREF(result);
             break;
@@ -95,6 +100,14 @@ finally_exit(PyObject *object, PyObject *unused)
         Py_RETURN_NONE;
     PyErr_Restore(kind, value, trace);
     return NULL;
+}
+
+static PyObject *
+finally_exit(PyObject *object, PyObject *unused)
+{
+    struct finally *self = (struct finally *)object;
+    (void)unused;
+    return call_through(self->function, self->argument);
 }
 
 static PyMethodDef methods[] = {
@@ -120,11 +133,50 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
+/* ---------------------------------------------------------------------------------- Leaving */
+
+static PyObject *
+leaving_exit(PyObject *object, PyObject *const *exception, Py_ssize_t count)
+{
+    (void)exception;
+    (void)count;
+    PyObject *function = PyObject_GetAttrString(object, "_leave");
+    PyObject *begun = function == NULL ? NULL : PyList_New(0);
+    PyObject *result = begun == NULL ? NULL : call_through(function, begun);
+    Py_XDECREF(begun);
+    Py_XDECREF(function);
+    return result;
+}
+
+static void
+leaving_dealloc(PyObject *object)
+{
+    kin_release(object);
+}
+
+static PyMethodDef leaving_methods[] = {
+    {"__exit__", (PyCFunction)(void (*)(void))leaving_exit, METH_FASTCALL,
+     PyDoc_STR("__exit__($self, *exception)\n--\n\nLeave, whatever interrupts that.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot leaving_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("What is left at the end of a block, by `_leave` of the subclass.")},
+    {Py_tp_dealloc, leaving_dealloc},
+    {Py_tp_methods, leaving_methods},
+    {0, NULL},
+};
+
+static PyType_Spec leaving_spec = {
+    .name = "kinfolk._native.Leaving",
+    .basicsize = sizeof(PyObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = leaving_slots,
+};
+
 int
 kin_add_finally(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Finally", type);
-    Py_XDECREF(type);
-    return result;
+    int result = kin_add_type(module, &spec, "Finally");
+    return result == 0 ? kin_add_type(module, &leaving_spec, "Leaving") : result;
 }

@@ -1,13 +1,17 @@
 /* KeeperLoop: the loop of a keeper, for kinfolk.processes.keeper.
  *
  *     KeeperLoop(line, owner, ended, death_signal, vouches)     see struct kin_keeper
- *       .next_request() -> (packet, descriptors), or None     serves programs until another request
- *                                  comes, whose descriptors are the caller's; None: it is over
+ *       .next_request() -> (packet, descriptors, truncated), or None     serves programs until another
+ *                                  request comes, whose descriptors are the caller's; None: it is over
  *       .start_program(number, block, descriptors)            for one that came in memory
  *       .hand_over(number, pid, reader, report)               a forked child; takes `report`
  *       .reap() -> whether any child is left
+ *       .forget_lost()                                        who was reaped by somebody else
  *       .child_of(number) -> its pid, 0 for none
- *       .close_reports()
+ *       .close_own()                                          status pipes, the anchor's pidfd
+ *       .expect(process_group)                                before a child is forked that is to join it
+ *       .anchor() -> its pid, 0 for none
+ *       .end_anchor() -> whether there was one
  *
  * The descriptors stay the caller's. For one thread: the GIL is released in `next_request` alone.
  */
@@ -18,6 +22,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "heap_type_binding.h"
 #include "keeper_loop.h"
 
 int kin_add_keeper(PyObject *module);
@@ -36,8 +41,7 @@ keeper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "iiiip:KeeperLoop", names, &line, &owner,
                                      &ended, &death_signal, &vouches))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct keeper_loop *self = (struct keeper_loop *)allocate(type, 0);
+    struct keeper_loop *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->core.line = line;
@@ -52,13 +56,11 @@ keeper_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 static void
 keeper_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     kin_keeper_release(&((struct keeper_loop *)object)->core);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
-/* (packet, descriptors) */
+/* (packet, descriptors, truncated) */
 static PyObject *
 build_request(const struct kin_keeper_request *request)
 {
@@ -70,8 +72,8 @@ build_request(const struct kin_keeper_request *request)
     }
     PyObject *result = NULL;
     if (made)
-        result = Py_BuildValue("y#O", (const char *)request->packet, (Py_ssize_t)request->size,
-                               descriptors);
+        result = Py_BuildValue("y#OO", (const char *)request->packet, (Py_ssize_t)request->size,
+                               descriptors, request->truncated ? Py_True : Py_False);
     Py_XDECREF(descriptors);
     for (size_t i = 0; result == NULL && i < request->descriptor_count; i++)
         close(request->descriptors[i]);
@@ -151,6 +153,14 @@ keeper_reap(PyObject *object, PyObject *unused)
 }
 
 static PyObject *
+keeper_forget_lost(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    kin_keeper_forget_lost(&((struct keeper_loop *)object)->core);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 keeper_child_of(PyObject *object, PyObject *number)
 {
     unsigned long long wanted = PyLong_AsUnsignedLongLong(number);
@@ -160,11 +170,35 @@ keeper_child_of(PyObject *object, PyObject *number)
 }
 
 static PyObject *
-keeper_close_reports(PyObject *object, PyObject *unused)
+keeper_close_own(PyObject *object, PyObject *unused)
 {
     (void)unused;
-    kin_keeper_close_reports(&((struct keeper_loop *)object)->core);
+    kin_keeper_close_own(&((struct keeper_loop *)object)->core);
     Py_RETURN_NONE;
+}
+
+static PyObject *
+keeper_expect(PyObject *object, PyObject *process_group)
+{
+    long number = PyLong_AsLong(process_group);
+    if (number == -1 && PyErr_Occurred())
+        return NULL;
+    kin_keeper_expect(&((struct keeper_loop *)object)->core, (int)number);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+keeper_anchor(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return PyLong_FromLong(((struct keeper_loop *)object)->core.anchor.pid);
+}
+
+static PyObject *
+keeper_end_anchor(PyObject *object, PyObject *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(kin_anchor_end(&((struct keeper_loop *)object)->core.anchor));
 }
 
 static PyMethodDef methods[] = {
@@ -172,8 +206,12 @@ static PyMethodDef methods[] = {
     {"start_program", keeper_start_program, METH_VARARGS, PyDoc_STR("Start one, and reply.")},
     {"hand_over", keeper_hand_over, METH_VARARGS, PyDoc_STR("Take over a child, and reply.")},
     {"reap", keeper_reap, METH_NOARGS, PyDoc_STR("Reap; whether any child is left.")},
+    {"forget_lost", keeper_forget_lost, METH_NOARGS, PyDoc_STR("Who was reaped by others.")},
     {"child_of", keeper_child_of, METH_O, PyDoc_STR("The child of a request; 0: none.")},
-    {"close_reports", keeper_close_reports, METH_NOARGS, PyDoc_STR("Close the status pipes.")},
+    {"close_own", keeper_close_own, METH_NOARGS, PyDoc_STR("Close status pipes, and its pidfd.")},
+    {"expect", keeper_expect, METH_O, PyDoc_STR("A child is to join a process group.")},
+    {"anchor", keeper_anchor, METH_NOARGS, PyDoc_STR("The pid of the anchor; 0: none.")},
+    {"end_anchor", keeper_end_anchor, METH_NOARGS, PyDoc_STR("End it; whether there was one.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -195,8 +233,5 @@ static PyType_Spec spec = {
 int
 kin_add_keeper(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "KeeperLoop", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "KeeperLoop");
 }

@@ -4,8 +4,8 @@
  *                                       │ SIGCHLD
  *     owner <── status pipe ── record ──┴ wait4
  *
- * It sleeps in poll(2) over the owner's pidfd, the signalfd and the line. Any other request is
- * handed to the caller (keeper.py), who goes on with the loop afterwards.
+ * It sleeps in poll(2) over the owner's pidfd, the signalfd, the line and the anchor's pidfd. Any
+ * other request is handed to the caller (keeper.py), who goes on with the loop afterwards.
  *
  * Why in C: the owner waits for every step of a start, and the interpreter of a process that has
  * slept runs it on cold caches, which took as long as the start itself.
@@ -13,13 +13,16 @@
  * Rules (those of keeper.py stand at its head):
  * 1. One thread, the main one: programs get the death signal when it ends.
  * 2. The owner's death comes before anything else that is ready; ends come before requests.
- * 3. A request is answered once, before the next one is read. No owner, no answer: no error.
+ * 3. A request is answered once (keeper_reply.c), before the next one is read.
  * 4. Either the owner has got a child with pidfd and pipe, or it is killed.
  * 5. A change is told only where the pipe keeps room for the end.
+ * 6. Before a child goes into the owner's group the anchor (anchor.c) stands there; it leaves when
+ *    no child is left.
  */
 
 #include "keeper_loop.h"
 
+#include "keeper_reply.h"
 #include "keeper_wire.h"
 #include "launch_block.h"
 
@@ -32,7 +35,6 @@
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -47,6 +49,7 @@ void
 kin_keeper_init(struct kin_keeper *keeper)
 {
     kin_one_cpu_init(&keeper->cpus);
+    kin_anchor_init(&keeper->anchor);
 }
 
 /* ------------------------------------------------------------------------------ the children */
@@ -86,8 +89,9 @@ close_report(struct kin_keeper_child *child)
 }
 
 void
-kin_keeper_close_reports(struct kin_keeper *keeper)
+kin_keeper_close_own(struct kin_keeper *keeper)
 {
+    kin_anchor_look_away(&keeper->anchor);
     for (int row = 0; row < KIN_KEEPER_ROWS; row++)
         for (struct kin_keeper_child *each = keeper->children[row]; each; each = each->next)
             close_report(each);
@@ -103,75 +107,16 @@ kin_keeper_release(struct kin_keeper *keeper)
         }
 }
 
-/* --------------------------------------------------------------------------------- replying */
-
-/* 0, or why it was not sent; a line that nobody reads any more is no reason. */
-static int
-reply(const struct kin_keeper *keeper, const struct kin_wire_reply *bytes, const int *descriptors,
-      size_t count, pid_t about)
-{
-    enum { MOST = 2 };
-    _Alignas(struct cmsghdr) char
-        beside[CMSG_SPACE(MOST * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))] = {0};
-    struct iovec data = {(void *)(uintptr_t)bytes->bytes, bytes->size};
-    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-    if (count > 0) {
-        message.msg_control = beside;
-        message.msg_controllen = CMSG_SPACE(count * sizeof(int));
-        struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
-        rights->cmsg_level = SOL_SOCKET;
-        rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(count * sizeof(int));
-        memcpy(CMSG_DATA(rights), descriptors, count * sizeof(int));
-        if (keeper->vouches) {
-            /* Another's takes CAP_SYS_ADMIN in the namespace, which its first process has. */
-            const struct ucred who = {about, geteuid(), getegid()};
-            message.msg_controllen += CMSG_SPACE(sizeof who);
-            struct cmsghdr *credentials = CMSG_NXTHDR(&message, rights);
-            credentials->cmsg_level = SOL_SOCKET;
-            credentials->cmsg_type = SCM_CREDENTIALS;
-            credentials->cmsg_len = CMSG_LEN(sizeof who);
-            memcpy(CMSG_DATA(credentials), &who, sizeof who);
-        }
-    }
-    ssize_t sent;
-    do
-        sent = sendmsg(keeper->line, &message, MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
-    return sent < 0 && errno != EPIPE && errno != ECONNRESET ? errno : 0;
-}
-
-static void
-refuse(const struct kin_keeper *keeper, uint64_t number, int error)
-{
-    struct kin_wire_reply refused;
-    kin_wire_refused(&refused, number, error);
-    reply(keeper, &refused, NULL, 0, 0);
-}
-
-static int
-introduce(const struct kin_keeper *keeper, uint64_t number, pid_t pid, int reader)
-{
-    struct kin_wire_reply started;
-    int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-    if (pidfd < 0)
-        return errno;
-    kin_wire_started(&started, number, pid);
-    int error = reply(keeper, &started, (const int[]){pidfd, reader}, 2, pid);
-    close(pidfd);
-    return error;
-}
-
 /* --------------------------------------------------------------------------------- starting */
 
 void
 kin_keeper_hand_over(struct kin_keeper *keeper, uint64_t number, pid_t pid, int reader, int report)
 {
     struct kin_keeper_child *child = malloc(sizeof *child);
-    int error = child == NULL ? ENOMEM : introduce(keeper, number, pid, reader);
+    int error = child == NULL ? ENOMEM : kin_keeper_introduce(keeper, number, pid, reader);
     if (error != 0) {
         kill(pid, SIGKILL); /* nobody has reaped it, so the number is its own */
-        refuse(keeper, number, error);
+        kin_keeper_refuse(keeper, number, error);
     }
     if (child == NULL) {
         close(report);
@@ -180,6 +125,33 @@ kin_keeper_hand_over(struct kin_keeper *keeper, uint64_t number, pid_t pid, int 
     struct kin_keeper_child **row = row_of(keeper, pid);
     *child = (struct kin_keeper_child){pid, report, number, *row};
     *row = child;
+}
+
+void
+kin_keeper_expect(struct kin_keeper *keeper, int process_group)
+{
+    if (process_group > 0 && process_group == getpgid(getppid())) /* the owner's */
+        kin_anchor_enter(&keeper->anchor, process_group);
+}
+
+/* As kin_spawn. */
+static pid_t
+start(struct kin_keeper *keeper, const struct kin_spawn *plan, struct kin_spawn_failure *failure)
+{
+    kin_keeper_expect(keeper, plan->process_group);
+    bool bound = kin_one_cpu_stay(&keeper->cpus);
+    struct kin_spawn here = *plan;
+    if (bound) {
+        here.cpus = KIN_EVERY_CPU;
+        here.cpus_size = sizeof KIN_EVERY_CPU;
+    }
+    pid_t pid = kin_spawn(&here, failure);
+    /* The anchor may have taken the last process that this user may have. */
+    if (pid < 0 && failure->step == KIN_SPAWN_VFORK && kin_anchor_end(&keeper->anchor))
+        pid = kin_spawn(&here, failure);
+    if (bound)
+        kin_one_cpu_leave();
+    return pid;
 }
 
 void
@@ -193,23 +165,16 @@ kin_keeper_start_program(struct kin_keeper *keeper, uint64_t number, const unsig
     if (error == 0 && pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
         error = errno;
     if (error != 0) {
-        refuse(keeper, number, error);
+        kin_keeper_refuse(keeper, number, error);
     } else {
         read.plan.death_signal = keeper->death_signal;
-        bool bound = kin_one_cpu_stay(&keeper->cpus);
-        if (bound) {
-            read.plan.cpus = KIN_EVERY_CPU;
-            read.plan.cpus_size = sizeof KIN_EVERY_CPU;
-        }
-        pid_t pid = kin_spawn(&read.plan, &failure);
-        if (bound)
-            kin_one_cpu_leave();
+        pid_t pid = start(keeper, &read.plan, &failure);
         if (pid < 0) {
             struct kin_wire_reply failed;
             const char *step = kin_spawn_step_name(failure.step);
             kin_wire_failed(&failed, number, step, failure.error, failure.item);
             close(ends[1]);
-            reply(keeper, &failed, NULL, 0, 0);
+            kin_keeper_reply(keeper, &failed, NULL, 0, 0);
         } else {
             kin_keeper_hand_over(keeper, number, pid, ends[0], ends[1]);
         }
@@ -256,7 +221,7 @@ tell(struct kin_keeper *keeper, pid_t pid, int word, const struct rusage *usage)
     }
 }
 
-/* Whether there are children that have not changed. */
+/* Whether there are children that have not changed; the anchor is none of them. */
 static bool
 reap_all(struct kin_keeper *keeper)
 {
@@ -277,8 +242,29 @@ kin_keeper_reap(struct kin_keeper *keeper)
     struct signalfd_siginfo unused[2]; /* one for the thread, one for the process, at most */
     reap_all(keeper);                  /* first, for somebody waits */
     ssize_t read_or_not = read(keeper->ended, unused, sizeof unused);
-    (void)read_or_not;       /* there may be nothing */
-    return reap_all(keeper); /* what had ended before the read, and is not signalled again */
+    (void)read_or_not; /* there may be nothing */
+    /* What had ended before the read, and is not signalled again. */
+    bool is_left = reap_all(keeper);
+    if (!is_left)
+        kin_anchor_leave(&keeper->anchor);
+    return is_left;
+}
+
+void
+kin_keeper_forget_lost(struct kin_keeper *keeper)
+{
+    for (int row = 0; row < KIN_KEEPER_ROWS; row++)
+        for (struct kin_keeper_child **at = &keeper->children[row], *each; (each = *at) != NULL;) {
+            siginfo_t unused;
+            if (waitid(P_PID, (id_t)each->pid, &unused, WEXITED | WNOHANG | WNOWAIT) == 0 ||
+                errno != ECHILD) {
+                at = &each->next;
+                continue;
+            }
+            close_report(each);
+            *at = each->next;
+            free(each);
+        }
 }
 
 /* --------------------------------------------------------------------------------- the loop */
@@ -312,11 +298,12 @@ receive(const struct kin_keeper *keeper, struct kin_keeper_request *request)
     if (size < 0)
         return size;
     request->size = (size_t)size;
+    request->truncated = (message.msg_flags & MSG_CTRUNC) != 0;
     take_descriptors(&message, request);
     return size;
 }
 
-/* Starts the program if it is a request for one. */
+/* Starts the program if it is a request for one, or says why not. */
 static bool
 serve(struct kin_keeper *keeper, struct kin_keeper_request *request)
 {
@@ -325,8 +312,11 @@ serve(struct kin_keeper *keeper, struct kin_keeper_request *request)
     size_t size;
     if (!kin_wire_is_program(request->packet, request->size, &number, &block, &size))
         return false;
-    kin_keeper_start_program(keeper, number, block, size, request->descriptors,
-                             request->descriptor_count);
+    if (request->truncated)
+        kin_keeper_refuse(keeper, number, EMFILE);
+    else
+        kin_keeper_start_program(keeper, number, block, size, request->descriptors,
+                                 request->descriptor_count);
     for (size_t i = 0; i < request->descriptor_count; i++)
         close(request->descriptors[i]);
     return true;
@@ -346,6 +336,7 @@ kin_keeper_next(struct kin_keeper *keeper, struct kin_keeper_request *request)
             {.fd = keeper->owner, .events = POLLIN},
             {.fd = keeper->ended, .events = POLLIN},
             {.fd = keeper->alone ? -1 : keeper->line, .events = POLLIN},
+            {.fd = keeper->anchor.pidfd, .events = POLLIN},
         };
         if (poll(polled, sizeof polled / sizeof *polled, -1) < 0)
             return trouble();
@@ -353,6 +344,8 @@ kin_keeper_next(struct kin_keeper *keeper, struct kin_keeper_request *request)
             return KIN_KEEPER_OVER;
         if (polled[1].revents != 0 && !kin_keeper_reap(keeper) && keeper->alone)
             return KIN_KEEPER_OVER;
+        if (polled[3].revents != 0)
+            kin_anchor_replace(&keeper->anchor);
         if (polled[2].revents == 0)
             continue;
         ssize_t size = receive(keeper, request);

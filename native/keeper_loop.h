@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "anchor.h"
 #include "one_cpu.h"
 
 enum {
@@ -27,6 +28,7 @@ struct kin_keeper {
     bool vouches;     /* the owner is outside of this pid namespace: the kernel tells him pids */
     bool alone;       /* the line has ended */
     struct kin_one_cpu cpus;
+    struct kin_anchor anchor;
     struct kin_keeper_child *children[KIN_KEEPER_ROWS]; /* by pid */
 };
 
@@ -45,11 +47,15 @@ struct kin_keeper_request {
     size_t size;
     int descriptors[KIN_KEEPER_DESCRIPTORS]; /* the caller's */
     size_t descriptor_count;
+    bool truncated; /* for want of descriptors here: there are fewer than were sent */
 };
 
 /* Serves until there is something to tell. */
 enum kin_keeper_event kin_keeper_next(struct kin_keeper *keeper,
                                       struct kin_keeper_request *request);
+
+/* Before a child is made that is to join this process group: sees to the anchor. */
+void kin_keeper_expect(struct kin_keeper *keeper, int process_group);
 
 /* Starts a program as a block says, and replies. The descriptors stay the caller's. */
 void kin_keeper_start_program(struct kin_keeper *keeper, uint64_t number,
@@ -64,11 +70,15 @@ void kin_keeper_hand_over(struct kin_keeper *keeper, uint64_t number, pid_t pid,
 /* Reaps whatever has ended, orphans too; whether there is any child left. Never blocks. */
 bool kin_keeper_reap(struct kin_keeper *keeper);
 
+/* Closes the status pipes of those whom somebody else has reaped: a module while it was imported, or the
+ * kernel, if it had SIGCHLD ignored. */
+void kin_keeper_forget_lost(struct kin_keeper *keeper);
+
 /* The child that was started for a request, until it is reaped; 0: there is none. */
 pid_t kin_keeper_child_of(const struct kin_keeper *keeper, uint64_t number);
 
-/* Closes the status pipes: in a forked copy, or when no descriptor is left. */
-void kin_keeper_close_reports(struct kin_keeper *keeper);
+/* Closes the status pipes and the anchor's pidfd: in a forked copy, or when no descriptor is left. */
+void kin_keeper_close_own(struct kin_keeper *keeper);
 
 /* Forgets the children. */
 void kin_keeper_release(struct kin_keeper *keeper);

@@ -300,14 +300,19 @@ get_programs(struct kin_launch *launch, PyObject *object)
 }
 
 bool
-kin_launch_read(struct kin_launch *launch, PyObject *object)
+kin_launch_read_state(struct kin_launch *launch, PyObject *object)
 {
     memset(launch, 0, sizeof *launch);
     launch->kept = PyList_New(0);
-    return launch->kept != NULL && get_programs(launch, object) &&
-           get_descriptors(launch, object) && get_limits(launch, object) &&
+    return launch->kept != NULL && get_descriptors(launch, object) && get_limits(launch, object) &&
            get_groups(launch, object) &&
            get_signals(launch, object, "blocked", &launch->plan.blocked) &&
-           get_ignored(launch, object) &&
            get_paths(launch, object) && get_numbers(launch, object);
+}
+
+bool
+kin_launch_read(struct kin_launch *launch, PyObject *object)
+{
+    return kin_launch_read_state(launch, object) && get_ignored(launch, object) &&
+           get_programs(launch, object);
 }

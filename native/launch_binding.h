@@ -21,6 +21,9 @@ struct kin_launch {
 /* Without an env, that of this process. False with an exception set. To be released in any case. */
 bool kin_launch_read(struct kin_launch *launch, PyObject *object);
 
+/* For kin_spawn_become: all but the program and its environment. */
+bool kin_launch_read_state(struct kin_launch *launch, PyObject *object);
+
 void kin_launch_release(struct kin_launch *launch);
 
 #endif

@@ -18,6 +18,7 @@
 int kin_add_inotify(PyObject *module);
 int kin_add_try_read(PyObject *module);
 int kin_add_finally(PyObject *module);
+int kin_add_holding(PyObject *module);
 int kin_add_posix_mq(PyObject *module);
 int kin_add_signal(PyObject *module);
 int kin_add_sysv_wait(PyObject *module);
@@ -29,12 +30,22 @@ int kin_add_spawn(PyObject *module);
 int kin_add_keeper(PyObject *module);
 int kin_add_surroundings(PyObject *module);
 int kin_add_containment(PyObject *module);
+int kin_add_opening(PyObject *module);
 int kin_add_mutex(PyObject *module);
+int kin_add_semaphore(PyObject *module);
+int kin_add_semaphore_wait(PyObject *module);
+int kin_add_event(PyObject *module);
+int kin_add_condition(PyObject *module);
+int kin_add_file_lock(PyObject *module);
+int kin_add_posix_semaphore(PyObject *module);
+int kin_add_sysv_semaphore(PyObject *module);
+int kin_add_sysv_sem(PyObject *module);
 
 static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_inotify},
     {Py_mod_exec, kin_add_try_read},
     {Py_mod_exec, kin_add_finally},
+    {Py_mod_exec, kin_add_holding},
     {Py_mod_exec, kin_add_posix_mq},
     {Py_mod_exec, kin_add_signal},
     {Py_mod_exec, kin_add_sysv_wait},
@@ -46,7 +57,16 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_keeper},
     {Py_mod_exec, kin_add_surroundings},
     {Py_mod_exec, kin_add_containment},
+    {Py_mod_exec, kin_add_opening},
     {Py_mod_exec, kin_add_mutex},
+    {Py_mod_exec, kin_add_semaphore},
+    {Py_mod_exec, kin_add_semaphore_wait},
+    {Py_mod_exec, kin_add_event},
+    {Py_mod_exec, kin_add_condition},
+    {Py_mod_exec, kin_add_file_lock},
+    {Py_mod_exec, kin_add_posix_semaphore},
+    {Py_mod_exec, kin_add_sysv_semaphore},
+    {Py_mod_exec, kin_add_sysv_sem},
     {0, NULL},
 };
 

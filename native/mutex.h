@@ -41,6 +41,14 @@ enum kin_mutex_flags {
     KIN_MUTEX_NOW = 4,    /* does not even spin, or give way: EBUSY */
 };
 
+/* Whether it is held by this handle, and this thread. */
+static inline bool
+kin_mutex_is_held(const struct kin_mutex *mutex)
+{
+    const struct kin_thread *thread = kin_thread();
+    return thread != NULL && __atomic_load_n(&mutex->holder, __ATOMIC_RELAXED) == thread->identity;
+}
+
 /* kin_mutex_lock with flags. */
 int kin_mutex_take(struct kin_mutex *mutex, const struct timespec *deadline, unsigned flags);
 

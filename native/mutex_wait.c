@@ -1,4 +1,5 @@
-/* Waiting for a robust mutex: a short spin, then sleep; and who has to give way to whom. The rules are those of mutex.c.
+/* Waiting for a robust mutex: a short spin, then sleep; and who has to give way to whom. The rules are those of
+ * mutex.c.
  *
  *      newcomer ──> free? ──────── yes ──> somebody starves? ── no ──> take it
  *                    │ ▲                       │ yes
@@ -13,53 +14,24 @@
 
 #include "mutex_word.h"
 
-#include <sched.h>
-
 #include "futex.h"
+#include "patience.h"
 
-enum {
-    MOST_SPINS = 100,
-    PATIENCE = 4 * KIN_MILLISECOND, /* nanoseconds until a waiter starves */
-    GIVE_WAY = 4 * KIN_MILLISECOND, /* for how long newcomers do */
-};
+enum { MOST_SPINS = 100 };
 
 struct wait {
     struct kin_mutex *mutex;
     struct kin_thread *thread;
     const struct timespec *deadline;
-    uint64_t since; /* when it first slept; 0: it has not */
+    struct kin_patience patience;
     int spins, most_spins;
-    bool starves; /* has left its TID in `starving` */
-    bool old;     /* has slept, or given way, already */
+    bool old; /* has slept, or given way, already */
 };
-
-static void
-relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("isb");
-#endif
-}
-
-static bool
-several_cpus(void)
-{
-    static _Atomic int known; /* 1: one, 2: several */
-    int count = atomic_load_explicit(&known, memory_order_relaxed);
-    if (count == 0) {
-        cpu_set_t set;
-        count = sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) == 1 ? 1 : 2;
-        atomic_store_explicit(&known, count, memory_order_relaxed);
-    }
-    return count > 1;
-}
 
 static int
 most_spins(const struct kin_mutex *mutex)
 {
-    if (kin_robust_holder_here(mutex) != 0 || !several_cpus())
+    if (kin_robust_holder_here(mutex) != 0 || !kin_several_cpus())
         return 0;
     int most = 2 * __atomic_load_n(&mutex->spins, __ATOMIC_RELAXED) + 10;
     return most < MOST_SPINS ? most : MOST_SPINS;
@@ -71,48 +43,6 @@ learn(const struct wait *wait)
     int before = __atomic_load_n(&wait->mutex->spins, __ATOMIC_RELAXED);
     int spins = before + (wait->spins - before) / 8;
     __atomic_store_n(&wait->mutex->spins, spins, __ATOMIC_RELAXED);
-}
-
-static void
-starve(struct wait *wait)
-{
-    uint64_t time = kin_now();
-    if (wait->since == 0)
-        wait->since = time;
-    else if (time - wait->since > PATIENCE) {
-        uint32_t nobody = 0;
-        wait->starves |= atomic_compare_exchange_strong_explicit(
-            &wait->mutex->state->starving, &nobody, wait->thread->tid, memory_order_relaxed,
-            memory_order_relaxed);
-    }
-}
-
-static void
-starve_no_more(struct wait *wait)
-{
-    struct kin_mutex_state *state = wait->mutex->state;
-    uint32_t own = wait->thread->tid;
-    if (wait->starves && atomic_compare_exchange_strong_explicit(
-                             &state->starving, &own, 0, memory_order_relaxed, memory_order_relaxed))
-        kin_futex_wake(&state->starving, INT_MAX);
-}
-
-/* 0, or EINTR. */
-static int
-give_way(struct wait *wait)
-{
-    struct kin_mutex_state *state = wait->mutex->state;
-    uint32_t who = atomic_load_explicit(&state->starving, memory_order_relaxed);
-    struct timespec until = kin_timespec(kin_now() + GIVE_WAY);
-    const struct timespec *deadline = wait->deadline;
-    bool own = deadline == NULL || deadline->tv_sec > until.tv_sec ||
-               (deadline->tv_sec == until.tv_sec && deadline->tv_nsec > until.tv_nsec);
-    wait->old = true;
-    int error = kin_futex_sleep(&state->starving, who, own ? &until : deadline);
-    if (error == ETIMEDOUT && own) /* it is dead, or as good as that: once is enough */
-        atomic_compare_exchange_strong_explicit(&state->starving, &who, 0, memory_order_relaxed,
-                                                memory_order_relaxed);
-    return error == EINTR ? EINTR : 0;
 }
 
 /* Leaves without it, though nobody may own it: somebody else has to look. */
@@ -140,8 +70,10 @@ step_free(struct wait *wait, uint64_t word, unsigned flags)
         bool starves = atomic_load_explicit(&state->starving, memory_order_relaxed) != 0;
         if (starves && flags & KIN_MUTEX_AWAKE)
             return EBUSY;
-        if (starves)
-            return give_way(wait) == 0 ? AGAIN : EINTR;
+        if (starves) {
+            wait->old = true;
+            return kin_give_way(&state->starving, wait->deadline) == 0 ? AGAIN : EINTR;
+        }
     }
     uint64_t mine = kin_mutex_releases(word) | (word & KIN_WAITERS) | wait->thread->tid;
     if (!kin_mutex_take_over(state, word, mine))
@@ -161,14 +93,14 @@ step_owned(struct wait *wait, uint64_t word, unsigned flags)
         return EBUSY;
     if (wait->spins < wait->most_spins) {
         wait->spins++;
-        relax();
+        kin_relax();
         return AGAIN;
     }
     if (flags & KIN_MUTEX_AWAKE)
         return EBUSY;
     if (!(word & KIN_WAITERS) && !kin_mutex_take_over(state, word, word | KIN_WAITERS))
         return AGAIN;
-    starve(wait);
+    kin_patience_lose(&wait->patience);
     wait->old = true;
     int error = kin_futex_sleep(&state->word, (uint32_t)(word | KIN_WAITERS), wait->deadline);
     /* An error: then no wake-up was meant for this one, and it may leave as it is. */
@@ -187,7 +119,9 @@ int
 kin_mutex_wait_for(struct kin_mutex *mutex, struct kin_thread *thread,
                    const struct timespec *deadline, unsigned flags)
 {
-    struct wait wait = {mutex, thread, deadline, .most_spins = most_spins(mutex)};
+    struct wait wait = {mutex, thread, deadline,
+                        .patience = {&mutex->state->starving, thread->tid},
+                        .most_spins = most_spins(mutex)};
     int result;
     do
         result = step(&wait, flags);
@@ -196,6 +130,6 @@ kin_mutex_wait_for(struct kin_mutex *mutex, struct kin_thread *thread,
         learn(&wait);
     if (result != 0 && !(result == EOWNERDEAD && kin_mutex_is_held_by(mutex, thread)))
         kin_robust_end(thread);
-    starve_no_more(&wait);
+    kin_patience_end(&wait.patience);
     return result;
 }

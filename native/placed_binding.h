@@ -6,6 +6,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "../include/kinfolk.h" /* enum kin_finding: what may be found there */
+
 struct kin_placed {
     Py_buffer view; /* keeps the memory mapped until kin_unplace */
     void *memory;

@@ -3,6 +3,8 @@
  *     signal_action(signal) -> (kind, flags, action)   kind: 0 default, 1 ignored, 2 a handler;
  *                                                      action: the bytes of a struct sigaction
  *     set_signal_action(signal, action)                puts such bytes back
+ *     set_signal_actions({signal: action, …})          all of them, for a forked child, whose every
+ *                                                      touch of an object costs a page
  *     record_signal(signal)                            see signal_info.c
  *     recorded_signal(signal) -> (code, pid, uid, value) | None
  *     signals_after_fork()
@@ -15,6 +17,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/signalfd.h>
 
@@ -64,25 +67,52 @@ signal_action(PyObject *module, PyObject *number)
                          (Py_ssize_t)sizeof action);
 }
 
+/* False with an exception set. */
+static bool
+put_back(PyObject *number, PyObject *action_bytes)
+{
+    struct sigaction action;
+    char *bytes;
+    Py_ssize_t size;
+    int signal_number = number_in(number);
+    if (signal_number < 0 || PyBytes_AsStringAndSize(action_bytes, &bytes, &size) < 0)
+        return false;
+    if (size != (Py_ssize_t)sizeof action) {
+        PyErr_SetString(PyExc_ValueError, "not what signal_action gave");
+        return false;
+    }
+    memcpy(&action, bytes, sizeof action);
+    if (sigaction(signal_number, &action, NULL) == 0)
+        return true;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return false;
+}
+
 static PyObject *
 set_signal_action(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *number;
-    const char *bytes;
-    Py_ssize_t size;
-    struct sigaction action;
-    if (!PyArg_ParseTuple(args, "Oy#:set_signal_action", &number, &bytes, &size))
+    PyObject *number, *action;
+    if (!PyArg_ParseTuple(args, "OO:set_signal_action", &number, &action) ||
+        !put_back(number, action))
         return NULL;
-    int signal_number = number_in(number);
-    if (signal_number < 0)
-        return NULL;
-    if (size != (Py_ssize_t)sizeof action) {
-        PyErr_SetString(PyExc_ValueError, "not what signal_action gave");
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+set_signal_actions(PyObject *module, PyObject *actions)
+{
+    (void)module;
+    PyObject *number, *action;
+    Py_ssize_t at = 0;
+    if (!PyDict_Check(actions)) {
+        PyErr_SetString(PyExc_TypeError, "a dict of actions is needed");
         return NULL;
     }
-    memcpy(&action, bytes, sizeof action);
-    return outcome(sigaction(signal_number, &action, NULL) < 0 ? errno : 0);
+    while (PyDict_Next(actions, &at, &number, &action))
+        if (!put_back(number, action))
+            return NULL;
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -150,6 +180,7 @@ open_signalfd(PyObject *module, PyObject *numbers)
 static PyMethodDef functions[] = {
     {"signal_action", signal_action, METH_O, PyDoc_STR("What the kernel does with a signal.")},
     {"set_signal_action", set_signal_action, METH_VARARGS, PyDoc_STR("Put an action back.")},
+    {"set_signal_actions", set_signal_actions, METH_O, PyDoc_STR("Put actions back.")},
     {"record_signal", record_signal, METH_O, PyDoc_STR("Record who sends it from now on.")},
     {"recorded_signal", recorded_signal, METH_O, PyDoc_STR("The latest arrival, or None.")},
     {"signals_after_fork", signals_after_fork, METH_NOARGS, PyDoc_STR("In a forked child.")},

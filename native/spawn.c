@@ -9,6 +9,9 @@
  *     ready again <─────────────────── or: *failure = step, errno; _exit
  *     signals as before; reap if it failed
  *
+ * A process that was forked to run a function does what stands between signals and execve to itself
+ * (kin_spawn_become).
+ *
  * Rules:
  * 1. vfork by glibc, never clone(): glibc's own state stays right. kin_child_main is a function of
  *    its own that never returns, so the frame that vfork returns to twice is not written to.
@@ -95,13 +98,13 @@ kin_spawn_step_name(enum kin_spawn_step step)
 
 /* ---------------------------------------------------------------------------- in the child */
 
-_Noreturn static void
-fail(struct kin_spawn_failure *failure, enum kin_spawn_step step, int item)
+static bool
+failed(struct kin_spawn_failure *failure, enum kin_spawn_step step, int item)
 {
     failure->step = step;
     failure->item = item;
     failure->error = errno;
-    _exit(NOT_STARTED);
+    return false;
 }
 
 static int
@@ -157,8 +160,10 @@ execute(const struct kin_spawn *plan, struct kin_spawn_failure *failure)
             denied = i;
         bool next = errno == ENOENT || errno == ENOTDIR || errno == EACCES || errno == ESTALE ||
                     errno == ENODEV || errno == ETIMEDOUT;
-        if (!next)
-            fail(failure, KIN_SPAWN_EXECUTABLES, i);
+        if (!next) {
+            failed(failure, KIN_SPAWN_EXECUTABLES, i);
+            return;
+        }
         if (plan->executables[i + 1] == NULL)
             break;
     }
@@ -166,7 +171,58 @@ execute(const struct kin_spawn *plan, struct kin_spawn_failure *failure)
         errno = EACCES;
         i = denied;
     }
-    fail(failure, KIN_SPAWN_EXECUTABLES, i);
+    failed(failure, KIN_SPAWN_EXECUTABLES, i);
+}
+
+bool
+kin_spawn_become(const struct kin_spawn *plan, struct kin_spawn_failure *failure, pid_t parent)
+{
+    if (plan->new_session && setsid() < 0)
+        return failed(failure, KIN_SPAWN_NEW_SESSION, 0);
+    if (plan->process_group >= 0 && setpgid(0, plan->process_group) < 0)
+        return failed(failure, KIN_SPAWN_PROCESS_GROUP, 0);
+    /* Before the program may read from it. SIGTTOU is blocked, so a background group may do it. */
+    if (plan->terminal >= 0 && tcsetpgrp(plan->terminal, getpgrp()) < 0)
+        return failed(failure, KIN_SPAWN_TERMINAL, 0);
+    if (plan->cgroup_procs != NULL && enter_cgroup(plan->cgroup_procs) < 0)
+        return failed(failure, KIN_SPAWN_CGROUP, 0);
+    int misplaced = kin_spawn_arrange(plan);
+    if (misplaced >= 0)
+        return failed(failure, KIN_SPAWN_DESCRIPTORS, plan->descriptors[misplaced].there);
+    if (plan->executables != NULL)
+        kin_spawn_close_others(plan);
+    else
+        kin_spawn_close_sources(plan);
+    for (size_t i = 0; i < plan->limit_count; i++)
+        if (setrlimit(plan->limits[i].resource, &plan->limits[i].limit) < 0)
+            return failed(failure, KIN_SPAWN_RLIMITS, (int)i);
+    if (plan->nice != 0) {
+        errno = 0; /* -1 is a niceness too */
+        int before = getpriority(PRIO_PROCESS, 0);
+        if ((before == -1 && errno != 0) || setpriority(PRIO_PROCESS, 0, before + plan->nice) < 0)
+            return failed(failure, KIN_SPAWN_NICE, 0);
+    }
+    if (plan->group_count >= 0 && syscall(SET_GROUPS, plan->group_count, plan->groups) < 0)
+        return failed(failure, KIN_SPAWN_GROUPS, 0);
+    if (plan->set_gid && syscall(SET_GID, plan->gid, plan->gid, plan->gid) < 0)
+        return failed(failure, KIN_SPAWN_GID, 0);
+    if (plan->set_uid && syscall(SET_UID, plan->uid, plan->uid, plan->uid) < 0)
+        return failed(failure, KIN_SPAWN_UID, 0);
+    if (plan->umask >= 0)
+        umask((mode_t)plan->umask);
+    if (plan->cwd != NULL && chdir(plan->cwd) < 0)
+        return failed(failure, KIN_SPAWN_CWD, 0);
+    if (plan->death_signal != 0) {
+        if (prctl(PR_SET_PDEATHSIG, plan->death_signal) < 0)
+            return failed(failure, KIN_SPAWN_DEATH_SIGNAL, 0);
+        /* It died before: nobody sends the signal any more. 0: it is outside of our pid namespace. */
+        pid_t now = getppid();
+        if (now != parent && now != 0)
+            _exit(NOT_STARTED);
+    }
+    mask_t blocked = plan->blocked;
+    set_mask(&blocked, NULL);
+    return true;
 }
 
 _Noreturn static void
@@ -175,49 +231,8 @@ kin_child_main(const struct kin_spawn *plan, struct kin_spawn_failure *failure, 
     set_actions(plan->ignored, plan->ignored_as_here);
     if (plan->cpus != NULL)
         syscall(SYS_sched_setaffinity, 0, plan->cpus_size, plan->cpus);
-    if (plan->new_session && setsid() < 0)
-        fail(failure, KIN_SPAWN_NEW_SESSION, 0);
-    if (plan->process_group >= 0 && setpgid(0, plan->process_group) < 0)
-        fail(failure, KIN_SPAWN_PROCESS_GROUP, 0);
-    /* Before the program may read from it. SIGTTOU is blocked, so a background group may do it. */
-    if (plan->terminal >= 0 && tcsetpgrp(plan->terminal, getpgrp()) < 0)
-        fail(failure, KIN_SPAWN_TERMINAL, 0);
-    if (plan->cgroup_procs != NULL && enter_cgroup(plan->cgroup_procs) < 0)
-        fail(failure, KIN_SPAWN_CGROUP, 0);
-    int misplaced = kin_spawn_arrange(plan);
-    if (misplaced >= 0)
-        fail(failure, KIN_SPAWN_DESCRIPTORS, plan->descriptors[misplaced].there);
-    kin_spawn_close_others(plan);
-    for (size_t i = 0; i < plan->limit_count; i++)
-        if (setrlimit(plan->limits[i].resource, &plan->limits[i].limit) < 0)
-            fail(failure, KIN_SPAWN_RLIMITS, (int)i);
-    if (plan->nice != 0) {
-        errno = 0; /* -1 is a niceness too */
-        int before = getpriority(PRIO_PROCESS, 0);
-        if ((before == -1 && errno != 0) || setpriority(PRIO_PROCESS, 0, before + plan->nice) < 0)
-            fail(failure, KIN_SPAWN_NICE, 0);
-    }
-    if (plan->group_count >= 0 && syscall(SET_GROUPS, plan->group_count, plan->groups) < 0)
-        fail(failure, KIN_SPAWN_GROUPS, 0);
-    if (plan->set_gid && syscall(SET_GID, plan->gid, plan->gid, plan->gid) < 0)
-        fail(failure, KIN_SPAWN_GID, 0);
-    if (plan->set_uid && syscall(SET_UID, plan->uid, plan->uid, plan->uid) < 0)
-        fail(failure, KIN_SPAWN_UID, 0);
-    if (plan->umask >= 0)
-        umask((mode_t)plan->umask);
-    if (plan->cwd != NULL && chdir(plan->cwd) < 0)
-        fail(failure, KIN_SPAWN_CWD, 0);
-    if (plan->death_signal != 0) {
-        if (prctl(PR_SET_PDEATHSIG, plan->death_signal) < 0)
-            fail(failure, KIN_SPAWN_DEATH_SIGNAL, 0);
-        /* It died before: nobody sends the signal any more. 0: it is outside of our pid namespace. */
-        pid_t now = getppid();
-        if (now != parent && now != 0)
-            _exit(NOT_STARTED);
-    }
-    mask_t blocked = plan->blocked;
-    set_mask(&blocked, NULL);
-    execute(plan, failure);
+    if (kin_spawn_become(plan, failure, parent))
+        execute(plan, failure);
     _exit(NOT_STARTED);
 }
 

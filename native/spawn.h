@@ -38,7 +38,7 @@ struct kin_spawn_limit {
 };
 
 struct kin_spawn {
-    char *const *executables; /* tried in order, ends with NULL; at least one */
+    char *const *executables; /* tried in order, ends with NULL; NULL for kin_spawn_become */
     char *const *argv;
     char *const *envp;
     const char *cgroup_procs; /* the path of a cgroup.procs; NULL: stay */
@@ -75,6 +75,13 @@ struct kin_spawn_failure {
     volatile enum kin_spawn_step step;
     volatile int item; /* which limit or executable, or which number in the child; else 0 */
 };
+
+/* Everything of a plan but signals' actions, CPUs and execve, in this very process, which is a fork
+ * of `parent`, has one thread, and goes on as it is: what is not listed stays open, and of what is
+ * only the number `there`. False with *failure written; then the process is good for nothing but its
+ * end. `plan->descriptors` is used up. */
+bool kin_spawn_become(const struct kin_spawn *plan, struct kin_spawn_failure *failure,
+                      pid_t parent);
 
 /* Returns once the program has begun or failed to. The pid, or -1 with *failure written; then no
  * process is left. The caller has to wait for it. `plan->descriptors` is used up. */

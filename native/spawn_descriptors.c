@@ -1,4 +1,5 @@
-/* The descriptors of a child that is being started: the plan's in their places, the rest closed.
+/* The descriptors of a child that is being started: the plan's in their places, the rest closed,
+ * but for a copy that goes on using some of the rest.
  *
  *     a chain   3 -> 4 -> 5     from its free end: 4 becomes 5, then 3 becomes 4
  *     a cycle   3 -> 4 -> 3     one is moved away: 4 becomes 9, 3 becomes 4, 9 becomes 3
@@ -154,4 +155,27 @@ kin_spawn_close_others(const struct kin_spawn *plan)
             }
         from = kept + 1;
     }
+}
+
+void
+kin_spawn_close_sources(const struct kin_spawn *plan)
+{
+    for (size_t i = 0; i < plan->descriptor_count; i++)
+        if (index_of_target(plan, plan->descriptors[i].here) < 0) /* one may stand there twice */
+            syscall(SYS_close, plan->descriptors[i].here);
+}
+
+int
+kin_spawn_step_aside(const struct kin_spawn *plan, int fd)
+{
+    if (index_of_target(plan, fd) < 0)
+        return fd;
+    for (size_t i = 0; i < plan->descriptor_count; i++)
+        if (plan->descriptors[i].here == fd) /* the plan's own */
+            return fd;
+    int last = plan->descriptors[plan->descriptor_count - 1].there;
+    int aside = fcntl(fd, F_DUPFD_CLOEXEC, last + 1);
+    if (aside >= 0)
+        syscall(SYS_close, fd);
+    return aside;
 }

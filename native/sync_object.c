@@ -16,29 +16,46 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { MAKING = 5 }; /* seconds that a maker may take; else it is no maker, but alien memory */
+#include "mutex_word.h"
 
-/* The boot id as 16 bytes; all zero where /proc has none. */
-static void
+enum { MAKING = 5 }; /* seconds that a maker may take: microseconds, unless it is stopped */
+
+/* The boot id as 16 bytes; all zero where /proc has none. False when it can't be had just now: then nothing may be
+ * said about the boot of an object, nor one be made. */
+static bool
 read_boot_id(uint8_t id[16])
 {
-    char text[36];
-    memset(id, 0, 16);
-    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    ssize_t length = read(fd, text, sizeof text);
-    close(fd);
-    for (int i = 0, digit = 0; i < length && digit < 32; i++) {
-        int value = text[i] >= 'a' ? text[i] - 'a' + 10 : text[i] - '0';
-        if (text[i] == '-')
-            continue;
-        id[digit / 2] = (uint8_t)(id[digit / 2] << 4 | (value & 15));
-        digit++;
+    static _Atomic uint64_t halves[2];
+    static _Atomic bool known;
+    uint64_t words[2] = {0, 0};
+    if (!atomic_load_explicit(&known, memory_order_acquire)) {
+        char text[36];
+        uint8_t *bytes = (uint8_t *)words;
+        int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+        if (fd < 0 && errno != ENOENT && errno != EACCES && errno != EPERM)
+            return false;
+        ssize_t length = fd < 0 ? 0 : read(fd, text, sizeof text);
+        if (fd >= 0)
+            close(fd);
+        for (int i = 0, digit = 0; i < length && digit < 32; i++) {
+            int value = text[i] >= 'a' ? text[i] - 'a' + 10 : text[i] - '0';
+            if (text[i] == '-')
+                continue;
+            bytes[digit / 2] = (uint8_t)(bytes[digit / 2] << 4 | (value & 15));
+            digit++;
+        }
+        for (int i = 0; i < 2; i++)
+            atomic_store_explicit(&halves[i], words[i], memory_order_relaxed);
+        atomic_store_explicit(&known, true, memory_order_release);
     }
+    for (int i = 0; i < 2; i++)
+        words[i] = atomic_load_explicit(&halves[i], memory_order_relaxed);
+    memcpy(id, words, sizeof words);
+    return true;
 }
 
 static uint64_t
@@ -93,8 +110,13 @@ all_zero(const struct kin_object *object, size_t size)
     return true;
 }
 
-/* The words of a header after `magic` that are the same for whoever makes it: up to `owner`. */
-enum { FIRST_WORD = 1, OWNERS_WORD = offsetof(struct kin_object_header, owner) / sizeof(uint64_t) };
+/* The words of a header after `magic` that are the same for whoever makes it, but for the size, of which a kind may have several: up to
+ * `owner`. */
+enum {
+    FIRST_WORD = 1,
+    SIZE_WORD = offsetof(struct kin_object_header, size) / sizeof(uint64_t),
+    OWNERS_WORD = offsetof(struct kin_object_header, owner) / sizeof(uint64_t),
+};
 
 /* Whether a header may be one that a maker was killed at, or is at just now. */
 static bool
@@ -102,7 +124,7 @@ half_written(const struct kin_object_header *header, const struct kin_object_hea
 {
     for (size_t i = FIRST_WORD; i < OWNERS_WORD; i++) {
         uint64_t found = word_at(header, i);
-        if (found != 0 && found != word_at(whole, i))
+        if (i != SIZE_WORD && found != 0 && found != word_at(whole, i))
             return false;
     }
     return word_at(header, OWNERS_WORD) >> 32 == 0 && word_at(header, OWNERS_WORD + 1) == 0;
@@ -124,6 +146,8 @@ check(const struct kin_object *object, size_t room, enum kin_kind kind, size_t s
     if ((uintptr_t)object % KIN_OBJECT_ALIGNMENT != 0 || room < size)
         return KIN_MISPLACED;
     struct kin_object_header ours = header_of(kind, size, pid_namespace);
+    if (!read_boot_id(ours.boot_id))
+        return KIN_EXHAUSTED;
     for (;;) {
         uint64_t magic = magic_of(object);
         if (magic == KIN_OBJECT_MAGIC)
@@ -150,19 +174,47 @@ kin_object_look(const void *memory, size_t room, enum kin_kind kind, size_t size
     return check(memory, room, kind, size, thread->pid_namespace);
 }
 
-static enum kin_finding
-make(struct kin_mutex *guard, struct kin_object *object, enum kin_kind kind, size_t size,
-     kin_object_format *format, void *argument)
+struct timespec
+kin_object_patience(void)
 {
     struct timespec deadline;
     clock_gettime(CLOCK_MONOTONIC, &deadline);
     deadline.tv_sec += MAKING;
-    int error;
-    do
-        error = kin_mutex_lock(guard, &deadline);
-    while (error == EINTR);
-    if (error != 0 && error != EOWNERDEAD)
-        return error == ENOLCK ? KIN_TOO_MANY : KIN_ALIEN;
+    return deadline;
+}
+
+uint32_t
+kin_object_maker(const void *memory, size_t room)
+{
+    const struct kin_object *object = memory;
+    return room < sizeof *object ? 0 : kin_mutex_owner(kin_mutex_look(&object->guard));
+}
+
+/* Or just gone: then the next attempt tells more. */
+static bool
+is_alive(uint32_t thread)
+{
+    return thread == 0 || kill((pid_t)thread, 0) == 0 || errno == EPERM;
+}
+
+static enum kin_finding
+make(struct kin_mutex *guard, struct kin_object *object, enum kin_kind kind, size_t size,
+     kin_object_format *format, void *argument, const struct timespec *patience)
+{
+    int error = kin_mutex_lock(guard, patience);
+    switch (error) {
+    case 0:
+    case EOWNERDEAD:
+        break;
+    case EINTR:
+        return KIN_INTERRUPTED;
+    case ENOLCK:
+        return KIN_TOO_MANY;
+    case ETIMEDOUT:
+        return is_alive(kin_mutex_holder(guard)) ? KIN_BEING_MADE : KIN_ALIEN;
+    default:
+        return KIN_ALIEN;
+    }
     if (magic_of(object) == 0) {
         struct kin_object_header header = header_of(kind, size, guard->pid_namespace);
         if (format != NULL)
@@ -175,16 +227,43 @@ make(struct kin_mutex *guard, struct kin_object *object, enum kin_kind kind, siz
 
 enum kin_finding
 kin_object_open(struct kin_mutex *guard, void *memory, size_t room, enum kin_kind kind, size_t size,
-                kin_object_format *format, void *argument)
+                kin_object_format *format, void *argument, const struct timespec *patience)
 {
     struct kin_object *object = memory;
     enum kin_finding found = kin_object_look(memory, room, kind, size);
     if (found == KIN_SOUND)
         found = kin_mutex_bind(guard, &object->guard);
-    if (found != KIN_SOUND || magic_of(object) != 0)
-        return found;
-    found = make(guard, object, kind, size, format, argument);
+    if (found == KIN_SOUND && magic_of(object) == 0)
+        found = make(guard, object, kind, size, format, argument, patience);
+    /* Again: if it was blank, somebody else may have made another one since. */
     return found == KIN_SOUND ? kin_object_look(memory, room, kind, size) : found;
+}
+
+size_t
+kin_object_size(const void *memory, size_t room, enum kin_kind kind, size_t otherwise)
+{
+    const struct kin_object *object = memory;
+    bool is_one = (uintptr_t)memory % KIN_OBJECT_ALIGNMENT == 0 && room >= sizeof *object &&
+                  magic_of(object) == KIN_OBJECT_MAGIC && object->header.kind == kind &&
+                  object->header.size >= sizeof *object &&
+                  object->header.size % KIN_OBJECT_ALIGNMENT == 0;
+    return is_one ? object->header.size : otherwise;
+}
+
+enum kin_finding
+kin_object_open_sized(struct kin_mutex *guard, void *memory, size_t room, enum kin_kind kind,
+                      size_t *size, kin_object_format *format, void *argument,
+                      const struct timespec *patience)
+{
+    size_t made = kin_object_size(memory, room, kind, *size), before;
+    enum kin_finding found;
+    do {
+        before = *size = made;
+        found = kin_object_open(guard, memory, room, kind, *size, format, argument, patience);
+        /* Again if somebody has just made one of another size. */
+        made = kin_object_size(memory, room, kind, *size);
+    } while (found == KIN_OTHER_KIND && made != before);
+    return found;
 }
 
 void
@@ -206,7 +285,13 @@ kin_object_repair(struct kin_object *object, kin_object_format *repair, void *ar
 enum kin_finding
 kin_mutex_open(struct kin_mutex *mutex, void *memory, size_t room)
 {
-    return kin_object_open(mutex, memory, room, KIN_MUTEX, sizeof(struct kin_object), NULL, NULL);
+    const struct timespec patience = kin_object_patience();
+    enum kin_finding found;
+    do
+        found = kin_object_open(mutex, memory, room, KIN_MUTEX, sizeof(struct kin_object), NULL,
+                                NULL, &patience);
+    while (found == KIN_INTERRUPTED);
+    return found;
 }
 
 void

@@ -1,10 +1,12 @@
 /* System V shared memory as the kernel has it: shmget(2), shmat(2), shmctl(2).
  *
  *     sysv_shm_get(key, size, flags) -> id
- *     sysv_shm_status(id)            -> (size, attachments, uid, cuid, mode, key, creator's pid)
+ *     sysv_shm_status(id)            -> (size, attachments, uid, cuid, mode, key, creator's pid,
+ *                                        when somebody attached last, or 0)
  *     sysv_shm_set_mode(id, mode)
  *     sysv_shm_remove(id)
  *     SysvAttachment(id, read_only)     the memory, as a buffer
+ *         .populate()                   have all its pages
  *
  * Each raises OSError with the errno (sysv_ipc has none).
  *
@@ -18,7 +20,11 @@
 
 #include <errno.h>
 #include <sys/ipc.h>
+#include <sys/mman.h>
 #include <sys/shm.h>
+#include <unistd.h>
+
+#include "heap_type_binding.h"
 
 int kin_add_sysv_shm(PyObject *module);
 
@@ -36,8 +42,7 @@ attachment_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     int id, read_only;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "ip:SysvAttachment", names, &id, &read_only))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct attachment *self = (struct attachment *)allocate(type, 0);
+    struct attachment *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->read_only = read_only;
@@ -61,11 +66,9 @@ static void
 attachment_dealloc(PyObject *object)
 {
     struct attachment *self = (struct attachment *)object;
-    PyTypeObject *type = Py_TYPE(object);
     if (self->address != NULL)
         shmdt(self->address);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static int
@@ -81,7 +84,58 @@ attachment_length(PyObject *object)
     return ((struct attachment *)object)->size;
 }
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+enum { STEP = 2 << 20 }; /* bytes, after which signals are looked for */
+
+/* Have some pages. 0, or an errno. What others write there meanwhile stays. */
+static int
+populate(char *from, size_t size)
+{
+    if (madvise(from, size, MADV_POPULATE_WRITE) == 0)
+        return 0;
+    if (errno != EINVAL)
+        return errno;
+    long page = sysconf(_SC_PAGESIZE);
+    for (size_t at = 0; at < size; at += (size_t)page)
+        __atomic_fetch_or(from + at, 0, __ATOMIC_RELAXED);
+    return 0;
+}
+
+static PyObject *
+attachment_populate(PyObject *object, PyObject *none)
+{
+    (void)none;
+    struct attachment *self = (struct attachment *)object;
+    for (Py_ssize_t at = 0; at < self->size;) {
+        Py_ssize_t size = self->size - at < STEP ? self->size - at : STEP;
+        int error;
+        Py_BEGIN_ALLOW_THREADS
+        error = populate((char *)self->address + at, (size_t)size);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0)
+            return NULL;
+        if (error == EINTR)
+            continue;
+        if (error != 0) {
+            errno = error;
+            return PyErr_SetFromErrno(PyExc_OSError);
+        }
+        at += size;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"populate", attachment_populate, METH_NOARGS,
+     PyDoc_STR("Have all its pages; raises OSError.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyType_Slot slots[] = {
+    {Py_tp_methods, methods},
     {Py_tp_doc, (void *)PyDoc_STR("The memory of a System V segment.")},
     {Py_tp_new, attachment_new},
     {Py_tp_dealloc, attachment_dealloc},
@@ -122,10 +176,10 @@ kin_sysv_shm_status(PyObject *module, PyObject *args)
         return NULL;
     if (shmctl(id, IPC_STAT, &status) < 0)
         return PyErr_SetFromErrno(PyExc_OSError);
-    return Py_BuildValue("(nKIIIii)", (Py_ssize_t)status.shm_segsz,
+    return Py_BuildValue("(nKIIIiiL)", (Py_ssize_t)status.shm_segsz,
                          (unsigned long long)status.shm_nattch, status.shm_perm.uid,
                          status.shm_perm.cuid, (unsigned int)status.shm_perm.mode,
-                         status.shm_perm.__key, (int)status.shm_cpid);
+                         status.shm_perm.__key, (int)status.shm_cpid, (long long)status.shm_atime);
 }
 
 static PyObject *
@@ -160,7 +214,7 @@ kin_sysv_shm_remove(PyObject *module, PyObject *args)
 static PyMethodDef functions[] = {
     {"sysv_shm_get", kin_sysv_shm_get, METH_VARARGS, PyDoc_STR("shmget(2): the id.")},
     {"sysv_shm_status", kin_sysv_shm_status, METH_VARARGS,
-     PyDoc_STR("shmctl(2), IPC_STAT: size, attachments, uid, cuid, mode, key, creator's pid.")},
+     PyDoc_STR("shmctl(2), IPC_STAT: size, attachments, uid, cuid, mode, key, creator's pid, attached.")},
     {"sysv_shm_set_mode", kin_sysv_shm_set_mode, METH_VARARGS, PyDoc_STR("shmctl(2), IPC_SET.")},
     {"sysv_shm_remove", kin_sysv_shm_remove, METH_VARARGS, PyDoc_STR("shmctl(2), IPC_RMID.")},
     {NULL, NULL, 0, NULL},
@@ -169,8 +223,6 @@ static PyMethodDef functions[] = {
 int
 kin_add_sysv_shm(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "SysvAttachment", type);
-    Py_XDECREF(type);
+    int result = kin_add_type(module, &spec, "SysvAttachment");
     return result == 0 ? PyModule_AddFunctions(module, functions) : result;
 }

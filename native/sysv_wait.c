@@ -1,4 +1,5 @@
-/* Blocking in msgrcv(2) and msgsnd(2) so that other threads can end it.
+/* Blocking in msgrcv(2) and msgsnd(2) so that other threads can end it; and `enter` and `leave`, between which
+ * other calls block like that (file_lock.c).
  *
  * System V queues have no descriptor: whoever waits for one blocks in the system call itself, and
  * a signal is all that gets a thread out of there. Both calls are ended by any signal that has a
@@ -24,6 +25,7 @@
  *    when one is there. (One without text fits into 0 bytes; it is handed over.)
  * 5. A handler that somebody set for SIGURG stays, as any handler will do; only a disposition that
  *    drops the signal (default, ignored) is replaced, and this is looked at again at every use.
+ *    From one that restarts a call which can be restarted (`restarts`), SA_RESTART is taken away.
  * 6. The thread may have blocked SIGURG; it is let in for the length of the call.
  *
  * Why SIGURG, and what else was considered: docs/design/sysv.md.
@@ -59,22 +61,36 @@ drops_signal(const struct sigaction *action)
            (action->sa_handler == SIG_DFL || action->sa_handler == SIG_IGN);
 }
 
-int
-kin_wait_prepare_signal(void)
+static bool
+interrupts(const struct sigaction *action, bool restarts)
 {
-    struct sigaction now;
-    if (sigaction(KIN_WAKE_SIGNAL, NULL, &now) < 0)
-        return errno;
-    if (!drops_signal(&now))
-        return 0;
-    /* SA_RESTART is for every other system call that a late signal may meet. */
-    struct sigaction ours = {.sa_handler = do_nothing, .sa_flags = SA_RESTART | SA_ONSTACK};
-    sigemptyset(&ours.sa_mask);
-    if (sigaction(KIN_WAKE_SIGNAL, &ours, &now) < 0)
-        return errno;
-    if (!drops_signal(&now)) /* somebody was quicker: his handler stays */
-        sigaction(KIN_WAKE_SIGNAL, &now, NULL);
-    return 0;
+    return !drops_signal(action) && !(restarts && action->sa_flags & SA_RESTART);
+}
+
+int
+kin_wait_prepare_signal(const struct kin_wait *wait)
+{
+    for (;;) {
+        struct sigaction seen, wanted, before;
+        if (sigaction(KIN_WAKE_SIGNAL, NULL, &seen) < 0)
+            return errno;
+        if (interrupts(&seen, wait->restarts))
+            return 0;
+        wanted = seen;
+        if (drops_signal(&seen)) {
+            /* SA_RESTART is for every other system call that a late signal may meet. */
+            wanted = (struct sigaction){.sa_handler = do_nothing,
+                                        .sa_flags = SA_RESTART | SA_ONSTACK};
+            sigemptyset(&wanted.sa_mask);
+        }
+        if (wait->restarts)
+            wanted.sa_flags &= ~SA_RESTART;
+        if (sigaction(KIN_WAKE_SIGNAL, &wanted, &before) < 0)
+            return errno;
+        if (before.sa_handler == seen.sa_handler) /* of a union with sa_sigaction */
+            return 0;
+        sigaction(KIN_WAKE_SIGNAL, &before, NULL); /* somebody was quicker: his handler stays */
+    }
 }
 
 /* -------------------------------------------------------------------------------- the timer */
@@ -101,14 +117,8 @@ timer_start(int *timer, int milliseconds)
 
 /* ------------------------------------------------------------------------ before and after */
 
-struct stay {
-    sigset_t mask; /* of the thread, as it was */
-    bool timed;
-    int timer;
-};
-
-static void
-leave(struct kin_wait *wait, struct stay *stay)
+void
+kin_wait_leave(struct kin_wait *wait, struct kin_stay *stay)
 {
     if (stay->timed)
         syscall(SYS_timer_delete, stay->timer);
@@ -121,14 +131,12 @@ leave(struct kin_wait *wait, struct stay *stay)
     pthread_mutex_unlock(&wait->mutex);
 }
 
-/* KIN_WAIT_DONE: go on into the system call, and then `leave`. KIN_WAIT_AGAIN: somebody called
- * kin_wait_wake already. Or -errno. */
-static int
-enter(struct kin_wait *wait, struct stay *stay, int milliseconds)
+int
+kin_wait_enter(struct kin_wait *wait, struct kin_stay *stay, int milliseconds)
 {
     if (milliseconds == 0)
         return KIN_WAIT_AGAIN;
-    int error = kin_wait_prepare_signal();
+    int error = kin_wait_prepare_signal(wait);
     if (error != 0)
         return -error;
 
@@ -154,7 +162,7 @@ enter(struct kin_wait *wait, struct stay *stay, int milliseconds)
         stay->timed = error == 0;
     }
     if (error != 0)
-        leave(wait, stay);
+        kin_wait_leave(wait, stay);
     return error != 0 ? -error : KIN_WAIT_DONE;
 }
 
@@ -177,9 +185,9 @@ kin_wait_wake(struct kin_wait *wait)
 {
     pthread_mutex_lock(&wait->mutex);
     wait->requested = true;
-    /* `leave` takes the request back: when it is gone, the thread that blocked was outside. */
+    /* kin_wait_leave takes the request back: when it is gone, the thread that blocked was outside. */
     while (wait->blocked && wait->requested) {
-        kin_wait_prepare_signal();
+        kin_wait_prepare_signal(wait);
         syscall(SYS_tgkill, getpid(), wait->thread, KIN_WAKE_SIGNAL);
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
@@ -196,14 +204,14 @@ kin_wait_wake(struct kin_wait *wait)
 int
 kin_wait_for_message(struct kin_wait *wait, int queue, long type, int milliseconds, long *taken)
 {
-    struct stay stay;
-    int entered = enter(wait, &stay, milliseconds);
+    struct kin_stay stay;
+    int entered = kin_wait_enter(wait, &stay, milliseconds);
     if (entered != KIN_WAIT_DONE)
         return entered;
     struct kin_sysv_message empty;
     ssize_t length = msgrcv(queue, &empty, 0, type, 0);
     int error = errno;
-    leave(wait, &stay);
+    kin_wait_leave(wait, &stay);
     if (length == 0) {
         *taken = empty.type;
         return KIN_WAIT_DONE;
@@ -215,13 +223,13 @@ int
 kin_wait_to_send(struct kin_wait *wait, int queue, const struct kin_sysv_message *message,
                  size_t length, int milliseconds)
 {
-    struct stay stay;
-    int entered = enter(wait, &stay, milliseconds);
+    struct kin_stay stay;
+    int entered = kin_wait_enter(wait, &stay, milliseconds);
     if (entered != KIN_WAIT_DONE)
         return entered;
     int result = msgsnd(queue, message, length, 0);
     int error = errno;
-    leave(wait, &stay);
+    kin_wait_leave(wait, &stay);
     if (result == 0)
         return KIN_WAIT_DONE;
     return error == EINTR ? KIN_WAIT_AGAIN : -error;

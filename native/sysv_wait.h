@@ -4,6 +4,7 @@
 #define KIN_SYSV_WAIT_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -15,6 +16,14 @@ struct kin_wait {
     bool requested;              /* somebody wants the blocked thread, or the next one, back */
     bool blocked;                /* `thread` is in the system call, or about to enter it */
     pid_t thread;
+    bool restarts; /* set once, before the first wait: its system call is one that SA_RESTART restarts (signal(7)) */
+};
+
+/* One stay of a thread in a system call. */
+struct kin_stay {
+    sigset_t mask; /* of the thread, as it was */
+    bool timed;
+    int timer;
 };
 
 /* A message as msgrcv and msgsnd want it: the type, then the text. */
@@ -26,7 +35,7 @@ struct kin_sysv_message {
 enum {
     KIN_WAIT_FOREVER = -1, /* as a timeout */
     KIN_WAIT_AGAIN = 0,    /* a message or room may be there, or a wake, a signal, the time */
-    KIN_WAIT_DONE = 1,     /* the call itself took or sent a message */
+    KIN_WAIT_DONE = 1,     /* the call itself took or sent a message, or got the lock */
 };
 
 /* 0, or an errno. Nothing is to be destroyed: it all lies in the struct, and a forked child could
@@ -38,7 +47,12 @@ int kin_wait_init(struct kin_wait *wait);
 void kin_wait_wake(struct kin_wait *wait);
 
 /* Makes sure that the signal interrupts: 0, or an errno. Every wait does it too. */
-int kin_wait_prepare_signal(void);
+int kin_wait_prepare_signal(const struct kin_wait *wait);
+
+/* Around a system call that blocks. KIN_WAIT_DONE: go into it, and then `leave`. KIN_WAIT_AGAIN: somebody called
+ * kin_wait_wake already, or there is no time. Or -errno. */
+int kin_wait_enter(struct kin_wait *wait, struct kin_stay *stay, int milliseconds);
+void kin_wait_leave(struct kin_wait *wait, struct kin_stay *stay);
 
 /* Waits for up to `milliseconds` until a message of `type` (as in msgrcv) is in the queue, and
  * leaves it there. Only one without any text can't be left: it is taken, *taken becomes its type,

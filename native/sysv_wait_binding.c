@@ -23,6 +23,7 @@
 #include <sys/ipc.h>
 #include <sys/msg.h>
 
+#include "heap_type_binding.h"
 #include "sysv_wait.h"
 #include "sysv_wait_binding.h"
 
@@ -45,8 +46,7 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static char *names[] = {"id", NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "i:SysvQueue", names, &id))
         return NULL;
-    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    struct queue *self = (struct queue *)allocate(type, 0);
+    struct queue *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     self->id = id;
@@ -62,10 +62,8 @@ queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 static void
 queue_dealloc(PyObject *object)
 {
-    PyTypeObject *type = Py_TYPE(object);
     PyMem_Free(((struct queue *)object)->room);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
+    kin_release(object);
 }
 
 static bool
@@ -143,8 +141,8 @@ queue_send(PyObject *object, PyObject *bytes)
     return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static PyObject *
-outcome(int result)
+PyObject *
+kin_wait_outcome(int result)
 {
     if (result == KIN_WAIT_DONE)
         Py_RETURN_TRUE;
@@ -174,7 +172,7 @@ queue_wait_for_message(PyObject *object, PyObject *args)
         self->holds = true;
         self->held_type = taken;
     }
-    return outcome(result);
+    return kin_wait_outcome(result);
 }
 
 static PyObject *
@@ -193,7 +191,7 @@ queue_wait_to_send(PyObject *object, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     result = kin_wait_to_send(&self->wait, self->id, message, length, milliseconds);
     Py_END_ALLOW_THREADS
-    return outcome(result);
+    return kin_wait_outcome(result);
 }
 
 static PyObject *
@@ -273,8 +271,5 @@ static PyType_Spec spec = {
 int
 kin_add_sysv_wait(PyObject *module)
 {
-    PyObject *type = PyType_FromSpec(&spec);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "SysvQueue", type);
-    Py_XDECREF(type);
-    return result;
+    return kin_add_type(module, &spec, "SysvQueue");
 }

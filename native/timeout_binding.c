@@ -32,7 +32,8 @@ kin_read_timeout(PyObject *timeout, struct timespec *deadline)
 {
     double seconds = PyFloat_AsDouble(timeout);
     if (PyErr_Occurred()) {
-        PyErr_Clear();
+        if (PyErr_ExceptionMatches(PyExc_Exception)) /* and no Ctrl-C */
+            PyErr_Clear();
         return false;
     }
     if (!(seconds >= 0) || isinf(seconds))

@@ -14,8 +14,9 @@
 PyObject *kin_timeout_among(const char *method, PyObject *const *arguments, Py_ssize_t count,
                             PyObject *names);
 
-/* A deadline on CLOCK_MONOTONIC, so many seconds from now. False, and no exception set, for what is no number,
- * negative or not finite. */
+/* A deadline on CLOCK_MONOTONIC, so many seconds from now. False for what is no number, negative or not finite; an
+ * exception is set only where reading it was interrupted. The number may be an object, whose methods do anything: whether
+ * something is open is looked at afterwards. */
 bool kin_read_timeout(PyObject *timeout, struct timespec *deadline);
 
 #endif

@@ -1,12 +1,13 @@
 /* The one thread of a process that waits for what must interrupt something else.
  *
- * A thread that blocks in a system call without a descriptor (msgrcv, later a futex) can't wait
+ * A thread that blocks in a system call without a descriptor (msgrcv, a futex) can't wait
  * for a hang-up or a death at the same time. The watcher does it for all of them: one epoll, and
  * for each descriptor what to do when it is ready.
  *
  *      presence FIFO  ─┐                          ┌─> wakes a kin_wait (sysv_wait.c)
  *      pidfd          ─┼─> epoll ─> the thread ───┼─> reaps a kin_child (child.c)
- *      (…)            ─┘                          └─> writes an eventfd
+ *      (…)            ─┘                          ├─> wakes all who sleep on a futex (members.c)
+ *                                                 └─> writes an eventfd
  *
  * Rules:
  * 1. A watch acts once (EPOLLONESHOT); who waits again, watches again. What is ready when the
@@ -36,6 +37,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "futex.h"
+
 enum { STOP = 0, EVENTS = 16, STACK = 128 * 1024 };
 
 struct kin_watch_entry {
@@ -64,6 +67,12 @@ act(const struct kin_watcher *watcher, struct kin_watch *watch)
             ;
     if (watch->wait != NULL)
         kin_wait_wake(watch->wait);
+    if (watch->turn != NULL) {
+        /* SYNC POINT: who takes `turn` before it looks at `told` does not sleep past it. */
+        atomic_store_explicit(watch->told, true, memory_order_relaxed);
+        atomic_fetch_add_explicit(watch->turn, 1, memory_order_release);
+        kin_futex_wake(watch->turn, INT_MAX);
+    }
     if (watch->child != NULL)
         give_back(watcher, watch);
 }
@@ -127,12 +136,20 @@ kin_watcher_init(struct kin_watcher *watcher)
 }
 
 static void
+drop(struct kin_watch_entry *entry)
+{
+    if (entry->watch.owns)
+        close(entry->watch.fd);
+    free(entry);
+}
+
+static void
 forget(struct kin_watcher *watcher)
 {
     while (watcher->all != NULL) {
         struct kin_watch_entry *entry = watcher->all;
         watcher->all = entry->next;
-        free(entry);
+        drop(entry);
     }
     if (watcher->epoll >= 0)
         close(watcher->epoll);
@@ -210,7 +227,7 @@ kin_watcher_remove(struct kin_watcher *watcher, uint64_t number)
             else if (entry->watch.fd >= 0)
                 give_back(watcher, &entry->watch);
             *place = entry->next;
-            free(entry);
+            drop(entry);
         } else
             place = &entry->next;
     }
@@ -252,7 +269,8 @@ act_on_all(struct kin_watcher *watcher)
         else if (entry->watch.fd >= 0) {
             act(watcher, &entry->watch);
             epoll_ctl(watcher->epoll, EPOLL_CTL_DEL, entry->watch.fd, NULL);
-            entry->watch.fd = -1; /* it has acted */
+            if (!entry->watch.owns)
+                entry->watch.fd = -1; /* it has acted, and the number may become another's */
         }
 }
 

@@ -4,6 +4,7 @@
 #define KIN_WATCHER_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -17,6 +18,9 @@ struct kin_watch {
     int event_fd;            /* is written to, unless it is -1 */
     struct kin_wait *wait;   /* is woken, unless it is NULL */
     struct kin_child *child; /* is collected, unless it is NULL; then fd is watched no more */
+    _Atomic uint32_t *turn;  /* has 1 added, and all who sleep on it are woken, unless it is NULL; */
+    _Atomic bool *told;      /* … and this is set before that */
+    bool owns;               /* the watch closes fd: when it is removed, and in a forked child */
 };
 
 struct kin_watcher {
@@ -35,7 +39,8 @@ struct kin_watcher {
 int kin_watcher_init(struct kin_watcher *watcher);
 
 /* Adds a watch, and starts the thread if it does not run. *number is what `remove` takes; 0 asks
- * for a new one, and watches that are to be removed together may share one. */
+ * for a new one, and watches that are to be removed together may share one. After an error, fd is
+ * the caller's still. */
 int kin_watcher_add(struct kin_watcher *watcher, const struct kin_watch *watch, uint64_t *number);
 
 /* When this returns, the actions of the watches with this number neither run nor will. Unknown

@@ -5,6 +5,7 @@
  *                                                        that of a SysvQueue or of a Child
  *       .before_fork(), .after_fork_in_parent(), .after_fork_in_child()
  *       .stop()                               ends the thread
+ *       .core                                 a capsule of the struct kin_watcher
  *     Watch
  *       .leave()                              also a context manager; what it watches for happens no more
  *                                             once it is left or dropped
@@ -20,8 +21,10 @@
 #include <errno.h>
 
 #include "child_binding.h"
+#include "heap_type_binding.h"
 #include "sysv_wait_binding.h"
 #include "watcher.h"
+#include "watcher_binding.h"
 
 int kin_add_watcher(PyObject *module);
 
@@ -43,21 +46,6 @@ fail(int error)
 {
     errno = error;
     return PyErr_SetFromErrno(PyExc_OSError);
-}
-
-static PyObject *
-allocate(PyTypeObject *type)
-{
-    allocfunc function = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
-    return function(type, 0);
-}
-
-static void
-release(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    ((freefunc)PyType_GetSlot(type, Py_tp_free))(object);
-    Py_DECREF(type);
 }
 
 /* --------------------------------------------------------------------------------- a watch */
@@ -82,7 +70,7 @@ watch_dealloc(PyObject *object)
     leave(self);
     Py_XDECREF(self->waker);
     Py_XDECREF((PyObject *)self->watcher);
-    release(object);
+    kin_release(object);
 }
 
 static PyObject *
@@ -137,7 +125,7 @@ watcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
     static char *names[] = {NULL};
     if (!PyArg_ParseTupleAndKeywords(args, keywords, ":Watcher", names))
         return NULL;
-    struct watcher *self = (struct watcher *)allocate(type);
+    struct watcher *self = kin_allocate(type);
     if (self == NULL)
         return NULL;
     int error = kin_watcher_init(&self->core);
@@ -156,7 +144,7 @@ watcher_dealloc(PyObject *object)
     struct watcher *self = (struct watcher *)object;
     kin_watcher_end(&self->core);
     Py_XDECREF(self->watch_type);
-    release(object);
+    kin_release(object);
 }
 
 static PyObject *
@@ -177,7 +165,7 @@ watcher_watch(PyObject *object, PyObject *args)
         if (terms.wait == NULL)
             return NULL;
     }
-    struct watch *watch = (struct watch *)allocate((PyTypeObject *)self->watch_type);
+    struct watch *watch = kin_allocate((PyTypeObject *)self->watch_type);
     if (watch == NULL)
         return NULL;
     watch->watcher = (struct watcher *)Py_NewRef(object);
@@ -237,6 +225,23 @@ watcher_stop(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+static void
+release_owner(PyObject *capsule)
+{
+    Py_XDECREF(PyCapsule_GetContext(capsule));
+}
+
+static PyObject *
+watcher_core(PyObject *object, void *unused)
+{
+    struct watcher *self = (struct watcher *)object;
+    (void)unused;
+    PyObject *capsule = PyCapsule_New(&self->core, KIN_WATCHER_CAPSULE, release_owner);
+    if (capsule != NULL)
+        PyCapsule_SetContext(capsule, Py_NewRef(object));
+    return capsule;
+}
+
 static PyMethodDef methods[] = {
     {"watch", watcher_watch, METH_VARARGS, PyDoc_STR("Watch descriptors, each once.")},
     {"before_fork", watcher_before_fork, METH_NOARGS, PyDoc_STR("End the thread, and hold still.")},
@@ -248,11 +253,17 @@ static PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyGetSetDef attributes[] = {
+    {"core", watcher_core, NULL, PyDoc_STR("For objects of C that watch."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot slots[] = {
     {Py_tp_doc, (void *)PyDoc_STR("The watcher of a process.")},
     {Py_tp_new, watcher_new},
     {Py_tp_dealloc, watcher_dealloc},
     {Py_tp_methods, methods},
+    {Py_tp_getset, attributes},
     {0, NULL},
 };
 
@@ -263,17 +274,10 @@ static PyType_Spec spec = {
     .slots = slots,
 };
 
-static int
-add_type(PyObject *module, PyType_Spec *of, const char *name)
-{
-    PyObject *type = PyType_FromModuleAndSpec(module, of, NULL);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, name, type);
-    Py_XDECREF(type);
-    return result;
-}
-
 int
 kin_add_watcher(PyObject *module)
 {
-    return add_type(module, &watch_spec, "Watch") < 0 ? -1 : add_type(module, &spec, "Watcher");
+    if (kin_add_type(module, &watch_spec, "Watch") < 0)
+        return -1;
+    return kin_add_type(module, &spec, "Watcher");
 }

@@ -41,8 +41,8 @@ FLOORS: tuple[tuple[House, ...], ...] = (
         House(
             "ground",
             (
-                "addresses deadlines descriptors exit_hooks sysctl",
-                "identity helper_threads interpreter_exit memfd nameless_file process_limit sysv_keys",
+                "addresses deadlines descriptors exit_hooks marks record_locks room sysctl",
+                "identity helper_threads interpreter_exit memfd nameless_file ownership process_limit sysv_keys",
                 "transfer",
                 "turnstile ancillary",
                 "interest",

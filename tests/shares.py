@@ -10,8 +10,10 @@ segments, is compared here, before the first run and after the last.
 Rules:
 1. A module is run by one run, whole and in order.
 2. A module of `ALONE` is run at the end, when the others are over: it looks at the whole machine.
-3. The first run speaks as it goes; what the others say is shown after it, whole.
-4. The last line is the sum, in pytest's words; the exit code is that of the first run that failed.
+3. Each run is a process group of its own. In one that is orphaned (setpgid(2)), as those of services and CI are, the kernel
+   sends SIGHUP to everybody when a keeper is killed while somebody of the group is stopped: a test of this run, and one of the other.
+4. The first run speaks as it goes; what the others say is shown after it, whole.
+5. The last line is the sum, in pytest's words; the exit code is that of the first run that failed.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -94,6 +97,7 @@ def leave_sums(stats: dict[str, list[object]], taken: Path) -> None:
 
 def main() -> int:
     """Run the whole suite; the exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()
     before = leak_check.take_snapshot(leak_check.OF_THE_MACHINE)
     with tempfile.TemporaryDirectory(prefix="kinfolk-shares-") as place:
@@ -127,14 +131,22 @@ def _run_at_once(place: Path, count: int) -> list[int]:
     command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
     env = {**os.environ, VARIABLE: str(place), "KINFOLK_TEST_OWN_LEAKS": "1"}
     outputs = [(place / f"output-{number}").open("w+") for number in range(1, count)]
-    runs = [subprocess.Popen(command, env=env)]
-    runs += [
-        subprocess.Popen(command, env=env, stdout=output, stderr=subprocess.STDOUT)
-        for output in outputs
+    runs = [
+        subprocess.Popen(
+            command,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            process_group=0,
+        )
+        for output in (None, *outputs)
     ]
     try:
         codes = [run.wait() for run in runs]
-    except KeyboardInterrupt:  # they got it too
+    except KeyboardInterrupt:
+        for run in runs:
+            run.send_signal(signal.SIGINT)
         codes = [run.wait() for run in runs]
     for number, output in enumerate(outputs, 2):
         output.seek(0)

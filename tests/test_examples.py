@@ -116,6 +116,28 @@ def test_the_service_does_what_signals_say(tmp_path):
         assert process.wait(HANG) == 0
 
 
+# ── the ledger ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_ledger_loses_nothing():
+    assert run(EXAMPLES / "ledger.py").stdout.splitlines() == [
+        "clerk 1: exited 0",
+        "clerk 2: killed by SIGKILL",
+        "clerk 3: exited 0",
+        "clerk 4: exited 0",
+        "there are 8000 of 8000, after 1 repair",
+    ]
+
+
+def test_without_repairing_it_would(tmp_path):
+    """The negative control."""
+    script = tmp_path / "ledger.py"
+    source = (EXAMPLES / "ledger.py").read_text()
+    script.write_text(source.replace("if held.owner_died:", "if False:"))
+    last = run(script).stdout.splitlines()[-1]
+    assert re.fullmatch(r"there are 7[0-9]{3} of 8000, after 0 repair", last)
+
+
 # ── the guide ────────────────────────────────────────────────────────────────────────────────
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)

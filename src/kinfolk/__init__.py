@@ -101,7 +101,13 @@ if TYPE_CHECKING:
     from kinfolk.processes.spawn import aspawn, preload, spawn
     from kinfolk.processes.streams import Redirect
     from kinfolk.processes.wait import await_all, await_any, wait_all, wait_any
+    from kinfolk.sync.condition import Condition
+    from kinfolk.sync.event import Event
+    from kinfolk.sync.file_lock import FileLock
     from kinfolk.sync.mutex import Mutex
+    from kinfolk.sync.posix_semaphore import PosixSemaphore
+    from kinfolk.sync.semaphore import Semaphore
+    from kinfolk.sync.sysv_semaphore import SysVSemaphore
 
 __version__ = "0.1.0"
 
@@ -119,6 +125,7 @@ __all__ = [
     "CommandReader",
     "CommandText",
     "CommandWriter",
+    "Condition",
     "Connection",
     "CorruptChannel",
     "CorruptObject",
@@ -127,7 +134,9 @@ __all__ = [
     "Deadlock",
     "DecodeError",
     "EndOfChannel",
+    "Event",
     "ExitStatus",
+    "FileLock",
     "ForkSide",
     "ForkWithThreads",
     "ForkedCopy",
@@ -150,6 +159,7 @@ __all__ = [
     "Peer",
     "PeerError",
     "PidFile",
+    "PosixSemaphore",
     "Process",
     "ProcessInfo",
     "ProcessTree",
@@ -157,10 +167,12 @@ __all__ = [
     "Record",
     "Records",
     "Redirect",
+    "Semaphore",
     "Sender",
     "SharedMemory",
     "Statistics",
     "StillInUse",
+    "SysVSemaphore",
     "SystemProblem",
     "ThreadInfo",
     "Timeout",
@@ -242,7 +254,13 @@ _HOMES = {
     "processes.streams": "Redirect",
     "processes.wait": "await_all await_any wait_all wait_any",
     "signals": "signals",
+    "sync.file_lock": "FileLock",
+    "sync.condition": "Condition",
+    "sync.event": "Event",
     "sync.mutex": "Mutex",
+    "sync.posix_semaphore": "PosixSemaphore",
+    "sync.semaphore": "Semaphore",
+    "sync.sysv_semaphore": "SysVSemaphore",
 }
 _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names.split()}
 
@@ -250,7 +268,12 @@ _HOME = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name i
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _import_module(_HOME[name])
+    try:
+        home = _import_module(_HOME[name])
+    except OSError as error:  # no descriptor left, for one
+        from kinfolk.errors import from_os_error as _from_os_error
+
+        raise _from_os_error(error, "can't be loaded", f"{__name__}.{name}") from error
     value: object = home if _HOME[name] == f"{__name__}.{name}" else getattr(home, name)
     globals()[name] = value
     return value

@@ -36,8 +36,9 @@ class Deadline:
                 f"{name}={timeout!r} makes no sense",
                 remedy=f"give seconds as a number, {otherwise}",
             )
-        self.timeout = timeout
-        self.at = None if timeout is None else time.monotonic() + min(timeout, _LONGEST)
+        # A Fraction or a Decimal, too, is shown and added up as a float.
+        self.timeout = None if timeout is None else float(min(timeout, _LONGEST))
+        self.at = None if self.timeout is None else time.monotonic() + self.timeout
 
     def remaining(self) -> float | None:
         """Seconds left, never negative; None when there is no end."""

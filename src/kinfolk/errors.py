@@ -324,8 +324,10 @@ def from_os_error(error: OSError, what: str, subject: str = "", remedy: str = ""
     code = error.errno or 0
     kind, usual_remedy = _BY_ERRNO.get(code, (KernelError, ""))
     why = os.strerror(code) if code > 0 else str(error)  # getaddrinfo(3) counts below zero
-    if error.filename is not None and str(error.filename) not in subject:
-        why += f" [{error.filename}]"
+    filename = "" if error.filename is None else str(error.filename)
+    # A descriptor that was opened anew by its number says nothing to people.
+    if filename not in subject and not filename.startswith("/proc/self/fd/"):
+        why += f" [{filename}]"
     return kind(what, subject=subject, why=why, remedy=remedy or usual_remedy, code=code)
 
 

@@ -1,7 +1,7 @@
 """Threads that block so that an event loop need not: where the kernel gives no descriptor to wait on.
 
-Only System V queues need them. One thread can block in one queue at a time, so there
-is one for each queue that some task waits for just now; when the wait is over, the thread is kept for the next one.
+System V queues need them, semaphores, file locks, whatever is waited for in a system call of its own. One thread can block in one
+of them at a time, so there is one for each that some task waits for just now; when the wait is over, the thread is kept for the next one.
 
 Rules:
 1. A thread runs one call, reports its end, and sleeps until it gets another: no polling, no CPU.
@@ -105,7 +105,7 @@ def run(call: BlockingCall, milliseconds: int | None, report: Report) -> None:
             raise LimitReached(
                 "a task can't wait here",
                 why=f"{error}, and there is no descriptor to wait on",
-                remedy="end some threads, raise the limit (ulimit -u), or use mq: instead of sysv-mq:",
+                remedy="end some threads, or raise the limit (ulimit -u); for queues, use mq: instead of sysv-mq:",
                 code=errno.EAGAIN,
             ) from error
         _crew.all.add(helper)

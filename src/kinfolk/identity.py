@@ -13,7 +13,7 @@ import re
 import select
 from typing import NamedTuple
 
-from kinfolk.errors import InvalidValue
+from kinfolk.errors import InvalidValue, from_os_error
 
 
 class Peer(NamedTuple):
@@ -59,13 +59,15 @@ class Identity(NamedTuple):
 
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks since boot at which a process started; None when it has gone."""
+    """Clock ticks since boot at which a process started; None when it has gone. Raises LimitReached for want of a descriptor."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name, in parentheses, may hold spaces and parentheses of its own.
             return int(file.read().rpartition(b")")[2].split()[19])
     except (FileNotFoundError, ProcessLookupError):
         return None
+    except OSError as error:
+        raise from_os_error(error, "can't see when it started", f"process {pid}") from error
 
 
 def open_pidfd(pid: int) -> int | None:

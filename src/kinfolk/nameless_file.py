@@ -17,7 +17,7 @@ import errno
 import os
 import secrets
 
-from kinfolk.descriptors import Descriptor
+from kinfolk.descriptors import Descriptor, above_standard
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # of the file system, of the kernel
 
@@ -40,7 +40,7 @@ class NamelessFile:
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
             number = os.open(spare, flags, 0o600)
             self._spare = spare
-        self.descriptor = Descriptor(number, path)
+        self.descriptor = Descriptor(above_standard(number), path)
 
     def link(self) -> None:
         """Give it its name. Raises FileExistsError when that is taken, OSError."""

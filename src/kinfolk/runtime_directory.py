@@ -51,7 +51,11 @@ def _open() -> int:
             if error.errno not in _SQUATTED:
                 raise
             raise _squatted(name, error.strerror or "it can't be opened") from error
-        status = os.fstat(fd)
+        try:
+            status = os.fstat(fd)
+        except BaseException:
+            os.close(fd)
+            raise
         if status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077:
             return fd
         os.close(fd)

@@ -5,5 +5,10 @@ from __future__ import annotations
 
 def kernel_number(name: str) -> int:
     """The value of a sysctl such as ``kernel.msgmax``."""
+    return kernel_numbers(name)[0]
+
+
+def kernel_numbers(name: str) -> list[int]:
+    """The values of one that has several, such as ``kernel.sem``."""
     with open("/proc/sys/" + name.replace(".", "/"), "rb") as file:
-        return int(file.read())
+        return [int(word) for word in file.read().split()]

@@ -8,22 +8,23 @@ from kinfolk.addresses import written
 from kinfolk.errors import AddressError, from_os_error
 
 
-def key_of(scheme: str, name: str, keyless: str) -> int:
+def key_of(scheme: str, name: str, keyless: str, *, prefix: str | None = None) -> int:
     """The key in the name of an address, as the kernel has it: a signed number. Raises AddressError, NotFound.
 
-    ``keyless`` says how an object without a key is got.
+    ``keyless`` says how an object without a key is got, ``prefix`` what people write before a key, by default the scheme.
     """
     subject = written(scheme, name)
+    prefix = f"{scheme}:" if prefix is None else prefix
     path, hash_sign, project = name.rpartition("#")
     if hash_sign:
-        return _key_of_file(scheme, subject, path, project)
+        return _key_of_file(prefix, subject, path, project)
     try:
         number = int(name, 16 if name[:2].lower() == "0x" else 10)
     except ValueError:
         raise AddressError(
             "this is no key",
             subject=subject,
-            remedy=f"write {scheme}:1234, {scheme}:0x4d2, or {scheme}:/path#7 for ftok(3)",
+            remedy=f"write {prefix}1234, {prefix}0x4d2, or {prefix}/path#7 for ftok(3)",
         ) from None
     if number == 0:
         raise AddressError(
@@ -36,7 +37,7 @@ def key_of(scheme: str, name: str, keyless: str) -> int:
     return _signed(number)
 
 
-def _key_of_file(scheme: str, subject: str, path: str, project: str) -> int:
+def _key_of_file(prefix: str, subject: str, path: str, project: str) -> int:
     try:
         number = ord(project) if len(project) == 1 and not project.isdecimal() else int(project, 0)
     except ValueError:
@@ -45,7 +46,7 @@ def _key_of_file(scheme: str, subject: str, path: str, project: str) -> int:
         raise AddressError(
             f"{project!r} is no project of ftok(3)",
             subject=subject,
-            remedy=f"write {scheme}:/path#7, with a number from 1 to 255 or one letter",
+            remedy=f"write {prefix}/path#7, with a number from 1 to 255 or one letter",
         )
     try:
         key: int = sysv_ipc.ftok(path, number, silence_warning=True)

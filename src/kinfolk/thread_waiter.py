@@ -3,8 +3,8 @@
 What blocks is a thread, so a thread has it: ten thousand open ends need no descriptors for this.
 
 Rules:
-1. It is made when the thread blocks for the first time, kept for its next wait, and made anew after a fork, because a forked child
-   would share its parent's.
+1. It is made when the thread blocks for the first time, and kept for its next wait. A forked child would share its parent's, so it closes
+   that at once (later the number may be somebody else's there: a daemon closes all that it has inherited), and makes its own.
 2. One wait at a time has it, from before others can wake it until it is over. A wait inside a wait (a signal handler
    that receives) gets one of its own, and so can't take a wake that was meant for the outer one.
 """
@@ -46,11 +46,14 @@ class ThreadWaiter:
     def wait(self, interest: Interest, deadline: Deadline, what: str) -> None:
         """Sleep until the interest is ready or somebody wakes this thread. Raises Timeout."""
         if interest is not self._interest:  # mostly a thread waits for the same one again and again
-            self._poll = select.poll()
+            poll = select.poll()
             for fd, mask in interest.masks().items():
-                self._poll.register(fd, mask)
-            self._poll.register(self._fd, select.POLLIN)
-            self._interest = interest
+                poll.register(fd, mask)
+            poll.register(self._fd, select.POLLIN)
+            self._poll, self._interest = (
+                poll,
+                interest,
+            )  # both, or neither: a signal handler may raise
         patience = deadline.milliseconds()
         if interest.again_in is not None:
             pause = math.ceil(interest.again_in * 1000)
@@ -78,9 +81,16 @@ _this_thread = _ThreadLocal()
 def lend() -> ThreadWaiter:
     """The calling thread's own, until `take_back`. Raises LimitReached when no descriptor is left for it."""
     waiter, _this_thread.waiter = _this_thread.waiter, None
-    return waiter if waiter is not None and waiter.usable else ThreadWaiter()
+    return ThreadWaiter() if waiter is None else waiter
 
 
 def take_back(waiter: ThreadWaiter) -> None:
     """Keep it for the next wait of this thread. Whoever does not come to it costs the next wait a descriptor."""
-    _this_thread.waiter = waiter
+    _this_thread.waiter = waiter if waiter.usable else None  # a signal handler forked in the middle
+
+
+def _after_fork_in_child() -> None:
+    _this_thread.waiter = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

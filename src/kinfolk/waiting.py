@@ -13,7 +13,7 @@ from kinfolk._native import Finally
 from kinfolk.deadlines import Deadline
 from kinfolk.interest import NOTHING, Interest, Steps, timed_out
 from kinfolk.task_waiter import TaskWaiter, block_aside, loop_here, running_loop
-from kinfolk.thread_waiter import lend, take_back
+from kinfolk.thread_waiter import ThreadWaiter, lend, take_back
 from kinfolk.turnstile import Turnstile
 
 T = TypeVar("T")
@@ -44,10 +44,16 @@ def enter(turnstile: Turnstile, token: object, deadline: Deadline, what: str) ->
     try:
         with Finally(turnstile.leave_queue, waiter):
             turnstile.queue(waiter, get_ident(), loop_here())
-            while not turnstile.enter_from_queue(waiter, token):
-                waiter.wait(NOTHING, deadline, what)
+            _stand_in_line(waiter, turnstile, token, deadline, what)
     finally:
         take_back(waiter)
+
+
+def _stand_in_line(
+    waiter: ThreadWaiter, turnstile: Turnstile, token: object, deadline: Deadline, what: str
+) -> None:
+    while not turnstile.enter_from_queue(waiter, token):
+        waiter.wait(NOTHING, deadline, what)
 
 
 def drive(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:
@@ -98,8 +104,14 @@ async def aenter(turnstile: Turnstile, token: object, deadline: Deadline, what: 
     waiter = TaskWaiter()
     with Finally(turnstile.leave_queue, waiter):
         turnstile.queue(waiter, get_ident())
-        while not turnstile.enter_from_queue(waiter, token):
-            await waiter.wait(NOTHING, deadline, what)
+        await _astand_in_line(waiter, turnstile, token, deadline, what)
+
+
+async def _astand_in_line(
+    waiter: TaskWaiter, turnstile: Turnstile, token: object, deadline: Deadline, what: str
+) -> None:
+    while not turnstile.enter_from_queue(waiter, token):
+        await waiter.wait(NOTHING, deadline, what)
 
 
 async def adrive(steps: Steps[T], turnstile: Turnstile, deadline: Deadline, what: str) -> T:

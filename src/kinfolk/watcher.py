@@ -1,7 +1,7 @@
 """The one thread of this process that waits for hang-ups and deaths on behalf of threads that can't.
 
 A thread that blocks in msgrcv(2) can't poll(2) at the same time. The watcher polls for it: a watch is a descriptor, and
-what to do once it is ready: wake a call that blocks without a descriptor, write to an eventfd, or reap a child. The
+what to do once it is ready: wake a call that blocks without a descriptor, or who sleeps on a futex, write to an eventfd, or reap a child. The
 thread itself is native (native/watcher.c): it needs no GIL, and no Python code runs in it.
 
 Rules:
@@ -46,6 +46,11 @@ def reap(child: Child, pidfd: int) -> Watch:
     The watch keeps the child's object. A forked copy of this process reaps nothing by it.
     """
     return _watched((pidfd,), select.EPOLLIN, -1, child.waker)
+
+
+def core() -> object:
+    """The watcher as a native object takes it, such as a semaphore, which watches by itself."""
+    return _watcher.core
 
 
 def _watched(fds: tuple[int, ...], events: int, eventfd: int, waker: object) -> Watch:

@@ -115,7 +115,9 @@ def test_status_of_a_file_without_a_number(kin: Kin, pidfile: Path) -> None:
     ended = kin.run("daemon", "--pidfile", pidfile, "--", "sleep", "1000")
     assert ended.code == ExitCode.DENIED
     assert "holds something other than a pid" in one_line(ended)
-    assert kin.run("daemon", "--stop", "--pidfile", pidfile).code == ExitCode.OK
+    ended = kin.run("daemon", "--stop", "--pidfile", pidfile)
+    assert ended.code == ExitCode.DENIED
+    assert "holds something other than a pid" in one_line(ended)
     assert pidfile.read_text() == "notes\n"
 
 

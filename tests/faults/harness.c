@@ -6,8 +6,8 @@
  *                           it is killed COUNT times, after up to LONGEST microseconds
  *     harness list
  *
- * HANG: milliseconds after which somebody is stuck; nobody waits it out unless he is. ENOUGH plays that went wrong end the
- * run. Prints one line:
+ * HANG: milliseconds after which somebody is stuck; nobody waits it out unless he is. ENOUGH plays that went wrong
+ * end the run. Prints one line:
  *
  *     points N stuck N violated N asleep N
  *

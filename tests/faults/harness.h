@@ -11,8 +11,8 @@
  *      MEANWHILE                              before ── act ─ ─ ─ ─ ─ ─ ─ ─ ─ ── ends
  *      AFTERWARDS                                                before ── act ── ends
  *
- * `unblock` is called when the victim sleeps in `act`, or is dead; MEANWHILE is just before that. Whoever does not end then is
- * stuck. Everybody is a process of his own.
+ * `unblock` is called when the victim sleeps in `act`, or is dead; MEANWHILE is just before that. Whoever does not
+ * end then is stuck. Everybody is a process of his own.
  */
 
 #ifndef HARNESS_H

@@ -93,7 +93,7 @@ def daemonise_and_sleep(ignoring: int) -> None:
 
 
 def own_everything(voice, mark: str, keeper: str | None, containment="keeper") -> None:
-    """Be an owner: of a program with a child, one that has left it, and a function with a daemon. Eight processes, the keeper included."""
+    """Be an owner: of a program with a child, one that has left it, and a function with a daemon. Nine processes, with the keeper and its own."""
     os.environ[MARK] = mark
     if keeper is not None:
         keeper_line.PROGRAMS["keeper"] = keeper
@@ -109,7 +109,8 @@ def own_everything(voice, mark: str, keeper: str | None, containment="keeper") -
     # … and does not come back from there
 
 
-EVERYTHING = 8  # keeper, sleep, sh and two sleeps, one orphan, function, daemon
+#: Keeper, its anchor or in a pid namespace its porter, sleep, sh and two sleeps, one orphan, function, daemon.
+EVERYTHING = 9
 
 
 def test_nothing_outlives_a_killed_owner(peers: Peers, family: Family) -> None:
@@ -136,7 +137,7 @@ def _namespaces() -> None:
 def test_nothing_leaves_a_pid_namespace(peers: Peers, family: Family, victim: str) -> None:
     owner = peers.fork(own_everything, family.mark, None, "kernel")
     keeper, *children = owner.hear()
-    everybody = family.until(EVERYTHING + 1)  # the keeper's porter
+    everybody = family.until(EVERYTHING)
     children.pop(2)  # has ended
     assert everybody >= {keeper, *children}
     if victim == "owner":
@@ -206,7 +207,7 @@ def test_the_thread_that_started_them_may_end(peers: Peers, family: Family) -> N
 
     owner = peers.fork(spawns_in_a_thread)
     assert owner.hear() == [None, None]
-    family.until(3)
+    family.until(4)  # with keeper and anchor
     owner.kill()
     family.until(0)
 
@@ -229,7 +230,7 @@ def test_a_killed_keeper_takes_its_children_along(peers: Peers, family: Family) 
         keeping.keeping().end()
 
     owner = peers.fork(loses_its_keeper)
-    assert owner.hear() == 1  # the new keeper
+    assert owner.hear() == 2  # the new keeper and its anchor
     owner.result()
     family.until(0)
 
@@ -274,6 +275,32 @@ def test_without_the_death_signal_they_would_live_on(peers: Peers, family: Famil
     assert letter in "RS"
     assert owner.hear()
     owner.result()
+
+
+def test_a_keeper_sleeps_while_it_waits_for_what_it_can_not_kill(
+    peers: Peers, family: Family
+) -> None:
+    owner = peers.fork(own_everything, family.mark, "tests.faults.weak_keepers:that_can_not_kill")
+    keeper, *children = owner.hear()
+    family.until(EVERYTHING)
+    owner.kill()
+    before = sleeps(keeper)
+    until(lambda: sleeps(keeper) > before + 3, "a keeper that sleeps")
+    for pid in children[:2]:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: {state(pid) for pid in children[:2]} == {"X"}, "what has ended is reaped")
+    assert state(keeper) in "SR"
+    family.killed()
+    until(lambda: state(keeper) in "ZX", "the keeper's end")
+
+
+def sleeps(pid: int) -> int:
+    """How often a process has given its processor away to wait."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "voluntary_ctxt_switches":
+            return int(value)
+    raise KeyError(pid)
 
 
 def test_a_keeper_that_dies_of_a_request_is_told(peers: Peers, family: Family) -> None:
@@ -345,9 +372,9 @@ def test_a_forked_owner_has_children_of_its_own(peers: Peers, family: Family) ->
     mine, theirs, status = owner.hear()
     assert mine != theirs
     assert status is None
-    family.until(4)  # two keepers, two programs
+    family.until(6)  # two keepers, two anchors, two programs
     owner.say()
-    assert family.until(2) >= {mine}
+    assert family.until(3) >= {mine}
     owner.say()
     assert owner.hear() is None
     owner.result()
@@ -365,9 +392,9 @@ def test_an_owner_that_executes_another_program_keeps_its_children(
 
     owner = peers.fork(executes)
     owner.hear()
-    family.until(2)
+    family.until(3)  # keeper, anchor, program
     owner.say()
-    family.until(3)
+    family.until(4)
     owner.kill()
     family.until(0)
 
@@ -391,7 +418,7 @@ def test_a_chain_of_forks_is_outrun(peers: Peers, family: Family) -> None:
 
     owner = peers.fork(bombs)
     owner.hear()
-    until(lambda: len(family.pids()) >= 2, "the bombs")
+    until(lambda: len(family.pids()) >= 3, "the bombs")
     owner.kill()
     family.until(0)
 

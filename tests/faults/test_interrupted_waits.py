@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import itertools
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import pytest
@@ -232,3 +234,28 @@ def test_a_plain_finally_is_interrupted_before_it_begins() -> None:
         while entered == left and time.monotonic() < end:
             storm.shelterless(use)
     assert entered != left
+
+
+def loops_in_blocks(tree: ast.AST) -> list[int]:
+    """The lines of loops that stand in a block of Finally, or another one of its kind."""
+    return [
+        inner.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With | ast.AsyncWith)
+        and any(
+            "Finally(" in ast.unparse(item) or "Leaving(" in ast.unparse(item)
+            for item in node.items
+        )
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.While | ast.For | ast.AsyncFor)
+    ]
+
+
+def test_no_loop_stands_in_a_block_of_finally() -> None:
+    """CPython 3.12 and later may leave the jump back, where a signal is looked for, out of the block around it."""
+    for path in Path(HOME).rglob("*.py"):
+        assert loops_in_blocks(ast.parse(path.read_text())) == [], path
+
+
+def test_a_loop_that_does_is_found() -> None:
+    assert loops_in_blocks(ast.parse("with Finally(f, x):\n  while g(): pass")) == [2]

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import signal
+import subprocess
+import sys
+from types import FrameType
 from typing import Any
 
 import pytest
 
 import kinfolk as kin
-from tests.conformance.peers import HANG, Call
+from kinfolk.processes.felling import children_of
+from kinfolk.processes.keeping import keeping
+from tests.conformance.peers import HANG, Call, until
+
+OURS = os.path.dirname(kin.__file__)
 
 MIB = 1 << 20
 
@@ -82,3 +91,57 @@ def test_interrupts_in_long_messages_never_mix_two(address: str, side: str) -> N
     # or the message in flight is lost, and the stream goes on
     said = ("torn", "ended after", "left in the middle", "do not add up")
     assert all(any(word in outcome for word in said) for outcome in outcomes if outcome), outcomes
+
+
+@pytest.mark.parametrize(
+    ("containment", "what"), [("keeper", "program"), ("keeper", "function"), ("direct", "program")]
+)
+def test_an_interrupt_anywhere_in_a_start_leaves_no_child(containment: str, what: str) -> None:
+    """In a process of its own, for an interrupt between a system call and its caller may cost two descriptors."""
+    call = f"from {__name__} import interrupt_starts; interrupt_starts({containment!r}, {what!r})"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", call], check=True, timeout=2 * HANG)
+
+
+def interrupt_starts(containment: Any, what: str) -> None:
+    """Python looks for Ctrl-C where a function begins and where one in C has returned: whoever has no Process has no child,
+    and it makes no difference that somebody keeps the traceback, as the prompt does, and so all that stands in its frames.
+    """
+    program: Any = ["sleep", "1000"] if what == "program" else signal.pause
+    kept: list[BaseException] = []
+    with kin.spawn(program, containment=containment):  # the keeper runs by now
+        parent = keeping().keeper_pid if containment == "keeper" else os.getpid()
+    assert parent is not None
+    before = set(children_of(parent))
+    stop_at = passed = 0
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        nonlocal passed
+        if frame.f_code.co_filename.startswith(OURS) and event in ("call", "c_return"):
+            passed += 1
+            if passed == stop_at:
+                raise Interrupt
+
+    def started() -> kin.Process | None:
+        nonlocal passed
+        passed = 0
+        sys.setprofile(look)
+        try:
+            return kin.spawn(program, containment=containment)
+        except Interrupt as error:
+            kept.append(error)
+            return None
+        finally:
+            sys.setprofile(None)
+
+    for stop_at in itertools.count(1):
+        process = started()
+        if process is not None and passed < stop_at:
+            break
+        if process is not None:  # it struck in a finalizer, where nobody hears of it
+            process.stop(0)
+        if containment == "keeper":
+            kin.preload()  # the keeper has seen to what it was asked before
+        until(lambda: set(children_of(parent)) <= before, f"no child, interrupted at {stop_at}")
+    assert process is not None
+    assert stop_at > 50
+    process.stop(0)

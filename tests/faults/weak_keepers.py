@@ -12,6 +12,7 @@ import msgspec
 
 from kinfolk import _native
 from kinfolk.processes import felling, keeper, namespace
+from kinfolk.processes.keeper_messages import LINE, OWNER
 
 
 def _loop_with(**changes: int) -> None:
@@ -50,6 +51,15 @@ def without_death_signal() -> None:
     keeper.main()
 
 
+def without_anchor() -> None:
+    """The keeper's parent is another process than the owner, in another group than he."""
+    if pid := os.fork():
+        os.close(LINE)
+        os.close(OWNER)
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    keeper.main()
+
+
 def with_one_round() -> None:
     """Kills its own children once, and ends."""
 
@@ -58,6 +68,12 @@ def with_one_round() -> None:
             os.kill(pid, signal.SIGKILL)
 
     keeper.Keeper.end_all = end_all  # type: ignore[method-assign]
+    keeper.main()
+
+
+def that_can_not_kill() -> None:
+    """As where all below it are another user's."""
+    felling.kill_below = lambda pid, pidfd, *, spared=0: felling.children_of(pid)
     keeper.main()
 
 

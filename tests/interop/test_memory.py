@@ -56,6 +56,24 @@ def test_python_takes_what_c_made(
     assert said.startswith(b"count 1 name made in C")  # who attached did not destroy
 
 
+@pytest.mark.parametrize("mode", ["0777", "0700", "0666", "0711", "0100"])
+def test_what_c_made_is_never_destroyed(
+    mode: str, key: str, c_program: CProgram, start: Start, finish: Finish
+) -> None:
+    """Whatever its mode: half of all C programs say IPC_CREAT | 0777. Nobody is attached, for it lives by its key."""
+    finish(start(c_program("sysv_shm"), key, "5000", "made in C", mode))
+    with pytest.raises(kin.AlreadyExists):
+        kin.SharedMemory.create(f"sysv-shm:{key}", SIZE)
+    with pytest.raises(kin.AlreadyExists):
+        kin.SharedMemory.create(f"sysv-shm:{key}", SIZE, lifetime="peers")
+    kin.SharedMemory.create("sysv-shm:", SIZE).close()
+    for _ in range(2):
+        with kin.SharedMemory.attach(f"sysv-shm:{key}") as memory:
+            record: Any = memory.struct(FIELDS)
+            assert (memory.size, memory.lifetime) == (5000, "name")
+            assert (record.count, record.name.rstrip(b"\0")) == (1, b"made in C")
+
+
 def test_both_make_the_same_key_of_a_file(
     tmp_path: Path, c_program: CProgram, start: Start, finish: Finish
 ) -> None:

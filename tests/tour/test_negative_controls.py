@@ -17,6 +17,7 @@ from kinfolk.tour.links import Link
 from kinfolk.tour.processes import PATIENCE
 from kinfolk.tour.stop import Stop
 from tests.tour.broken_processes import PROCESSES
+from tests.tour.broken_sync import SYNC
 
 
 def corrupt_one_byte(monkeypatch):
@@ -138,6 +139,7 @@ def take_a_stopped_process_for_dead(monkeypatch):
 CASES = [
     ("file", corrupt_one_byte, "same SHA-256"),
     *PROCESSES,
+    *SYNC,
     ("pipe", answer_something_else, "the parent read what its child wrote"),
     ("fifo", write_no_more_than_pipe_buf, "mixed up"),
     ("fifo", deliver_half_a_message, "of the killed one nothing was delivered"),

@@ -70,6 +70,13 @@ def test_a_queue_goes_although_everybody_was_killed(scratch, scheme, ending):
         kin.open_sender(queue.address, timeout=0)
 
 
+def test_what_the_source_leaves_out_is_told(small_file, capsys):
+    assert kinfolk.tour.run(("exit",), str(small_file), False)
+    assert "The source's own listing ends one line earlier" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_an_empty_file_arrives_too(walk, small_file):
     small_file.write_bytes(b"")
     ok, report = walk("file")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import kinfolk as kin
-from kinfolk.processes import keeping
+from kinfolk.processes import felling, keeping
 from kinfolk.processes.process import Process
-from tests.conformance.peers import HANG, Peers
+from tests.conformance.peers import HANG, Peers, state
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,6 +28,22 @@ def peers() -> Iterator[Peers]:
     them = Peers()
     yield them
     them.end()
+
+
+def children_of(keeper: int) -> list[int]:
+    """What it has started or adopted."""
+    return [pid for pid in felling.children_of(keeper) if not _is_anchor(pid)]
+
+
+def anchor_of(keeper: int) -> int:
+    """The pid of its anchor; 0: it has none."""
+    return next(filter(_is_anchor, felling.children_of(keeper)), 0)
+
+
+def _is_anchor(pid: int) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/comm").read_text() == "kin-anchor\n" and state(pid) != "Z"
+    return False
 
 
 def output_of(*args: Any, **options: Any) -> str:

@@ -31,6 +31,12 @@ _NUMBERS: dict[str, dict[str, int]] = {
         "vfork": 58,
         "mkdir": 83,
         "unlink": 87,
+        "semget": 64,
+        "semctl": 66,
+        "semtimedop": 220,
+        "pwrite64": 18,
+        "timer_create": 222,
+        "newfstatat": 262,
     },
     "aarch64": {
         "openat": 56,
@@ -48,6 +54,12 @@ _NUMBERS: dict[str, dict[str, int]] = {
         "msync": 227,
         "clone": 220,
         "clone3": 435,
+        "semget": 190,
+        "semctl": 191,
+        "semtimedop": 192,
+        "pwrite64": 68,
+        "timer_create": 107,
+        "newfstatat": 79,
     },
 }
 
@@ -56,8 +68,12 @@ _LOAD, _EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06
 _NUMBER, _ARGUMENTS = 0, 16  # offsets in struct seccomp_data
 
 
-def refuse(call: str, code: int, *, of_files: bool = False, command: int | None = None) -> None:
-    """Let a system call fail with an errno; ``of_files``: mmap(2) of descriptors alone; ``command``: the second argument."""
+def refuse(
+    call: str, code: int, *, of_files: bool = False, command: int | None = None, at: int = 1
+) -> None:
+    """Let a system call fail with an errno; ``of_files``: mmap(2) of descriptors alone; with a ``command``: if that is the second
+    argument, or the one ``at`` another place.
+    """
     numbers = _NUMBERS.get(os.uname().machine)
     if numbers is None or call not in numbers:
         pytest.skip(f"the number of {call} is not known for {os.uname().machine}")
@@ -65,13 +81,13 @@ def refuse(call: str, code: int, *, of_files: bool = False, command: int | None 
     if of_files:
         lines += [(_LOAD, 0, 0, _ARGUMENTS + 4 * 8), (_EQUAL, -1, 0, 0xFFFFFFFF)]
     if command is not None:
-        lines += [(_LOAD, 0, 0, _ARGUMENTS + 8), (_EQUAL, 0, -1, command)]
+        lines += [(_LOAD, 0, 0, _ARGUMENTS + 8 * at), (_EQUAL, 0, -1, command)]
     lines += [(_RETURN, 0, 0, _ERRNO | code), (_RETURN, 0, 0, _ALLOW)]
     # -1 jumps to the end, which allows.
     end = len(lines) - 1
     program = b"".join(
-        struct.pack("HBBI", op, *(end - at - 1 if to < 0 else to for to in (yes, no)), value)
-        for at, (op, yes, no, value) in enumerate(lines)
+        struct.pack("HBBI", op, *(end - line - 1 if to < 0 else to for to in (yes, no)), value)
+        for line, (op, yes, no, value) in enumerate(lines)
     )
     kept = ctypes.create_string_buffer(program)
     filter_ = struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(kept))

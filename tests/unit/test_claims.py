@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
+from kinfolk import record_locks
 from kinfolk.channels import claims
 from kinfolk.channels.claims import RECEIVING, SENDING, Claim, Membership
 from tests.conformance.peers import Call, Peers
@@ -38,9 +39,10 @@ def taken(fd: int, direction: int) -> bool:
 
 
 def test_the_record_is_laid_out_as_the_kernel_has_it(pipe: Ends) -> None:
-    asked = claims._FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 5, 1, 0)
-    answer = claims._FLOCK.unpack(fcntl.fcntl(pipe[0], fcntl.F_GETLK, asked))
-    assert answer == (fcntl.F_UNLCK, os.SEEK_SET, 5, 1, 0)
+    for start in (5, 1 << 40):
+        asked = record_locks._FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
+        answer = record_locks._FLOCK.unpack(fcntl.fcntl(pipe[0], fcntl.F_GETLK, asked))
+        assert answer == (fcntl.F_UNLCK, os.SEEK_SET, start, 1, 0)
 
 
 @pytest.mark.parametrize("direction", [RECEIVING, SENDING])
@@ -162,12 +164,11 @@ def test_nothing_is_locked_on_a_number_after_it_was_closed(
     with open(tmp_path / "file", "wb") as file:  # gets the number
         assert file.fileno() == one
         second.closed()
-        asked = claims._FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 
-        def child(voice: Any) -> int:
-            return claims._FLOCK.unpack(fcntl.fcntl(file.fileno(), fcntl.F_GETLK, asked))[0]
+        def child(voice: Any) -> bool:
+            return record_locks.ask(one, fcntl.F_GETLK, fcntl.F_WRLCK, 0, 0) is None
 
-        assert peers.fork(child).result() == fcntl.F_UNLCK
+        assert peers.fork(child).result()
     os.close(other)
 
 
@@ -266,8 +267,8 @@ def test_locks_of_pids_that_are_not_seen_from_here_count(
     def foreign(fd: int, command: int, argument: Any = 0) -> Any:
         answer = real(fd, command, argument)
         if command == fcntl.F_GETLK and isinstance(answer, bytes):
-            kind, whence, start, length, _ = claims._FLOCK.unpack(answer)
-            return claims._FLOCK.pack(kind, whence, start, length, 0)
+            kind, whence, start, length, _ = record_locks._FLOCK.unpack(answer)
+            return record_locks._FLOCK.pack(kind, whence, start, length, 0)
         return answer
 
     def child(voice: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
+from kinfolk import record_locks
 from kinfolk.processes import daemon_guard, daemon_shape, exit_handlers, felling
 from tests.conformance.peers import HANG, Voice, readable, state, until
 from tests.unit.daemons import Daemons, Seen, adopter, keeping, live_as_daemon
@@ -695,13 +695,14 @@ def test_a_kill_between_lock_and_name_leaves_nothing_in_the_way(
     daemons: Daemons, path: Path
 ) -> None:
     def body(voice: Voice) -> None:
-        real = fcntl.lockf
+        real = record_locks.try_to_set
 
-        def dying(*args: Any) -> None:
-            real(*args)
+        def dying(*args: Any) -> bool:
+            taken = real(*args)
             os.kill(os.getpid(), signal.SIGKILL)
+            return taken
 
-        fcntl.lockf = dying
+        record_locks.try_to_set = dying  # type: ignore[assignment]
         kin.daemonize(pidfile=path)
 
     started = daemons.start(body)
@@ -820,21 +821,27 @@ def test_no_more_processes_is_said(daemons: Daemons, monkeypatch: pytest.MonkeyP
 def test_channels_and_their_watcher_work_on_in_a_daemon(daemons: Daemons) -> None:
     """What a blocking call keeps (an eventfd, the watcher's thread and epoll) is made anew, and is no thread in the way."""
 
-    def use() -> None:
-        for mechanism in ("pipe:", "sysv-mq:"):
+    def use() -> int:
+        """The threads then."""
+        for mechanism, threads in (("pipe:", 1), ("sysv-mq:", 2)):
             receiver, sender = kin.channel(mechanism)
             with receiver, sender:
-                with contextlib.suppress(kin.Timeout):
-                    receiver.recv(timeout=0.001)
+                timeout = 0.001  # which may pass on the way to where it blocks
+                while timeout < HANG and (timeout == 0.001 or running() < threads):
+                    with contextlib.suppress(kin.Timeout):
+                        receiver.recv(timeout=timeout)
+                    timeout *= 2
                 sender.send("x")
                 assert receiver.recv(timeout=HANG) == "x"
+        return running()
+
+    def running() -> int:
+        return len(os.listdir("/proc/self/task"))
 
     def body(voice: Voice) -> None:
-        use()
-        threads = len(os.listdir("/proc/self/task"))
+        before = use()
         kin.daemonize(keep=keeping(voice))
-        use()
-        voice.say((threads, len(os.listdir("/proc/self/task"))))
+        voice.say((before, use()))
 
     assert daemons.start(body).hear() == (2, 2)
 

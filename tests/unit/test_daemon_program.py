@@ -98,6 +98,22 @@ def test_a_relative_program_counts_from_the_caller(
     program(daemons, ["./prog"])
 
 
+def test_from_a_directory_that_was_removed(
+    daemons: Daemons, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    here.rmdir()
+    assert program(daemons, ["/bin/sleep", "100"]).cwd == "/"
+    for error in (
+        start_program(daemons, ["./sleep", "100"]).hear(),
+        start_program(daemons, ["/bin/sleep", "100"], pidfile="app.pid").hear(),
+        start_program(daemons, ["/bin/sleep", "100"], chdir=".").hear(),
+    ):
+        assert isinstance(error, kin.NotFound)
+
+
 DEATHS = {
     "exited 3": "exit 3",
     "exited 0 (it has to stay in the foreground": "exit 0",

@@ -102,6 +102,13 @@ def test_what_is_too_long_to_read_is_shortened_in_the_middle() -> None:
     assert many in str(kin.Busy(many))
 
 
+def test_a_descriptor_that_was_opened_anew_is_not_shown_as_a_path() -> None:
+    for filename, shown in (("/proc/self/fd/5", ""), ("/etc/x", " [/etc/x]")):
+        refused = PermissionError(errno.EACCES, "no", filename)
+        said = str(kin.errors.from_os_error(refused, "can't attach", "shm:/x"))
+        assert said == f"shm:/x: can't attach: Permission denied{shown}"
+
+
 def test_an_os_error_has_its_number_and_name() -> None:
     error = kin.NotFound("no name", subject="/x")
     assert (error.errno, error.filename) == (errno.ENOENT, "/x")

@@ -29,6 +29,7 @@ from kinfolk.processes.execute import execute
 from kinfolk.processes.exit_handlers import at_exit
 from kinfolk.processes.exit_status import ExitStatus
 from tests.conformance.peers import FailedInPeer, Peers, until
+from tests.unit.streams import no_more_descriptors
 
 RETURNED = 98
 
@@ -200,6 +201,17 @@ def test_descriptors_stay_only_when_they_are_passed(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_text() == ""
 
 
+def test_what_was_inherited_does_not_stay(tmp_path: Path) -> None:
+    """As a shell leaves it open: ``exec 9<file``."""
+
+    def body() -> None:
+        for number in (7, 9):
+            os.dup2(os.open("/dev/null", os.O_RDONLY), number, inheritable=True)
+        execute("ls", ["ls", "/proc/self/fd"], pass_fds=[7])
+
+    assert run(body)[1].split() == ["0", "1", "2", "3", "7"]  # 3 is what ls has opened
+
+
 def test_other_threads_end() -> None:
     def body() -> None:
         threading.Thread(target=threading.Event().wait).start()
@@ -368,6 +380,7 @@ def test_a_full_disk_under_what_was_printed(peers: Peers) -> None:
 def test_after_a_refusal_everything_is_as_before(peers: Peers) -> None:
     def body(voice: object) -> list[bool]:
         reader, writer = os.pipe()
+        os.dup2(1, 9, inheritable=True)
         handled = []
         signal.signal(signal.SIGUSR2, lambda number, frame: handled.append(number))
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
@@ -379,9 +392,19 @@ def test_after_a_refusal_everything_is_as_before(peers: Peers) -> None:
         os.kill(os.getpid(), signal.SIGUSR2)
         until(lambda: handled, "SIGUSR2 handled")
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        return [os.get_inheritable(writer), blocked == {signal.SIGUSR1}]
+        return [os.get_inheritable(writer), os.get_inheritable(9), blocked == {signal.SIGUSR1}]
 
-    assert peers.fork(body).result() == [False, True]
+    assert peers.fork(body).result() == [False, True, True]
+
+
+def test_without_a_descriptor_to_look_with(peers: Peers) -> None:
+    def body(voice: object) -> None:
+        with no_more_descriptors():
+            execute("/bin/true")
+
+    with pytest.raises(FailedInPeer) as failed:
+        peers.fork(body).result()
+    assert isinstance(failed.value.error, LimitReached)
 
 
 def test_a_plain_user_is_told_the_same(as_plain_user: Any, script: Callable[..., Path]) -> None:

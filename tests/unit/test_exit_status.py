@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kinfolk.errors import InvalidValue
 from kinfolk.processes.exit_status import ExitStatus
 from tests.unit.starting import SLEEP, shell, start
 
@@ -87,6 +88,15 @@ def test_unknown_never_reads_as_success():
     assert unknown.shell_code == 125
     assert str(unknown) == "unknown: somebody else had collected it"
     assert unknown != ExitStatus("exited", code=0)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_it_is_neither_true_nor_false(code):
+    """``if kin.system("make"):`` would be taken for success or for failure, whichever one thinks of."""
+    status = ExitStatus("exited", code=code)
+    for ask in (bool, lambda status: not status):
+        with pytest.raises(InvalidValue, match=r"neither true nor false \(ask status.success\)"):
+            ask(status)
 
 
 def test_what_happened_counts_and_not_what_it_cost():

@@ -254,14 +254,21 @@ def test_children_that_multiprocessing_joins_may_still_send(socket_path: Path) -
 class Child(multiprocessing.get_context("fork").Process):
     def run(self):
         os.close(writing)
+        os.close(telling)
         os.read(reading, 1)  # until the parent is at its end
         with kin.open_sender("fifo:{socket_path}", timeout={HANG}) as s:
             s.send("from a child")
+        os.read(told, 1)  # until it was received: who joins this one waits for no thread
+
+def receive():
+    os.write(1, r.recv().encode())
+    os.write(telling, b"1")
 
 reading, writing = os.pipe()
+told, telling = os.pipe()
 Child().start()
 r = kin.open_receiver("fifo:{socket_path}")
-threading.Thread(target=lambda: os.write(1, r.recv().encode()), daemon=True).start()
+threading.Thread(target=receive, daemon=True).start()
 until_blocked(r)
 atexit.register(os.close, writing)
 """

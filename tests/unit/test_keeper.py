@@ -23,6 +23,7 @@ import kinfolk as kin
 from kinfolk import _native
 from kinfolk.ancillary import close_all
 from kinfolk.processes import felling, inheritance, keeper_messages, keeping, lost_status
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.keeper_messages import Kind, Preload, Record, Started, StartProgram
 from kinfolk.processes.launch import Launch
 from tests.conformance.peers import (
@@ -35,7 +36,7 @@ from tests.conformance.peers import (
     until,
 )
 from tests.other_user import User
-from tests.unit.keepers import _the_keeper_ends, output_of, peers
+from tests.unit.keepers import _the_keeper_ends, children_of, output_of, peers
 
 __all__ = ["_the_keeper_ends", "peers"]
 
@@ -112,7 +113,7 @@ def test_it_keeps_no_descriptor_of_a_child() -> None:
         with pytest.raises(kin.NotFound):
             kin.spawn(["no such program"])
     until(lambda: not any(what.startswith("pipe:") for what in theirs()), "closed pipes")
-    assert len(theirs()) == 7  # two streams, complaints, line, two pidfds, signalfd
+    assert len(theirs()) == 8  # two streams, complaints, line, three pidfds, signalfd
     assert open_descriptors() == ours
 
 
@@ -401,13 +402,13 @@ def test_a_start_that_is_given_up_leaves_no_child() -> None:
     pid = the_keeper()
     before = open_descriptors()
     launch = Launch(argv=[b"sleep", b"1000"], executables=[b"/bin/sleep"])
-    steps = keeping.keeping().start_program(launch)
+    steps = keeping.keeping().start_program(launch, Handover())
     interest = next(steps)
     assert readable(interest.readable[0])  # it is there already
-    children = felling.children_of(pid)
+    children = children_of(pid)
     assert len(children) == 1
     steps.close()
-    until(lambda: felling.children_of(pid) == [], "an abandoned child's end")
+    until(lambda: children_of(pid) == [], "an abandoned child's end")
     assert output_of(["echo", "next"]) == "next\n"
     assert open_descriptors() == before
 
@@ -426,7 +427,7 @@ def test_without_descriptors_for_a_child_there_is_none(peers: Peers, free: int) 
             kin.spawn(SLEEP)
         for fd in held[free:]:
             os.close(fd)
-        until(lambda: felling.children_of(keeper) == [], "a child's end")
+        until(lambda: children_of(keeper) == [], "a child's end")
         voice.say(output_of(["echo", "next"]))
         keeping.keeping().end(0)
 
@@ -522,6 +523,32 @@ def test_a_module_that_can_not_be_imported_is_told(short_directory: Path) -> Non
     finally:
         sys.path.pop()
     assert the_keeper() == pid
+
+
+def test_what_a_module_changed_before_it_failed_is_not_seen_by_functions(
+    peers: Peers, short_directory: Path
+) -> None:
+    (short_directory / "kinfolk_test_halfway.py").write_text(
+        "import os, signal\nos.environ['KINFOLK_TEST_LEFT'] = 'behind'\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\nraise ValueError"
+    )
+
+    def looks() -> None:
+        usual = signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+        print(os.environ.get("KINFOLK_TEST_LEFT"), usual)
+
+    def preloads(voice) -> None:
+        output_of(looks)  # the keeper settles after the first one
+        sys.path.append(str(short_directory))
+        with pytest.raises(kin.InvalidValue, match="ValueError"):
+            kin.preload("kinfolk_test_halfway")
+        voice.say(output_of(looks))
+        voice.say(kin.spawn(os.kill, 0, signal.SIGUSR1, process_group=0).wait(HANG).signal)
+        keeping.keeping().end(0)
+
+    owner = peers.fork(preloads)
+    assert owner.hear() == "None True\n"
+    assert owner.hear() == signal.SIGUSR1
 
 
 # ── how it ends ──────────────────────────────────────────────────────────────────────────────

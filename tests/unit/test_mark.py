@@ -21,9 +21,10 @@ from kinfolk.identity import Identity
 from kinfolk.processes import felling, keeping, mark
 from kinfolk.processes.descendants import Descendants
 from kinfolk.processes.process import Process
-from tests.conformance.peers import HANG, Call, Peers, Voice, state, until
+from tests.conformance.peers import HANG, Call, Peers, Voice, readable, state, until
 from tests.other_user import User
 from tests.unit.keepers import _the_keeper_ends as _the_keeper_ends
+from tests.unit.strangers import strangers_group
 
 LOCKS = 10
 
@@ -44,10 +45,12 @@ def leave(tmp_path: Path) -> Iterator[Callable[..., tuple[Process, int]]]:
     left: list[int] = []
     names = map(str, itertools.count())
 
-    def start(kind: str, then: str = "exec sleep 1000", first: str = ":") -> tuple[Process, int]:
+    def start(
+        kind: str, then: str = "exec sleep 1000", first: str = ":", **options: Any
+    ) -> tuple[Process, int]:
         out = tmp_path / next(names)
         script = f"{first}; {ORPHANS[kind]}; {then}"
-        process = kin.spawn(["sh", "-c", script], env={**os.environ, "OUT": str(out)})
+        process = kin.spawn(["sh", "-c", script], env={**os.environ, "OUT": str(out)}, **options)
         until(lambda: out.exists() and out.read_text().endswith("\n"), "the orphan is there")
         pid = int(out.read_text())
         until(lambda: felling.parent_of(pid) in (1, keeping.keeping().keeper_pid), "adopted")
@@ -130,6 +133,59 @@ def test_siblings_and_theirs_are_let_alone(leave):
     second.stop()
     third.stop()
     assert ended(orphan)
+
+
+def test_a_sibling_in_the_same_group_is_let_alone(leave):
+    first, orphan = leave("fork", process_group=0)
+    with kin.spawn(["sleep", "1000"], process_group=first.pid) as second:
+        first.stop()
+        assert ended(orphan)
+        assert second.status is None
+
+
+@pytest.mark.parametrize("how", [{"new_session": True}, {"process_group": 0}])
+def test_no_end_reaches_the_group_of_a_stranger(how):
+    """Who has got the number of the ended process, and whose leader has gone too."""
+    with strangers_group(lambda: kin.spawn(["true"], **how)) as (process, stranger):
+        process.kill()
+        assert process.stop().success
+        with process:
+            pass
+        assert not ended(stranger)
+
+
+@kinds
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_when_the_keeper_was_killed_orphans_are_found_by_their_mark_alone(leave, kind, how):
+    """And they alone: one of a sibling's is not."""
+    process, orphan = leave(kind, "exit 3")
+    assert process.wait().code == 3
+    sibling, other = leave("daemon", "exit 3")
+    assert sibling.wait().code == 3
+    keeper = os.pidfd_open(keeper_pid())
+    signal.pidfd_send_signal(keeper, signal.SIGKILL)
+    assert readable(keeper)
+    os.close(keeper)
+    assert not ended(orphan)
+    if how == "stop":
+        assert process.stop().code == 3
+        assert ended(orphan)
+    else:
+        process.kill()
+        until(lambda: ended(orphan), "it is killed")
+    assert not ended(other)
+    sibling.stop()
+    assert ended(other)
+
+
+def test_one_who_ends_while_everybody_is_looked_at_may_have_left_another(leave, monkeypatch):
+    process, orphan = leave("fork")
+    number, _ = resource.prlimit(orphan, LOCKS)
+    looks = [{1 << 30}]  # somebody who was there, and has gone
+    real = mark._everybody
+    monkeypatch.setattr(mark, "_everybody", lambda: looks.pop() if looks else real())
+    assert {who.pid for who in mark.orphans(number, 1 << 30)} == {process.pid, orphan}
+    process.stop()
 
 
 def test_who_has_the_mark_and_another_parent_is_a_stranger():

@@ -144,10 +144,20 @@ def test_an_array_copies_nothing(memory: kin.SharedMemory) -> None:
         (1, "nonsense", 0, "nonsense"),
         ("ab", "u1", 0, "interpreted as an integer"),
         (1, "u1", 0.5, "interpreted as an integer"),
+        ((0, 2**70), "u1", 0, "no such array"),
+        ((0, 2**62, 8), "u1", 0, "no such array"),
+        ((1,) * 70, "u1", 0, "no such array"),
+        (1, "9" * 5000, 0, "no such array"),
+        (1, "(((((", 0, "no such array"),
+        (1, {"names": 5}, 0, "no such array"),
+        (1, [("a", "u1"), ("a", "u1")], 0, "no such array"),
+        (1, "u1", 2**70, "and there are"),
+        (1, "u1", None, "interpreted as an integer"),
+        (None, "u1", 0, "interpreted as an integer"),
     ],
 )
 def test_an_array_that_does_not_fit_is_refused(
-    memory: kin.SharedMemory, shape: Any, dtype: str, offset: Any, why: str
+    memory: kin.SharedMemory, shape: Any, dtype: Any, offset: Any, why: str
 ) -> None:
     with pytest.raises(kin.InvalidValue, match=why):
         memory.array(shape, dtype, offset)
@@ -302,6 +312,13 @@ def test_a_file_is_kept(new_address: NewAddress) -> None:
         for offset, size in ((-1, 1), (0, -1), (0, 3 * PAGE + 1), (3 * PAGE + 1, None)):
             with pytest.raises(kin.InvalidValue, match="not in it"):
                 memory.flush(offset, size)
+        for wrong in ("", 1.5, b"x", []):
+            with pytest.raises(kin.InvalidValue, match="make no sense"):
+                memory.flush(wrong)  # type: ignore[arg-type]
+            with pytest.raises(kin.InvalidValue, match="make no sense"):
+                memory.flush(0, wrong)  # type: ignore[arg-type]
+        with pytest.raises(kin.InvalidValue, match="make no sense"):
+            memory.flush(None)  # type: ignore[arg-type]
     with kin.SharedMemory.attach(address) as memory:
         assert memory.buf[PAGE + 1] == 5
         memory.unlink()
@@ -430,6 +447,7 @@ def test_what_is_closed_says_so(memory: kin.SharedMemory) -> None:
         memory.fileno,
         memory.flush,
         memory.unlink,
+        memory.__enter__,
     ]
     for use in uses:
         with pytest.raises(kin.Closed, match="this memory is closed"):

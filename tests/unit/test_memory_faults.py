@@ -116,6 +116,7 @@ def test_a_creation_that_is_refused_leaves_nothing(
 FOR_PEERS = [
     ("shm", "flock", errno.ENOLCK, {}, "KernelError"),
     ("shm", "linkat", errno.ENOSPC, {}, "NoSpace"),
+    ("shm", "fchmod", errno.EPERM, {}, "AccessDenied"),
     ("sysv-shm", "flock", errno.ENOLCK, {}, "KernelError"),
     ("sysv-shm", "linkat", errno.ENOSPC, {}, "NoSpace"),
     ("sysv-shm", "fchmod", errno.EPERM, {}, "AccessDenied"),

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import SysvAttachment, sysv_shm_get, sysv_shm_remove
 from kinfolk.memory import guard
-from kinfolk.memory.sysv_segment import FOR_PEERS, all_segments
+from kinfolk.memory.sysv_segment import all_segments
 from tests.conformance.peers import HANG, Peers, until
 from tests.other_user import User
 from tests.unit.memories import NAMED, NewAddress, is_there, path_of
+from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
 
 
 @pytest.fixture(params=["shm", "sysv-shm"])
@@ -376,6 +377,50 @@ def test_of_another_user_s_one_is_a_user_too(new_address: NewAddress, foreign_us
     assert not is_there(address)
 
 
+@pytest.mark.parametrize("mode", [0o1600, 0o1777, 0o2777, 0o3777, 0o3770])
+def test_no_chmod_makes_it_ours(mode: int, new_address: NewAddress) -> None:
+    """``chmod -R 1777 /dev/shm``, as it stands in many a Dockerfile."""
+    address, other = new_address("shm"), new_address("shm")
+    path, semaphore = path_of(address), path_of(new_address("shm"))
+    assert path is not None
+    assert semaphore is not None
+    memory = kin.SharedMemory.create(address, 100)
+    semaphore.write_bytes(b"sem_t")
+    for each in (path, semaphore):
+        each.chmod(mode)
+    with kin.SharedMemory.attach(address) as attached:
+        assert attached.lifetime == "name"
+    with pytest.raises(kin.AlreadyExists):
+        kin.SharedMemory.create(address, 100)
+    kin.SharedMemory.create(other, 100, lifetime="peers").close()
+    assert is_there(address)
+    assert semaphore.exists()
+    memory.unlink()
+
+
+def test_where_the_directory_gives_its_group_it_is_still_known_as_ours(
+    peers: Peers, unguarded: None
+) -> None:
+    """``chmod -R 3777 /dev/shm``: the kernel takes the mark from a file of a group that its owner is not in."""
+
+    def live() -> list[str]:
+        mount_shared_memory("mode=3777")
+        if os.geteuid() != 0:
+            return []
+        os.setgroups([])
+        os.setresgid(4711, 4711, 4711)
+        os.setresuid(4711, 4711, 4711)
+        memory = kin.SharedMemory.create("shm:/x", 100, lifetime="peers", mode=0o777)
+        kin.SharedMemory.attach("shm:/x").close()
+        assert memory.lifetime == kin.SharedMemory.attach("shm:/x").lifetime == "peers"
+        memory.chmod(0o670)
+        assert kin.SharedMemory.attach("shm:/x").lifetime == "peers"
+        memory.close()
+        return os.listdir("/dev/shm")
+
+    assert in_namespaces(peers, CLONE_NEWNS, live) == []
+
+
 def test_a_key_without_users_of_ours_is_stale_whoever_is_attached(
     new_address: NewAddress, peers: Peers
 ) -> None:
@@ -400,36 +445,77 @@ def test_a_key_without_users_of_ours_is_stale_whoever_is_attached(
     until(lambda: not is_there(address), "removed by the guard")
 
 
-def test_what_is_not_marked_is_never_removed(new_address: NewAddress) -> None:
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("mode", [0o600, 0o700, 0o777, 0o111, 0o611])
+def test_without_members_of_ours_it_is_never_removed(
+    mode: int, attached: bool, new_address: NewAddress, peers: Peers
+) -> None:
+    """Whatever the mode says, once somebody was attached: there may be something in it."""
     address = new_address("sysv-shm")
-    sysv_shm_get(int(address.partition(":")[2], 16), 100, 0o1600)
+
+    def make(voice: Any) -> None:
+        number = sysv_shm_get(_key_of(address), 100, 0o1000 | mode)
+        held = SysvAttachment(number, False)
+        memoryview(held)[0] = 7
+        if not attached:
+            del held
+        voice.say()
+        voice.hear()
+
+    maker = peers.fork(make)
+    maker.hear()
+    if not attached:
+        maker.say()
+        maker.result()
+    for lifetime in ("name", "peers"):
+        with pytest.raises(kin.AlreadyExists):
+            kin.SharedMemory.create(address, 100, lifetime=lifetime)
     with kin.SharedMemory.attach(address) as memory:
         assert memory.lifetime == "name"
+        assert memory.buf[0] == 7
+        memory.chmod(0o640)
+        assert memory.mode == 0o640
     assert is_there(address)
 
 
-def test_a_key_whose_maker_was_killed_in_the_middle_is_taken_over(new_address: NewAddress) -> None:
+def test_a_key_whose_maker_was_killed_in_the_middle_is_taken_over(
+    new_address: NewAddress, peers: Peers
+) -> None:
+    """Before it had members: nobody was ever attached, so there is nothing in it."""
     address = new_address("sysv-shm")
-    sysv_shm_get(int(address.partition(":")[2], 16), 100, 0o1600 | FOR_PEERS)
+
+    def begin(_: Any) -> int:
+        return sysv_shm_get(_key_of(address), 100, 0o1000 | marks.sysv_marked(0o600))
+
+    peers.fork(begin).result()
     with kin.SharedMemory.create(address, 200) as memory:
         assert memory.size == 200
         memory.unlink()
-    sysv_shm_get(int(address.partition(":")[2], 16), 100, 0o1600 | FOR_PEERS)
+    peers.fork(begin).result()
     with pytest.raises(kin.NotFound):
         kin.SharedMemory.attach(address)
     assert not is_there(address)
 
 
-def test_a_key_that_is_just_being_made_is_not_taken_over(new_address: NewAddress) -> None:
-    """Attached, and its members not known yet."""
+def test_a_key_that_is_just_being_made_is_not_taken_over(
+    new_address: NewAddress, peers: Peers
+) -> None:
+    """Its maker runs, and its members are not known yet."""
     address = new_address("sysv-shm")
-    number = sysv_shm_get(int(address.partition(":")[2], 16), 100, 0o1600 | FOR_PEERS)
-    attached = SysvAttachment(number, False)
-    with pytest.raises(kin.AlreadyExists):
-        kin.SharedMemory.create(address, 100, lifetime="peers")
+
+    def begin(voice: Any) -> None:
+        sysv_shm_get(_key_of(address), 100, 0o1000 | marks.sysv_marked(0o600))
+        voice.say()
+        voice.hear()
+
+    maker = peers.fork(begin)
+    maker.hear()
+    for lifetime in ("name", "peers"):
+        with pytest.raises(kin.AlreadyExists):
+            kin.SharedMemory.create(address, 100, lifetime=lifetime)
     with pytest.raises(kin.Timeout):
         kin.SharedMemory.attach(address, timeout=0.01)
-    del attached
+    maker.kill()
     with pytest.raises(kin.NotFound):
         kin.SharedMemory.attach(address)
     assert not is_there(address)
@@ -482,18 +568,30 @@ def test_one_whose_maker_was_killed_in_the_middle_is_swept(peers: Peers) -> None
     """Between shmget and shmctl, some microseconds: the kernel would keep it until the next boot."""
 
     def create(_: Any) -> int:
-        return sysv_shm_get(0, 100, 0o1600 | FOR_PEERS)
+        return sysv_shm_get(0, 100, 0o1000 | marks.sysv_marked(0o600))
 
     number = peers.fork(create).result()
-    alien = peers.fork(lambda _: sysv_shm_get(0, 100, 0o1600)).result()
+    aliens = [
+        peers.fork(lambda _, mode=mode: sysv_shm_get(0, 100, 0o1000 | mode)).result()
+        for mode in (0o600, 0o700, 0o777)
+    ]
+
+    def use(_: Any) -> int:
+        alien = sysv_shm_get(0, 100, 0o1000 | marks.sysv_marked(0o600))
+        memoryview(SysvAttachment(alien, False))[0] = 7
+        return alien
+
+    aliens.append(peers.fork(use).result())  # it has the mark, too; but something is in it
     kin.SharedMemory.create("sysv-shm:", 100).close()
     assert not _has_segment(number)
-    assert _has_segment(alien)
-    sysv_shm_remove(alien)
+    left = [alien for alien in aliens if _has_segment(alien)]
+    for alien in left:
+        sysv_shm_remove(alien)
+    assert left == aliens
 
 
 def test_one_that_is_just_being_made_is_not_swept() -> None:
-    number = sysv_shm_get(0, 100, 0o1600 | FOR_PEERS)
+    number = sysv_shm_get(0, 100, 0o1000 | marks.sysv_marked(0o600))
     kin.SharedMemory.create("sysv-shm:", 100).close()
     assert _has_segment(number)
     sysv_shm_remove(number)
@@ -511,6 +609,10 @@ def _create_and_be_killed(address: str, peers: Peers) -> None:
     creator = peers.fork(create)
     creator.hear()
     creator.kill()
+
+
+def _key_of(address: str) -> int:
+    return int(address.partition(":")[2], 16)
 
 
 def _has_segment(number: int) -> bool:

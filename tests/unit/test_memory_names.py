@@ -15,6 +15,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk._native import sysv_shm_get, sysv_shm_remove
+from kinfolk.marks import marked
 from kinfolk.nameless_file import NamelessFile
 from tests.conformance.peers import HANG, Peers, thread_of, until
 from tests.other_user import User
@@ -173,11 +174,13 @@ def test_one_that_kin_did_not_make_can_be_attached_to(path: tuple[str, Path]) ->
         memory.buf[99_999] = 1
 
 
-def test_a_sticky_file_of_somebody_else_is_never_taken_for_stale(path: tuple[str, Path]) -> None:
-    """On a disk the mark might be anybody's."""
+def test_what_has_the_mark_and_no_user_is_stale_and_on_a_disk_never(
+    path: tuple[str, Path],
+) -> None:
+    """There the mark might be anybody's."""
     address, where = path
     where.write_bytes(b"precious")
-    where.chmod(0o1600)
+    where.chmod(marked(0o600))
     if address.startswith("file"):
         with kin.SharedMemory.attach(address) as memory:
             assert memory.lifetime == "name"
@@ -187,6 +190,45 @@ def test_a_sticky_file_of_somebody_else_is_never_taken_for_stale(path: tuple[str
     else:
         with pytest.raises(kin.NotFound):
             kin.SharedMemory.attach(address)
+        assert not where.exists()
+
+
+def test_a_mode_that_lets_nobody_in_is_said_of_its_name(
+    path: tuple[str, Path], foreign_user: User
+) -> None:
+    """And not of the descriptor by which it was looked at before."""
+    address, where = path
+    where.write_bytes(b"x")
+    where.chmod(0o600)
+    if where.stat().st_uid != 0:
+        pytest.skip("what is of neither root nor the user is refused before")
+
+    def attach() -> str:
+        with pytest.raises(kin.AccessDenied) as caught:
+            kin.SharedMemory.attach(address)
+        return str(caught.value)
+
+    assert foreign_user.run(attach) == (
+        f"{address}: can't attach: Permission denied (attach read-only)"
+    )
+
+
+def test_what_is_stale_and_another_user_s_stays_for_that_user(
+    new_address: NewAddress, foreign_user: User
+) -> None:
+    address = new_address("shm")
+    path = path_of(address)
+    assert path is not None
+
+    def leave() -> None:
+        path.write_bytes(b"theirs")
+        path.chmod(marked(0o666))
+
+    foreign_user.run(leave)
+    with pytest.raises(kin.NotFound):
+        kin.SharedMemory.attach(address, owner=foreign_user.uid)
+    assert path.exists()
+    path.unlink()
 
 
 # ── whose it is ──────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from hypothesis import strategies
 
 import kinfolk as kin
 from kinfolk.memory.records import Layout
+from tests.conformance.peers import Peers
 
 TYPES: dict[str, Any] = {
     "?": ctypes.c_bool,
@@ -83,15 +84,47 @@ def test_values_come_back_as_they_went_in(memory: kin.SharedMemory) -> None:
         ("few", (1, 2), "expected 3 items"),
         ("few", (1, 2, 3, 4), "expected 3 items"),
         ("few", 1, "not iterable"),
+        ("few", (9, 9, "x"), "not an integer"),
+        ("few", (9, 9, 2**15), "short"),
     ],
 )
 def test_what_is_no_value_is_refused(
     memory: kin.SharedMemory, name: str, value: Any, why: str
 ) -> None:
     record = memory.struct({"n": "q", "name": "5s", "few": "3h"})
+    record.n, record.name, record.few = -5, b"abcde", (1, 2, 3)
+    before = bytes(memory.buf)
     with pytest.raises(kin.InvalidValue, match=f"field '{name}' can't be .*{why}"):
         setattr(record, name, value)
-    assert bytes(memory.buf) == bytes(4096)
+    assert bytes(memory.buf) == before
+
+
+@pytest.mark.parametrize(
+    ("letter", "values"),
+    [
+        ("q", (0x1111111111111111, 0x7777777777777777)),
+        ("i", (0x11111111, 0x77777777)),
+        ("H", (0x1111, 0x7777)),
+        ("d", (1.1, 7.7)),
+    ],
+)
+def test_another_process_sees_one_value_or_the_other(
+    memory: kin.SharedMemory, peers: Peers, letter: str, values: tuple[Any, Any]
+) -> None:
+    record = memory.struct({"n": letter, "done": "?"})
+    record.n = values[0]
+
+    def write(_: Any) -> None:
+        for _ in range(50_000):
+            record.n = values[1]
+            record.n = values[0]
+        record.done = True
+
+    writer, seen = peers.fork(write), set()
+    while not record.done:
+        seen |= {record.n for _ in range(1000)}
+    writer.result()
+    assert seen <= set(values)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +142,11 @@ def test_what_is_no_value_is_refused(
         ({"a b": "q"}, "name"),
         ({3: "q"}, "name"),
         ({"as_dict": "q"}, "as_dict"),
+        (None, "no fields"),
+        (5, "no fields"),
+        ("nq", "no fields"),
+        ([("n", "q", 1)], "no fields"),
+        ([([], "q")], "no fields"),
     ],
 )
 def test_what_is_no_layout_is_refused(memory: kin.SharedMemory, fields: Any, why: str) -> None:

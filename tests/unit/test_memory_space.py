@@ -17,9 +17,11 @@ import pytest
 
 import kinfolk as kin
 from kinfolk.memory import named, space
+from kinfolk.room import room_in_memory
 from tests.conformance.peers import Peers
-from tests.unit.memories import NewAddress
+from tests.unit.memories import NewAddress, is_there
 from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
+from tests.unit.refusals import refuse
 
 PAGE = mmap.PAGESIZE
 
@@ -176,6 +178,69 @@ def test_what_was_made_without_space_gets_it_when_attached_to(peers: Peers) -> N
     assert all(f"asked for {17 * PAGE}" in said for said in refusals)
 
 
+HOWS: list[dict[str, bool]] = [{}, {"read_only": True}, {"private": True}]
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
+@pytest.mark.parametrize("scheme", ["shm:", "file:/dev/shm"])
+def test_what_there_is_no_room_for_is_refused_before_any_is_taken(
+    scheme: str, how: dict[str, bool], peers: Peers
+) -> None:
+    """Filling it to the brim and then failing would be a SIGBUS for everybody else in there."""
+    if scheme.startswith("file") and how:
+        pytest.skip("a file that is only read may keep its holes")
+
+    def attach() -> tuple[str, int]:
+        with open("/dev/shm/sparse", "wb") as file:
+            file.write(b"x" * PAGE)
+            file.truncate(64 << 20)
+        before = free()
+        with pytest.raises(kin.NoSpace) as caught:
+            kin.SharedMemory.attach(f"{scheme}/sparse", **how)
+        return caught.value.why, before - free()
+
+    said, taken = in_a_tiny_one(peers, attach, size=8 << 20)
+    assert f"asked for {(64 << 20) - PAGE}, free {(8 << 20) - PAGE}" in said
+    assert taken == 0
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
+def test_so_it_is_when_somebody_else_made_it_larger(how: dict[str, bool], peers: Peers) -> None:
+    def remap() -> tuple[int, int]:
+        maker = kin.SharedMemory.create("shm:/x", PAGE)
+        memory = kin.SharedMemory.attach("shm:/x", **how)
+        os.ftruncate(maker.fileno(), 64 << 20)
+        before = free()
+        for _ in range(2):
+            with pytest.raises(kin.NoSpace, match=f"asked for {(64 << 20) - PAGE}"):
+                memory.remap()
+        return memory.size, before - free()
+
+    assert in_a_tiny_one(peers, remap, size=8 << 20) == (PAGE, 0)
+
+
+@pytest.mark.parametrize("how", HOWS, ids=str)
+def test_a_sparse_memfd_of_a_peer_takes_no_memory_that_there_is_not(
+    how: dict[str, bool], peers: Peers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends by the OOM killer. Were the look forgotten, nothing would be taken here."""
+    reserved: list[int] = []
+    monkeypatch.setattr(space, "allocate", lambda fd, at, size: reserved.append(at))
+
+    def attach(_: Any) -> tuple[str, bool, int]:
+        refuse("madvise", errno.ENOMEM)
+        number = os.memfd_create("peer", os.MFD_ALLOW_SEALING)
+        os.write(number, b"x" * PAGE)
+        os.ftruncate(number, 1 << 40)
+        with pytest.raises(kin.NoSpace) as caught:
+            kin.SharedMemory.attach(f"memfd:{number}", **how)
+        return caught.value.why, os.fstat(number).st_size == 1 << 40, len(reserved)
+
+    said, kept, steps = peers.fork(attach).result()
+    assert f"asked for {(1 << 40) - PAGE}, free " in said
+    assert (kept, steps) == (True, 0)  # the descriptor stays the caller's
+
+
 # ── memory that there is not ─────────────────────────────────────────────────────────────────
 
 
@@ -247,7 +312,51 @@ def test_without_limits_there_is_room(tmp_path: Path) -> None:
     table = tmp_path / "cgroup"
     table.write_text("")
     assert space.room_in_cgroups(str(table), (str(tmp_path),)).free > 2**60
-    assert space.room_in_memory().free < space.room_in_memory().total
+    assert room_in_memory().free < room_in_memory().total
+
+
+# ── System V ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lifetime", ["name", "peers", None])
+@pytest.mark.parametrize("old_kernel", [False, True])
+def test_the_pages_of_a_segment_are_there(
+    old_kernel: bool, lifetime: Any, new_address: NewAddress, peers: Peers
+) -> None:
+    """Before Linux 5.14 madvise(2) can't have them all; then each is touched."""
+    address = new_address("sysv-shm without a key" if lifetime is None else "sysv-shm")
+
+    def create(_: Any) -> int:
+        if old_kernel:
+            refuse("madvise", errno.EINVAL)
+        with kin.SharedMemory.create(address, (5 << 20) + 1, lifetime=lifetime) as memory:
+            resident = _resident(memory.id)
+            assert not any(memory.buf[::PAGE])
+            return resident
+
+    assert peers.fork(create).result() >= (5 << 20) + PAGE
+
+
+def test_a_segment_whose_pages_can_not_be_had_is_no_space(
+    new_address: NewAddress, peers: Peers
+) -> None:
+    for how in ({}, {"lifetime": "peers"}):
+        address = new_address("sysv-shm")
+
+        def create(_: Any, address: str = address, how: Any = how) -> None:
+            refuse("madvise", errno.ENOMEM)
+            with pytest.raises(kin.NoSpace, match=r"asked for 100000, free .* memory and swap"):
+                kin.SharedMemory.create(address, 100_000, **how)
+
+        peers.fork(create).result()
+        assert not is_there(address)
+
+
+def _resident(number: int) -> int:
+    """Bytes of a segment that are in memory, or in swap."""
+    with open("/proc/sysvipc/shm") as table:
+        rows = {int(words[1]): words for words in map(str.split, list(table)[1:])}
+    return int(rows[number][14]) + int(rows[number][15])
 
 
 # ── interrupts ───────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,8 @@ import os
 import signal
 import stat
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import kinfolk as kin
 from kinfolk import runtime_directory
 from kinfolk._native import unshare
 from kinfolk.processes import keeping
-from kinfolk.sync import places
+from kinfolk.sync import names
 from tests.conformance.peers import HANG, Peers, open_descriptors
 from tests.unit.test_memory_space import in_a_tiny_one
 
@@ -33,7 +35,7 @@ MAGIC, VERSION, KIND, SIZE, BOOT_ID, NAMESPACE = 0, 8, 12, 16, 24, 40  # of the 
 def name(unique_name: str) -> Iterator[str]:
     """A name that is unlinked at the end."""
     yield unique_name
-    path = places.path_of("mutex", unique_name)
+    path = names.path_of("mutex", unique_name)
     if os.path.lexists(path):
         os.unlink(path)
     with contextlib.suppress(OSError):
@@ -67,7 +69,7 @@ def test_its_file_is_ours_alone(name, umask):
         kin.Mutex(name)
     finally:
         os.umask(before)
-    status = os.stat(places.path_of("mutex", name))
+    status = os.stat(names.path_of("mutex", name))
     assert stat.S_IMODE(status.st_mode) == 0o600
     assert status.st_blocks * 512 >= kin.Mutex.SIZE
 
@@ -76,7 +78,7 @@ def test_its_file_is_ours_alone(name, umask):
 def test_odd_names(odd, unique_name):
     odd += unique_name
     mutex = kin.Mutex(odd)
-    assert os.path.dirname(places.path_of("mutex", odd)) == runtime_directory.path_name()
+    assert os.path.dirname(names.path_of("mutex", odd)) == runtime_directory.path_name()
     with mutex:
         assert kin.Mutex(odd).locked
     mutex.unlink()
@@ -99,7 +101,7 @@ def test_unlinked_it_stays_with_who_has_it(name):
     with pytest.raises(kin.NotFound):  # that would be the other one's
         old.unlink()
     new.unlink()
-    assert not os.path.lexists(places.path_of("mutex", name))
+    assert not os.path.lexists(names.path_of("mutex", name))
 
 
 def test_only_names_are_unlinked():
@@ -114,7 +116,7 @@ def test_many_processes_make_it_at_the_same_moment(name, peers):
         for _ in range(50):
             with kin.Mutex(name).hold(timeout=HANG):
                 pass
-        return os.stat(places.path_of("mutex", name)).st_ino
+        return os.stat(names.path_of("mutex", name)).st_ino
 
     makers = [peers.fork(make) for _ in range(4)]
     for peer in makers:
@@ -123,7 +125,7 @@ def test_many_processes_make_it_at_the_same_moment(name, peers):
 
 
 def planted(name: str, how: str, target: Path) -> None:
-    path = places.path_of("mutex", name)
+    path = names.path_of("mutex", name)
     with contextlib.suppress(FileExistsError):
         os.mkdir(runtime_directory.path_name(), 0o700)
     match how:
@@ -170,7 +172,7 @@ def test_planted_names_are_refused(how, error, name, tmp_path):
 
 def test_a_name_of_another_user(name, foreign_user):
     planted(name, "text", Path())
-    path = places.path_of("mutex", name)
+    path = names.path_of("mutex", name)
     Path(path).write_bytes(bytes(PAGE))
     os.chown(path, foreign_user.uid, foreign_user.gid)
     with pytest.raises(kin.UntrustedPeer, match="others may write"):
@@ -331,6 +333,48 @@ def test_from_before_a_reboot_it_is_repaired(was_held):
         assert held.owner_died is was_held
     with kin.Mutex.inside(memory) as held:
         assert not held.owner_died
+
+
+#: A fresh interpreter: the boot's id is read from /proc for the first object, and kept.
+NO_DESCRIPTOR_LEFT = """
+import mmap, os, resource, sys
+import kinfolk as kin
+
+kin.Mutex, kin.LimitReached  # imported while that can be done
+memory = mmap.mmap(int(sys.argv[1]), mmap.PAGESIZE)
+highest = max(os.dup(0) for _ in range(8))
+resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, highest + 1))
+for before in (memory[:], bytes(mmap.PAGESIZE)):
+    memory[:] = before
+    try:
+        kin.Mutex.inside(memory)
+    except kin.LimitReached as error:
+        assert memory[:] == before
+        print(error.errno)
+os.close(highest)
+kin.Mutex.inside(memory).acquire(timeout=0)
+print("made")
+"""
+
+
+def test_without_a_free_descriptor_none_is_from_before_a_reboot():
+    """Else a held one would be repaired, under its holder."""
+    file = os.memfd_create("memory")
+    os.truncate(file, PAGE)
+    with mmap.mmap(file, PAGE) as memory:
+        mutex = kin.Mutex.inside(memory)
+        ended = subprocess.run(
+            [sys.executable, "-c", NO_DESCRIPTOR_LEFT, str(file)],
+            pass_fds=[file],
+            capture_output=True,
+            text=True,
+            timeout=HANG,
+            check=False,
+        )
+        mutex.close()
+    os.close(file)
+    assert ended.stderr == ""
+    assert ended.stdout == f"{errno.EMFILE}\n{errno.EMFILE}\nmade\n"
 
 
 def test_zeroed_while_it_is_held(peers):

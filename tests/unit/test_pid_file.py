@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
-from kinfolk.processes import pid_file as module
+from kinfolk import record_locks
 from kinfolk.processes.pid_file import PidFile
 from tests.conformance.peers import FailedInPeer, Peer, Peers, state, until
 from tests.other_user import User
@@ -95,7 +95,7 @@ def test_without_the_lock_a_second_one_starts(path: Path, peers: Peers) -> None:
     """Negative control of the one before."""
 
     def live(voice: Any) -> None:
-        fcntl.lockf = lambda *args: None
+        record_locks.try_to_set = lambda *args: True
         PidFile(path).lock()
         voice.say()
         voice.hear()
@@ -149,8 +149,38 @@ def test_a_file_that_holds_something_else_is_not_touched(path: Path, text: str) 
         with pytest.raises(kin.UntrustedPeer, match="holds something other than a pid"):
             use()
     assert pid_file.holder() is None
+    with pytest.raises(kin.UntrustedPeer, match="holds something other than a pid"):
+        kin.stop_daemon(path)
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "\0\0\0\0"])
+def test_what_holds_nothing_is_not_removed_by_a_stop(path: Path, text: str) -> None:
+    """It may be somebody's, who is about to write to it; a number is the negative control."""
+    path.write_text(text)
     assert kin.stop_daemon(path) is None
     assert path.read_text() == text
+    path.write_text("1\n")
+    assert kin.stop_daemon(path) is None
+    assert not path.exists()
+
+
+def test_who_locks_a_file_of_another_kind_is_no_daemon(path: Path, peers: Peers) -> None:
+    path.write_text("notes\n")
+
+    def live(voice: Any) -> None:
+        with open(path, "r+") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            voice.say()
+            voice.hear()
+
+    peer = peers.fork(live)
+    peer.hear()
+    assert PidFile(path).holder() == kin.Identity.of(peer.pid)
+    with pytest.raises(kin.UntrustedPeer):
+        kin.stop_daemon(path)
+    peer.say()
+    peer.result()
 
 
 def test_a_forked_child_has_not_got_the_lock_and_does_not_end_it(path: Path, peers: Peers) -> None:
@@ -386,7 +416,7 @@ STEPS: dict[str, tuple[Any, ...]] = {
     "made": (os, "open", nameless),
     "public": (os, "fchmod"),
     "written": (os, "write"),
-    "locked": (fcntl, "lockf"),
+    "locked": (record_locks, "try_to_set"),
     "old one removed": (os, "unlink"),
     "named": (os, "link"),
 }
@@ -482,13 +512,6 @@ def test_while_one_start_removes_a_stale_file_no_other_does(
     PidFile(path).remove_stale()
     assert f"process {os.getpid()} (start time" in said[0]
     assert "which is not its daemon, has locked it (try again" in said[0]
-
-
-def test_the_record_is_laid_out_as_the_kernel_has_it(path: Path) -> None:
-    with path.open("w+") as file:
-        asked = module._FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 1 << 40, 1, 0)
-        answer = module._FLOCK.unpack(fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    assert answer == (fcntl.F_UNLCK, os.SEEK_SET, 1 << 40, 1, 0)
 
 
 # ------------------------------------------------------------------------------------------- stop

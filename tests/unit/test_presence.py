@@ -147,16 +147,32 @@ def test_what_members_share_goes_before_the_name(path: Path) -> None:
 
 
 def test_the_first_is_told(path: Path) -> None:
-    firsts: list[str] = []
-    here = receiver(path, if_first=lambda: firsts.append("one"))
-    again = receiver(path, if_first=lambda: firsts.append("two"))
-    assert firsts == ["one"]
+    firsts: list[tuple[str, bool]] = []
+    here = receiver(path, if_first=lambda found: firsts.append(("one", found)))
+    again = receiver(path, if_first=lambda found: firsts.append(("two", found)))
+    assert firsts == [("one", False)]
     again.leave()
     here.leave()
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_first_is_told_whether_there_were_members(path: Path, ours: bool, peers: Peers) -> None:
+    if ours:
+        killed = peers.fork(stay, receiver, path)
+        killed.hear()
+        killed.kill()
+    else:
+        os.mkfifo(path)
+    firsts: list[bool] = []
+    here = receiver(path, if_first=firsts.append)
+    assert firsts == [ours]
+    assert here.leave() == ours
+    if not ours:
+        path.unlink()
+
+
 def test_a_first_that_fails_leaves_nothing_open(path: Path) -> None:
-    def fail() -> None:
+    def fail(_: bool) -> None:
         raise LookupError
 
     before = open_descriptors()

@@ -9,27 +9,46 @@ import gc
 import itertools
 import os
 import random
+import resource
 import select
 import signal
 import subprocess
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 
 from kinfolk import watcher
-from kinfolk.errors import Closed, ForkedCopy, InvalidValue, NotFound, Timeout
+from kinfolk.errors import (
+    AccessDenied,
+    Closed,
+    ForkedCopy,
+    InvalidValue,
+    LimitReached,
+    NotFound,
+    Timeout,
+)
 from kinfolk.identity import Identity, is_dead
-from kinfolk.processes import direct
+from kinfolk.processes import descendants, direct
 from kinfolk.processes.custody import blocking
 from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.launch import start as start_launch
 from kinfolk.processes.process import Process
 from kinfolk.processes.streams import Redirect
-from tests.conformance.peers import HANG, Call, open_descriptors, readable, state, until
+from tests.conformance.peers import (
+    HANG,
+    Call,
+    FailedInPeer,
+    open_descriptors,
+    readable,
+    state,
+    until,
+)
 from tests.unit.starting import SLEEP, launch_of, ready, shell, start
+from tests.unit.strangers import strangers_group
 from tests.unit.striking import striking_at
 
 
@@ -194,6 +213,38 @@ def test_no_signal_reaches_a_stranger(monkeypatch):
     pytest.skip("other processes took the number each time")
 
 
+LEADS: list[dict[str, bool | int]] = [{"new_session": True}, {"process_group": 0}]
+
+
+def stop_and_kill(process: Process) -> None:
+    """All that ends somebody, of a process that has ended."""
+    process.kill()
+    assert process.stop().success
+    with process:
+        pass
+
+
+@pytest.mark.parametrize("how", LEADS)
+@pytest.mark.parametrize("kernel", ["new", "old"])
+def test_no_end_reaches_the_group_of_a_stranger(how, kernel, monkeypatch):
+    """It has the number of the ended process, and its leader has gone too."""
+    if kernel == "old":
+        monkeypatch.setattr(direct, "has_a_group", lambda _: None)
+        monkeypatch.setattr(descendants, "has_a_group", lambda _: None)
+    with strangers_group(lambda: start(["true"], **how)) as (process, stranger):
+        stop_and_kill(process)
+        assert not gone([stranger])
+
+
+def test_by_its_number_alone_a_group_would_be_taken_for_another(monkeypatch):
+    """The negative control."""
+    with strangers_group(lambda: start(["true"], new_session=True)) as (process, stranger):
+        process._custody._leader = lambda: process._custody.pid  # type: ignore[attr-defined]
+        monkeypatch.setattr(descendants, "has_a_group", lambda _: True)
+        process.kill()
+        until(lambda: gone([stranger]), "the stranger is killed")
+
+
 def test_a_signal_says_whether_it_arrived(sleeper):
     assert sleeper.signal(0)
     assert sleeper.signal(signal.SIGKILL)
@@ -303,7 +354,50 @@ def orphaning(tmp_path, **options) -> tuple[Process, int]:
     return process, int((tmp_path / "pid").read_text())
 
 
-@pytest.mark.parametrize("how", [{"new_session": True}, {"process_group": 0}])
+@pytest.mark.parametrize("how", LEADS)
+@pytest.mark.parametrize("asked", [False, True])
+def test_who_is_in_its_group_is_found_when_it_has_ended(tmp_path, how, asked):
+    """Also when it had ended before anybody looked; while a descriptor for that is kept, and no longer."""
+    with_own = os.pidfd_open(os.getpid())
+    is_told = descendants.has_a_group(with_own) is not None
+    os.close(with_own)
+    if not is_told:
+        pytest.skip("before Linux 6.9 nobody tells whose group it is")
+    before = open_descriptors()
+    process = start(["sh", "-c", f"sleep 1000 & echo $! > {tmp_path}/pid"], **how)
+    if asked:
+        assert process.wait(HANG).success
+    else:
+        until_reaped(process.pid)
+    orphan = int((tmp_path / "pid").read_text())
+    assert not gone([orphan])
+    assert process.stop().success
+    assert gone([orphan])
+    with process:
+        pass
+    assert open_descriptors() == before
+
+
+def test_nothing_is_kept_for_a_group_without_anybody():
+    before = open_descriptors()
+    process = start(["true"], new_session=True)
+    process.wait()
+    assert open_descriptors() == before
+
+
+def test_another_child_that_has_joined_its_group_is_let_alone(tmp_path):
+    """And what is below that one; an orphan of the leader's is not."""
+    first, orphan = orphaning(tmp_path, process_group=0)
+    with first, ready(FAMILY, process_group=first.pid) as second:
+        below = children_of(second.pid)
+        first.stop()
+        until(lambda: gone([orphan]), "the orphan was ended")
+        first.kill()
+        assert second.status is None
+        assert not gone(below)
+
+
+@pytest.mark.parametrize("how", LEADS)
 def test_who_is_in_its_group_is_found_without_a_parent(tmp_path, how):
     process, orphan = orphaning(tmp_path, **how)
     with process:
@@ -320,6 +414,62 @@ def test_without_a_group_of_its_own_an_orphan_escapes(tmp_path):
     assert not gone([orphan])
     os.kill(orphan, signal.SIGKILL)
     until(lambda: gone([orphan]), "it is gone")
+
+
+#: It and one below it are of one user; another one, which it has started as root, is not. As su would do it.
+MIXED = """
+import os, time
+for command in ("exec sleep 1000", "exec tail -f /dev/null"):
+    if os.fork() == 0:
+        if "tail" in command:
+            os.setresuid(65534, 65534, 65534)
+        os.execv("/bin/sh", ["sh", "-c", command])
+os.setresuid(65534, 65534, 65534)
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("grace", [0, 0.02])
+@pytest.mark.parametrize("how", ["stop", "astop"])
+def test_whoever_may_not_be_ended_is_named(peers, how, grace):
+    """After all others have ended."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to have a process of another user")
+
+    def owner(voice):
+        process = start([sys.executable, "-I", "-S", "-c", MIXED], stdout=Redirect.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        voice.say([process.pid, *children_of(process.pid)])
+        voice.hear()
+        os.setresuid(65534, 65534, 65534)
+        if how == "stop":
+            process.stop(grace)
+        else:
+            asyncio.run(process.astop(grace))
+
+    peer = peers.fork(owner)
+    pid, denied, below = peer.hear()
+    until(lambda: names([denied, below]) == ["sleep", "tail"], "they are there")
+    peer.say()
+    try:
+        with pytest.raises(FailedInPeer) as failed:
+            peer.result()
+        assert str(failed.value.error) == (
+            f"process {pid} ({sys.executable}): can't end everything below it: another user's by now, and left "
+            f"running: {denied} (sleep) (end it as that user, or as root)"
+        )
+        assert isinstance(failed.value.error, AccessDenied)
+        assert gone([pid, below])
+        assert not gone([denied])
+    finally:
+        os.kill(denied, signal.SIGKILL)
+        until(lambda: gone([denied]), "it is gone")
+
+
+def names(pids: list[int]) -> list[str]:
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
 
 
 def test_kill_ends_everything_below():
@@ -377,6 +527,25 @@ def test_leaving_the_block_stops_it():
     assert gone(below)
     assert process.stdout is not None
     assert process.stdout.closed
+
+
+@pytest.mark.parametrize("call", [Process.stop, Process.kill, lambda process: process.identity])
+@pytest.mark.parametrize("how", [{}, {"new_session": True}])
+def test_without_descriptors_an_error_says_so(call, how):
+    """Every number of free ones is tried; nothing bare comes out, and later the same call succeeds."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    refused = []
+    with start(SLEEP, **how) as process:
+        for limit in range(3, limits[0]):
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+                call(process)
+                break
+            except LimitReached as error:
+                refused.append(error)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert refused
 
 
 def test_stopping_again_says_the_same():
@@ -632,12 +801,18 @@ def test_an_error_of_a_handler_comes_out_as_it_is():
     descriptors = open_descriptors()
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        for number in itertools.count():
-            trace = striking_at(number, signal.SIGUSR1)
+        for number in itertools.count(-1):
+            # The first time nothing strikes: since CPython 3.12, code is traced by the instruction once it has run traced.
+            trace = striking_at(number if number >= 0 else sys.maxsize, signal.SIGUSR1)
             sys.settrace(trace)
             try:
-                direct.Direct(launch_of(SLEEP), start_family)
-                break
+                custody = direct.Direct(launch_of(SLEEP), start_family)
+                if number >= 0:
+                    break
+                custody.signal_tree(signal.SIGKILL)
+                custody.send(signal.SIGKILL)
+                blocking(custody.ended(), HANG, "has not ended")
+                del custody
             except OSError as error:
                 assert type(error) is OfTheHandler, number
             finally:

@@ -252,10 +252,12 @@ def test_an_exception_of_a_handler_ends_the_command(peers: Peers, tmp_path: Path
             raise TimeoutError("now")
 
         signal.signal(signal.SIGUSR1, handler)
+        # What a signal asks of Python comes after the system call that is being entered.
+        asleep = f"until grep -q ^State:.S /proc/{os.getpid()}/status; do :; done"
         with pytest.raises(TimeoutError, match="now"):
             system(
                 f"echo $$ > {tmp_path}/a; sh -c 'echo $$ > {tmp_path}/b;"
-                f" kill -USR1 {os.getpid()}; sleep 100'; true"
+                f" {asleep}; kill -USR1 {os.getpid()}; sleep 100'; true"
             )
         assert not ignores_interrupts()
         return [(tmp_path / name).read_text() for name in "ab"]

@@ -23,10 +23,10 @@ import pytest
 
 import kinfolk as kin
 from kinfolk import _native, transfer
-from kinfolk.processes import felling, interpreter, keeper_line, keeping, namespace
+from kinfolk.processes import interpreter, keeper_line, keeping, namespace
 from tests.conformance.peers import HANG, Peers, open_descriptors, readable, state, until
 from tests.other_user import User
-from tests.unit.keepers import _the_keeper_ends, complaint_of, output_of, peers
+from tests.unit.keepers import _the_keeper_ends, children_of, complaint_of, output_of, peers
 
 __all__ = ["_the_keeper_ends", "peers"]
 
@@ -229,7 +229,7 @@ def test_it_looks_like_its_owner() -> None:
 
         print(sys.argv == argv, sys.path == path, sorted(vars(__main__)) == main)
 
-    argv, path = sys.argv, interpreter.import_path()
+    argv, path = sys.argv, list(map(os.fsdecode, interpreter.import_path()))
     import types
 
     main = sorted(vars(types.ModuleType("__main__")))
@@ -397,7 +397,7 @@ EXPECTED = "main runs\n__main__ 10 Thing\n"
 
 
 def run_python(*arguments: str, text: str = "", directory: Path | None = None) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(interpreter.import_path())}
+    environment = {**os.environ, "PYTHONPATH": os.fsdecode(b":".join(interpreter.import_path()))}
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         input=text,
@@ -430,6 +430,49 @@ def test_main_is_never_run_again(way: str, tmp_path: Path) -> None:
             lines = text.replace("\n\n    def __init__", "\n    def __init__")
             output = run_python("-i", "-q", text=lines)
     assert output == EXPECTED
+
+
+SENDERS_OF_THEIR_OWN = """
+    import copy, dataclasses, enum, pickle, sys
+    import kinfolk as kin
+
+    class Unit(enum.Enum):
+        KELVIN = 1
+
+    @dataclasses.dataclass
+    class Reading:
+        value: int
+        unit: Unit = Unit.KELVIN
+
+    def doubled(reading):
+        return Reading(2 * reading.value)
+
+    def works(receiver, sender):
+        reading = receiver.recv()
+        assert type(reading) is Reading and reading.unit is Unit.KELVIN
+        assert pickle.loads(pickle.dumps(reading)) == copy.deepcopy(reading) == reading
+        assert pickle.loads(pickle.dumps(doubled)) is doubled
+        sender.send(doubled(reading))
+
+    def passes_on(receiver, sender, containment):
+        _ = kin.spawn(works, receiver, sender, containment=containment).wait()
+
+    for start in works, passes_on:
+        ours, theirs = kin.channel("pipe:"), kin.channel("pipe:")
+        more = () if start is works else (sys.argv[1],)
+        with kin.spawn(start, theirs[0], ours[1], *more, containment=sys.argv[1]) as process:
+            theirs[1].send(Reading(5))
+            print(ours[0].recv())
+            assert process.wait().success
+        theirs[1].close()
+        ours[0].close()
+"""
+
+
+def test_what_a_script_defines_can_be_sent_both_ways(containment: Any, tmp_path: Path) -> None:
+    (tmp_path / "thescript.py").write_text(textwrap.dedent(SENDERS_OF_THEIR_OWN))
+    output = run_python(str(tmp_path / "thescript.py"), containment)
+    assert output == "Reading(value=10, unit=<Unit.KELVIN: 1>)\n" * 2
 
 
 # ── what moves ───────────────────────────────────────────────────────────────────────────────
@@ -627,7 +670,7 @@ def test_a_start_that_is_cancelled_leaves_no_child(peers: Peers) -> None:
         assert keeper is not None
         asyncio.run(gives_up(keeper))
         voice.say(output_of(["echo", "the next one"]))
-        until(lambda: not felling.children_of(keeper), "its end")
+        until(lambda: not children_of(keeper), "its end")
         keeping.keeping().end(0)
 
     owner = peers.fork(asks)

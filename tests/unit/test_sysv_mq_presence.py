@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 
 import pytest
@@ -155,15 +154,3 @@ def test_peers_leave_a_queue_that_they_did_not_make(key):
     sysv_ipc.MessageQueue(key, sysv_ipc.IPC_CREX)
     kin.open_receiver(f"sysv-mq:{key}?lifetime=peers").close()
     assert exists(key)
-
-
-def test_a_private_queue_of_somebody_else_is_never_swept():
-    other = sysv_ipc.MessageQueue(sysv_ipc.IPC_PRIVATE, sysv_ipc.IPC_CREX)
-    try:
-        os.makedirs(os.path.dirname(sysv_queue.private_presence(other.id)), 0o700, exist_ok=True)
-        os.mkfifo(sysv_queue.private_presence(other.id), 0o1600)
-        for end in kin.channel("sysv-mq:"):
-            end.close()
-        assert other.id in queues()
-    finally:
-        other.remove()

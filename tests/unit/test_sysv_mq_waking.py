@@ -206,7 +206,11 @@ def test_many_tasks_wait_at_once():
         return got
 
     assert asyncio.run(main()) == list(range(12))
-    assert len([one for one in threading.enumerate() if one.name == "kinfolk helper"]) <= 8
+    until(lambda: len(helpers()) <= 8, "the others have ended")
+
+
+def helpers() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name == "kinfolk helper"]
 
 
 def test_timeouts_and_closing_on_asyncio(ends):

@@ -183,6 +183,41 @@ def test_a_forked_child_waits_by_an_eventfd_of_its_own(ends: Ends, peers: Peers)
     assert peers.fork(child).result()
 
 
+def test_a_forked_child_has_given_its_parents_eventfd_back(ends: Ends, peers: Peers) -> None:
+    """Later the number may be somebody else's there, as with a daemon that closes all that it has inherited."""
+    with pytest.raises(kin.Timeout):
+        ends[0].recv(timeout=0.001)
+    parents = lend()
+    number = parents._fd
+    take_back(parents)
+    in_use: list[ThreadWaiter] = []
+
+    def child(voice: Any) -> list[bool]:
+        seen = [is_eventfd(number)]
+        os.dup2(0, number)  # the user's own, by now
+        take_back(lend())
+        return [*seen, os.path.exists(f"/proc/self/fd/{number}")]
+
+    del parents
+    assert peers.fork(child).result() == [False, True]
+    assert is_eventfd(number)
+    in_use.append(lend())  # the fork is a signal handler's, in the middle of a wait
+
+    def returns(voice: Any) -> bool:
+        take_back(in_use.pop())
+        return is_eventfd(number)
+
+    assert peers.fork(returns).result() is False
+    take_back(in_use.pop())
+
+
+def is_eventfd(number: int) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventfd]"
+    except FileNotFoundError:
+        return False
+
+
 def test_a_thread_gives_its_eventfd_back(ends: Ends) -> None:
     receiver, sender = ends
     before = open_descriptors()

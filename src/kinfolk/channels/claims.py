@@ -26,12 +26,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
 import weakref
 
+from kinfolk import record_locks
 from kinfolk.errors import Busy
-
-_FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
 
 RECEIVING, SENDING, OPENED = 0, 1, 2
 _MEMBERS = 3  # the first byte of memberships
@@ -67,18 +65,18 @@ class _Held:
         """What else this process holds on the inode."""
         return [other for other in _all_held() if other._inode == self._inode and other is not self]
 
-    def _lock(self, byte: int) -> None:
+    def _lock(self, byte: int) -> bool:
+        """False when another process has it."""
         # An end that is open for reading only gets no lock but the shared kind.
-        self._set(fcntl.F_WRLCK if self._writable else fcntl.F_RDLCK, byte)
+        return self._set(fcntl.F_WRLCK if self._writable else fcntl.F_RDLCK, byte)
 
-    def _set(self, kind: int, byte: int) -> None:
-        fcntl.fcntl(self._fd, fcntl.F_SETLK, _FLOCK.pack(kind, os.SEEK_SET, byte, 1, 0))
+    def _set(self, kind: int, byte: int) -> bool:
+        return record_locks.try_to_set(self._fd, fcntl.F_SETLK, kind, byte, 1)
 
     def _holder(self, byte: int, length: int) -> int | None:
         """The pid of another process that has a lock there (0: of another pid namespace), None when none has."""
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, length, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_GETLK, asked))
-        return None if kind == fcntl.F_UNLCK else int(pid)
+        found = record_locks.ask(self._fd, fcntl.F_GETLK, fcntl.F_WRLCK, byte, length)
+        return None if found is None else found.pid
 
 
 # By id: a set can't be iterated over while another thread adds to it.
@@ -110,10 +108,8 @@ class Claim(_Held):
             for other in self._neighbours()
         ):
             raise self._busy(pid)
-        try:
-            self._lock(self._direction)
-        except BlockingIOError:
-            raise self._busy(self._holder(self._direction, 1)) from None
+        if not self._lock(self._direction):
+            raise self._busy(self._holder(self._direction, 1))
         if not self._writable and (holder := self._holder(self._direction, 1)) is not None:
             self._set(fcntl.F_UNLCK, self._direction)
             raise self._busy(holder)

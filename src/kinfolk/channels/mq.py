@@ -64,7 +64,8 @@ class MqMechanism(Mechanism):
         presence = None
         if address.options.lifetime == "peers":
             presence = yield from Presence.join_receiver(
-                presence_path("mq", address.name), if_first=lambda: clear_stale(address.name)
+                presence_path("mq", address.name),
+                if_first=lambda had_members: clear_stale(address.name, had_members),
             )
         try:
             descriptor = yield from retry(lambda: make_or_open(address))

@@ -4,8 +4,8 @@ posix_ipc makes, opens and unlinks them; from then on the queue is its descripto
 was inherited, passed or duplicated (`kinfolk._native.mq_send` and its like).
 
 Rules:
-1. A queue that kinfolk made for lifetime="peers" has the sticky bit, which means nothing on a queue, from the moment it
-   exists: only such a one is ever removed by its peers.
+1. A queue that kinfolk made for lifetime="peers" has a mark (`marks`) from the moment it exists: only such a one is ever
+   removed by its peers, and only if their presence lay beside it from the beginning.
 2. A name is removed only while it is that of the same queue, told by the inode; and by peers only under the lock of
    the runtime directory.
 3. What was made has exactly the mode that was asked for; in the microseconds before that it has less.
@@ -16,12 +16,12 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import stat
 from collections.abc import Callable
 from typing import Any
 
 import posix_ipc
 
+from kinfolk import marks
 from kinfolk._native import mq_attributes, mq_receive, mq_send
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import Passed
@@ -33,7 +33,6 @@ from kinfolk.errors import InvalidValue, NotFound, Unsupported
 from kinfolk.interest import Interest
 from kinfolk.rendezvous import NotYet
 
-_FOR_PEERS = stat.S_ISVTX
 _HIGHEST_PRIORITY = os.sysconf("SC_MQ_PRIO_MAX") - 1
 
 
@@ -89,7 +88,7 @@ class PosixQueue(Queue):
     def remove_if_ours(self) -> None:
         """Remove the name if it still is this queue's, and kinfolk made it for peers."""
         mine = os.fstat(self._descriptor.fileno())
-        if mine.st_mode & _FOR_PEERS:
+        if marks.is_marked(mine.st_mode) and mine.st_uid == os.geteuid():
             _remove(self._name, mine.st_ino)
 
     def close(self) -> None:
@@ -139,7 +138,7 @@ def _wanted_size(address: Address) -> QueueSize:
     return QueueSize(options.depth or usual.depth, message)
 
 
-def _make(name: str, address: Address, mark: int) -> Descriptor:
+def _make(name: str, address: Address, *, for_peers: bool) -> Descriptor:
     mode = 0o600 if address.options.mode is None else address.options.mode
     codec = address.options.codec or "pickle"
     check_object(os.geteuid(), mode, codec, str(address), receiving=True)
@@ -148,7 +147,7 @@ def _make(name: str, address: Address, mark: int) -> Descriptor:
         queue = posix_ipc.MessageQueue(
             name,
             posix_ipc.O_CREX,
-            mode=mode | mark,
+            mode=marks.marked(mode) if for_peers else mode,
             max_messages=size.depth,
             max_message_size=size.message,
         )
@@ -158,18 +157,22 @@ def _make(name: str, address: Address, mark: int) -> Descriptor:
         posix_refused(error, size, str(address))
     try:
         descriptor = _own(queue, name)
+        try:
+            give_mode = marks.mark if for_peers else os.fchmod
+            give_mode(descriptor.fileno(), mode)  # what the umask took away
+        except BaseException:
+            descriptor.close()
+            raise
     except BaseException:
         posix_ipc.unlink_message_queue(name)
         raise
-    os.fchmod(descriptor.fileno(), mode | mark)  # what the umask took away
     return descriptor
 
 
 def make_or_open(address: Address) -> Descriptor:
     """A receiver's descriptor. Raises NotYet when the queue is being removed just now."""
-    mark = _FOR_PEERS if address.options.lifetime == "peers" else 0
     try:
-        return _make(address.name, address, mark)
+        return _make(address.name, address, for_peers=address.options.lifetime == "peers")
     except posix_ipc.ExistentialError:
         pass
     try:
@@ -182,11 +185,11 @@ def make_or_open(address: Address) -> Descriptor:
 
 
 def make_nameless(address: Address) -> Descriptor:
-    """A descriptor of a new queue, without a name. Killed in between, it leaves a name with the sticky bit."""
+    """A descriptor of a new queue, without a name. Killed in between, it leaves a name with the mark."""
     while True:
         name = f"/kinfolk-{os.getpid()}-{secrets.token_hex(8)}"
         try:
-            queue = _make(name, address, _FOR_PEERS)
+            queue = _make(name, address, for_peers=True)
         except posix_ipc.ExistentialError:
             continue
         posix_ipc.unlink_message_queue(name)
@@ -246,16 +249,23 @@ def _checked(address: Address, descriptor: Descriptor, *, receiving: bool) -> De
     return descriptor
 
 
-def clear_stale(name: str) -> None:
-    """The first peer of all removes what killed ones left. Under the lock of the runtime directory."""
+def clear_stale(name: str, had_members: bool) -> None:
+    """The first peer of all removes what killed ones left. Under the lock of the runtime directory.
+
+    What has no presence of ours is nobody's, and loses the mark: it has to stay when this peer leaves, too.
+    """
     with contextlib.suppress(posix_ipc.Error, OSError):
         descriptor = _open(name, reading=True, writing=False)
         try:
             status = os.fstat(descriptor.fileno())
+            if not marks.is_marked(status.st_mode) or status.st_uid != os.geteuid():
+                return
+            if had_members:
+                posix_ipc.unlink_message_queue(name)
+            else:
+                os.fchmod(descriptor.fileno(), marks.unmarked(status.st_mode))
         finally:
             descriptor.close()
-        if status.st_mode & _FOR_PEERS and status.st_uid == os.geteuid():
-            posix_ipc.unlink_message_queue(name)
 
 
 def _remove(name: str, inode: int) -> None:

@@ -9,8 +9,8 @@ do not tell (queues, datagrams) have one beside their object.
     else                /dev/shm/kinfolk-UID/MECHANISM-NAME
 
 Rules:
-1. The FIFO is made 0600 and gets a wider mode afterwards. What kinfolk made carries the sticky bit, which means
-   nothing on a FIFO; only that is removed by the last member to leave. After a SIGKILL of all it stays, harmless: the next
+1. The FIFO is made 0600 and gets a wider mode afterwards. What kinfolk made carries a mark (`marks`) from the moment
+   it is; only that is removed by the last member to leave. After a SIGKILL of all it stays, harmless: the next
    receiver takes it over.
 2. Joining and leaving are done under the lock of the runtime directory: nobody joins a name that is being removed.
 3. A symlink is never followed, and what is no FIFO is refused before it is opened.
@@ -34,14 +34,13 @@ import time
 from collections.abc import Callable
 from urllib.parse import quote
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk.channels.claims import Membership
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError
 from kinfolk.interest import Steps
 from kinfolk.rendezvous import NotYet, retry, wait_for_path
 
-_MADE_BY_KINFOLK = stat.S_ISVTX
 _LONGEST_NAME = 200  # of what stands for a name in a file name of at most 255 bytes
 # Seconds until a copy is believed to be an end: between its fork and its exec, every process that is being
 # started has one.
@@ -150,13 +149,16 @@ class FifoEnd(Descriptor):
                 os.unlink(self.path)
 
     def _made_here(self) -> bool:
-        return bool(os.fstat(self.fileno()).st_mode & _MADE_BY_KINFOLK)
+        return marks.is_marked(os.fstat(self.fileno()).st_mode)
 
     def set_mode(self, mode: int) -> None:
         """Permission bits, if it is kinfolk's and ours; who has it open keeps it."""
+        if self._is_ours():
+            marks.mark(self.fileno(), mode)
+
+    def _is_ours(self) -> bool:
         status = os.fstat(self.fileno())
-        if status.st_mode & _MADE_BY_KINFOLK and status.st_uid == os.geteuid():
-            os.fchmod(self.fileno(), mode | _MADE_BY_KINFOLK)
+        return marks.is_marked(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def open_end(
@@ -165,18 +167,18 @@ def open_end(
     *,
     make: int | None = None,
     keep_name: bool = False,
-    if_first: Callable[[], None] | None = None,
+    if_first: Callable[[bool], None] | None = None,
 ) -> FifoEnd:
     """Open one end of a FIFO, making it with the permission bits ``make`` when there is none.
 
-    ``if_first`` is called under the lock when nobody else is a member.
+    ``if_first`` is called under the lock when nobody else is a member, with whether there were members before: whether a
+    FIFO of ours lay there.
 
     To be tried again (`kinfolk.rendezvous.wait_for_path`): raises NotYet while there is no FIFO, or, for O_WRONLY, while
     nobody has its read end. Raises AddressError for what is no FIFO, and OSError.
     """
     with runtime_directory.try_lock():
-        if make is not None:
-            _make(path, make)
+        made = make is not None and _make(path, make)
         try:
             _check_is_fifo(os.lstat(path), path)  # what is none may do something when it is opened
             opened = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -199,7 +201,7 @@ def open_end(
                 ):  # who made it was killed before it had its mode, or wanted another one
                     end.set_mode(make)
                 if if_first is not None:
-                    if_first()
+                    if_first(not made and end._is_ours())
             except BaseException:
                 # not by `leave`, which would wait for the lock that is held here
                 end.abandon()
@@ -227,16 +229,17 @@ def _check_is_fifo(status: os.stat_result, path: str) -> None:
         )
 
 
-def _make(path: str, mode: int) -> None:
+def _make(path: str, mode: int) -> bool:
     try:
-        os.mkfifo(path, 0o600 | _MADE_BY_KINFOLK)
+        marks.make_fifo(path, 0o600)
     except FileExistsError:
-        return
+        return False
     try:
-        _set_mode(path, mode | _MADE_BY_KINFOLK)
+        _set_mode(path, mode)
     except BaseException:
         os.unlink(path)
         raise
+    return True
 
 
 def _set_mode(path: str, mode: int) -> None:
@@ -244,8 +247,8 @@ def _set_mode(path: str, mode: int) -> None:
     fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found = os.fstat(fd).st_mode
-        if stat.S_ISFIFO(found) and stat.S_IMODE(found) != mode:
-            os.chmod(f"/proc/self/fd/{fd}", mode)
+        if stat.S_ISFIFO(found) and stat.S_IMODE(found) != marks.marked(mode):
+            marks.mark(f"/proc/self/fd/{fd}", mode)
     finally:
         os.close(fd)
 
@@ -261,11 +264,12 @@ class Presence:
 
     @classmethod
     def join_receiver(
-        cls, path: str, mode: int = 0o600, if_first: Callable[[], None] | None = None
+        cls, path: str, mode: int = 0o600, if_first: Callable[[bool], None] | None = None
     ) -> Steps[Presence]:
         """Make the FIFO when there is none, and hold its read end.
 
-        ``if_first`` is called under the lock when nobody else is a member, to clear what killed ones left.
+        ``if_first`` is called under the lock when nobody else is a member, to clear what killed ones left; with whether
+        there were any.
         """
         return (yield from _joined(path, os.O_RDONLY, mode, if_first))
 
@@ -313,7 +317,7 @@ class Presence:
 
 
 def _joined(
-    path: str, flags: int, make: int | None = None, if_first: Callable[[], None] | None = None
+    path: str, flags: int, make: int | None = None, if_first: Callable[[bool], None] | None = None
 ) -> Steps[Presence]:
     def attempt() -> FifoEnd:
         return open_end(path, flags, make=make, if_first=if_first)

@@ -16,7 +16,7 @@ from kinfolk.channels.codec import decode
 from kinfolk.channels.contract import Message, ReceiveTransport
 from kinfolk.channels.end import End, located
 from kinfolk.channels.readiness import Readiness
-from kinfolk.deadlines import deadline
+from kinfolk.deadlines import Deadline, deadline
 from kinfolk.errors import (
     BufferTooSmall,
     EndOfChannel,
@@ -71,17 +71,31 @@ class Receives(End):
         due, turn, token = deadline(timeout), self._receive_turn, object()
         with Finally(self._leave_receiving, token):
             enter(turn, token, due, self._receive_what)
-            while (message := self._next_message()) is None:
-                block(self._receiving.interest, turn, due, self._receive_what)
+            message = self._next_message()
+            if message is None:
+                message = self._wait_for_message(due)
             return self._handed_over(message, accept)
+
+    def _wait_for_message(self, due: Deadline) -> Message:
+        while True:
+            block(self._receiving.interest, self._receive_turn, due, self._receive_what)
+            if (message := self._next_message()) is not None:
+                return message
 
     async def _areceive(self, timeout: float | None, accept: Accept = no_descriptors) -> Message:
         due, turn, token = deadline(timeout), self._receive_turn, object()
         with Finally(self._leave_receiving, token):
             await aenter(turn, token, due, self._receive_what)
-            while (message := self._next_message()) is None:
-                await ablock(self._receiving.interest, turn, due, self._receive_what)
+            message = self._next_message()
+            if message is None:
+                message = await self._await_message(due)
             return self._handed_over(message, accept)
+
+    async def _await_message(self, due: Deadline) -> Message:
+        while True:
+            await ablock(self._receiving.interest, self._receive_turn, due, self._receive_what)
+            if (message := self._next_message()) is not None:
+                return message
 
     def _leave_receiving(self, token: object) -> None:
         if self._readiness:

@@ -73,7 +73,8 @@ class SysvMqMechanism(Mechanism):
         presence = None
         if address.options.lifetime == "peers":
             presence = yield from Presence.join_receiver(
-                _presence_path(key), if_first=lambda: clear_stale(key)
+                _presence_path(key),
+                if_first=lambda had_members: clear_stale(key, had_members),
             )
         try:
             number, status = yield from retry(lambda: _make_or_find(address, key))

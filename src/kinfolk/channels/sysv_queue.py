@@ -4,8 +4,8 @@ sysv_ipc makes, finds and removes them; messages go through `kinfolk._native.Sys
 woken (native/sysv_wait.c, docs/design/sysv.md).
 
 Rules:
-1. A queue that kinfolk made for lifetime="peers" has the owner's execute bit, which means nothing on a queue
-   (msgget(2)), from the moment it exists: only such a one is ever removed by its peers.
+1. A queue that kinfolk made for lifetime="peers" has a mark (`marks`) from the moment it exists: only such a one is ever
+   removed by its peers, and only if their presence lay beside it from the beginning.
 2. Waiting for a message takes none, so a receive that is given up loses none. (One without any bytes, which only others
    than kinfolk send, can't be waited for like that: it is kept for the next receive.)
 3. A blocked send carries its message; when it is woken, it is known whether that was sent.
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import sysv_ipc
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import SysvQueue
 from kinfolk.channels.presence import open_end, presence_path
 from kinfolk.channels.queue_limits import capacity_refused, sysv_refused
@@ -35,7 +35,6 @@ from kinfolk.rendezvous import NotYet
 from kinfolk.sysctl import kernel_number
 from kinfolk.watcher import watching
 
-_FOR_PEERS = 0o100
 _FOREVER = -1
 _LONG = struct.Struct("@l")
 
@@ -50,6 +49,11 @@ class Status(NamedTuple):
     creator: int
     mode: int
     key: int
+
+    @property
+    def ours(self) -> bool:
+        """Whether it has the mark, and this user made it."""
+        return marks.is_sysv_marked(self.mode) and self.creator == os.geteuid()
 
 
 class Hold(Queue):
@@ -120,7 +124,7 @@ class Hold(Queue):
     def remove_if_ours(self) -> None:
         """Remove the queue if kinfolk made it for its peers."""
         with contextlib.suppress(OSError, KinfolkError):
-            if self.status().mode & _FOR_PEERS:
+            if self.status().ours:
                 self.unlink()
 
     def close(self) -> None:
@@ -191,7 +195,7 @@ def _patience(milliseconds: int | None) -> int:
 
 def make(key: int, mode: int, capacity: int | None, subject: str, *, for_peers: bool) -> int:
     """A new queue's id; key 0 makes an anonymous one. Raises sysv_ipc.ExistentialError when it exists."""
-    mode = mode & 0o666 | (_FOR_PEERS if for_peers else 0)
+    mode = marks.sysv_marked(mode) if for_peers else marks.unmarked(mode)
     try:
         queue = sysv_ipc.MessageQueue(key or sysv_ipc.IPC_PRIVATE, sysv_ipc.IPC_CREX, mode)
     except sysv_ipc.ExistentialError:
@@ -234,10 +238,17 @@ def status_of(number: int, subject: str) -> Status:
         ) from error
 
 
-def clear_stale(key: int) -> None:
-    """The first peer of all removes what killed ones left. Under the lock of the runtime directory."""
+def clear_stale(key: int, had_members: bool) -> None:
+    """The first peer of all removes what killed ones left. Under the lock of the runtime directory.
+
+    What has no presence of ours is nobody's, and loses the mark: it has to stay when this peer leaves, too.
+    """
     with contextlib.suppress(NotYet, KinfolkError, sysv_ipc.Error):
-        _remove_if(find(key, "", receiving=True), key)
+        number = find(key, "", receiving=True)
+        if had_members:
+            _remove_if(number, key)
+        elif (status := status_of(number, "")).ours:
+            sysv_ipc.MessageQueue(key).mode = marks.unmarked(status.mode)
 
 
 # ── without a key ────────────────────────────────────────────────────────────────────────────
@@ -278,6 +289,5 @@ def _private_prefix() -> str:
 
 def _remove_if(number: int, key: int) -> None:
     status = status_of(number, "")
-    ours = status.mode & _FOR_PEERS and status.creator == os.geteuid()
-    if ours and status.key & 0xFFFFFFFF == key & 0xFFFFFFFF:
+    if status.ours and status.key & 0xFFFFFFFF == key & 0xFFFFFFFF:
         sysv_ipc.remove_message_queue(number)

@@ -39,6 +39,9 @@ STATES = {
 _LIVELY = "RDStTIPW"
 _ENDED = frozenset("ZXx")
 
+#: Shares the memory of a keeper, and so its command line (native/anchor.c).
+_ANCHOR = "kin-anchor"
+
 # In place of the session, of a process that is just being reaped: its parent is wrong then, too.
 _RELEASED = -1
 
@@ -98,7 +101,7 @@ class ProcessInfo:
     tracer: int | None
     #: its pid in every pid namespace that it is in, ours first
     namespace_pids: tuple[int, ...]
-    #: its command line, up to 128 KiB; empty for zombies and kernel threads
+    #: its command line, up to 128 KiB; empty for zombies, kernel threads and the anchor of a keeper
     arguments: tuple[str, ...] | None
     #: whether its main thread has ended while others live; ``state`` then is theirs
     leader_ended: bool = False
@@ -208,7 +211,7 @@ class Reader:
             user=None if status is None else self._user_name(status.uid),
             tracer=None if status is None else status.tracer,
             namespace_pids=() if status is None else status.namespace_pids,
-            arguments=files.arguments(),
+            arguments=() if stat.name == _ANCHOR else files.arguments(),
             leader_ended=leader_ended,
             threads=tuple(threads) if threads is not None and self._threads else None,
             _procfs=self._procfs,

@@ -13,6 +13,18 @@ from typing import Any
 from kinfolk.errors import InvalidValue, KinfolkError, Unsupported
 from kinfolk.memory.contract import Mapping
 
+# What it raises for a dtype that it can't parse, or a shape that it can't count.
+_OF_NUMPY = (
+    TypeError,
+    ValueError,
+    SyntaxError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+    MemoryError,
+)
+
 
 def array(mapping: Mapping, shape: Any, dtype: Any, offset: int, subject: str) -> Any:
     """An array over a mapping. Raises InvalidValue for what does not fit, Unsupported without NumPy."""
@@ -29,10 +41,12 @@ def array(mapping: Mapping, shape: Any, dtype: Any, offset: int, subject: str) -
         kind = np.dtype(dtype)
         lengths = tuple(map(operator.index, shape if np.iterable(shape) else (shape,)))
         start = operator.index(offset)
-    except (TypeError, ValueError) as error:
+        _check(kind, lengths, start, len(mapping), subject)
+        return np.ndarray(lengths, kind, np.frombuffer(memoryview(mapping), np.uint8), start)
+    except InvalidValue:
+        raise
+    except _OF_NUMPY as error:
         raise InvalidValue("there is no such array", subject=subject, why=str(error)) from None
-    _check(kind, lengths, start, len(mapping), subject)
-    return np.ndarray(lengths, kind, np.frombuffer(memoryview(mapping), np.uint8), start)
 
 
 def _check(kind: Any, lengths: tuple[int, ...], start: int, size: int, subject: str) -> None:

@@ -22,22 +22,19 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AlreadyExists, InvalidValue, LimitReached, NotFound, Unsupported
 from kinfolk.memory.contract import Mapping, Passed, Segment
-from kinfolk.memory.membership import FOR_PEERS, Membership, remove_if_unused
+from kinfolk.memory.membership import Membership, remove_if_unused
 from kinfolk.memory.space import (
-    Room,
     fill_holes,
-    no_space,
     refuse,
     refuse_beyond_memory,
     reserve,
-    room_in_file_system,
-    room_in_memory,
 )
 from kinfolk.nameless_file import NamelessFile
+from kinfolk.room import Room, no_space, room_in_file_system, room_in_memory
 
 _MADV_POPULATE_READ = 22  # Linux 5.14
 
@@ -152,22 +149,30 @@ class FileSegment(Segment):
                 remedy="create another one",
             )
         if size > now:
-            if not self._on_disk:
-                refuse_beyond_memory(size - now, self.subject)
-            if self._path is not None:
-                refuse(size - now, self._room(), self.subject)
+            self._refuse_without_room(size - now)
             reserve(self.fileno(), now, size, self._room, self.subject)
         self.look()
 
     def look(self) -> int:
-        """The size by now, with space behind it if this end may write."""
+        """The size by now, with space behind it if this end may write. Raises NoSpace before anything is taken, OSError."""
         status = os.fstat(self.fileno())
         # What stands for a disk's blocks counts more than data; of memory the figure is exact.
         holes = self._on_disk or status.st_blocks * 512 < status.st_size
-        if holes and not (self.read_only or self.private):
+        writes = not (self.read_only or self.private)
+        if holes and (
+            writes or not self._on_disk
+        ):  # of a file on a disk what is only read may stay a hole
+            self._refuse_without_room(status.st_size - status.st_blocks * 512)
+        if holes and writes:
             fill_holes(self.fileno(), status.st_size, self._room, self.subject)
         self.size = status.st_size
         return self.size
+
+    def _refuse_without_room(self, size: int) -> None:
+        if not self._on_disk:
+            refuse_beyond_memory(size, self.subject)
+        if self._path is not None:
+            refuse(size, self._room(), self.subject)
 
     def _room(self) -> Room:
         if self._path is None:
@@ -183,11 +188,13 @@ class FileSegment(Segment):
 
     def mode(self) -> int:
         """Its permission bits."""
-        return stat.S_IMODE(os.fstat(self.fileno()).st_mode) & 0o777
+        bits = 0o777 if self._membership is None else 0o666
+        return stat.S_IMODE(os.fstat(self.fileno()).st_mode) & bits
 
     def chmod(self, mode: int) -> None:
         """fchmod(2)."""
-        os.fchmod(self.fileno(), mode | (FOR_PEERS if self._membership is not None else 0))
+        give_mode = os.fchmod if self._membership is None else marks.mark
+        give_mode(self.fileno(), mode)
 
     def flush(self, mapping: Any, offset: int, size: int) -> None:
         """msync(2), where there is something behind it."""

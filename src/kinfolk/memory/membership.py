@@ -9,7 +9,7 @@ closed, and one that is on its way to a child too. That makes an flock useless a
 (`kinfolk.channels.claims`); here it is just what is asked.
 
 Rules:
-1. What has lifetime="peers" carries the sticky bit, which means nothing on a file: only such a name is ever removed here.
+1. What has lifetime="peers" carries a mark (kinfolk.marks). Only such a name of this user's is ever removed here.
 2. A name is removed only under the exclusive lock, and only while it is that file's. Who unlinks it by hand is a user, and
    has the shared one: so it can't become another's in between.
 3. What nobody uses is never attached to: between two looks it may be removed.
@@ -29,10 +29,10 @@ import time
 from collections.abc import Callable
 
 from kinfolk.descriptors import Descriptor
+from kinfolk.marks import is_marked
 from kinfolk.memory import guard
 from kinfolk.rendezvous import NotYet
 
-FOR_PEERS = stat.S_ISVTX
 _LOOK_AGAIN = 0.001
 _PATIENCE = 0.1  # seconds that leaving waits for somebody who is just removing the name
 
@@ -74,8 +74,9 @@ class Membership:
         descriptor = _reopened(fd)
         try:
             if _try_lock(descriptor.fileno(), fcntl.LOCK_EX):
-                with contextlib.suppress(OSError):  # another user's stays for that user
-                    _remove(descriptor.fileno(), path, also)
+                if _may_be_removed(os.fstat(descriptor.fileno())):
+                    with contextlib.suppress(OSError):
+                        _remove(descriptor.fileno(), path, also)
                 raise _gone()
             if not _try_lock(descriptor.fileno(), fcntl.LOCK_SH):
                 raise NotYet(_LOOK_AGAIN)  # somebody looks whether he is the last
@@ -142,10 +143,10 @@ def _settle(fd: int, path: str, also: Also | None) -> bool:
             return True
 
 
-def _may_be_removed(status: os.stat_result, inode: tuple[int, int] | None) -> bool:
+def _may_be_removed(status: os.stat_result, inode: tuple[int, int] | None = None) -> bool:
     return (
         stat.S_ISREG(status.st_mode)
-        and bool(status.st_mode & FOR_PEERS)
+        and is_marked(status.st_mode)
         and status.st_uid == os.geteuid()
         and inode in (None, (status.st_dev, status.st_ino))
     )

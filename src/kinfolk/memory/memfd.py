@@ -25,8 +25,9 @@ from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching, Kind, Segment
 from kinfolk.memory.file_segment import FileSegment
 from kinfolk.memory.named import check_size
-from kinfolk.memory.space import refuse_beyond_memory, reserve, room_in_memory
+from kinfolk.memory.space import refuse_beyond_memory, reserve
 from kinfolk.memory.trust import check_owner
+from kinfolk.room import room_in_memory
 
 _LONGEST_LABEL = 249  # memfd_create(2)
 
@@ -82,15 +83,21 @@ class Memfd(Kind):
                 str(address),
                 "attach read-only",
             )
-        if how.read_only:
-            descriptor = _for_reading(number, str(address))
-        else:
+        descriptor = Descriptor(_for_reading(number) if how.read_only else number, str(address))
+        try:
+            segment = FileSegment(
+                descriptor, str(address), read_only=how.read_only, private=how.private
+            )
+            segment.look()
+        except BaseException:
+            if descriptor.fileno() == number:
+                descriptor.detach()
+            descriptor.close()
+            raise
+        if descriptor.fileno() == number:
             os.set_inheritable(number, False)
-            descriptor = Descriptor(number, str(address))
-        segment = FileSegment(
-            descriptor, str(address), read_only=how.read_only, private=how.private
-        )
-        segment.look()
+        else:
+            os.close(number)
         return segment
 
 
@@ -134,14 +141,11 @@ def _make_safe(number: int, subject: str) -> None:
         )
 
 
-def _for_reading(number: int, subject: str) -> Descriptor:
-    """A descriptor by which nothing can be written, instead of the one that came."""
+def _for_reading(number: int) -> int:
+    """A descriptor by which nothing can be written: the one that came, or another one."""
     if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-        os.set_inheritable(number, False)
-        return Descriptor(number, subject)
-    descriptor = Descriptor(os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_CLOEXEC), subject)
-    os.close(number)
-    return descriptor
+        return number
+    return os.open(f"/proc/self/fd/{number}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 KIND: Kind = Memfd()

@@ -14,21 +14,17 @@ import errno
 import os
 import stat
 
+from kinfolk import marks
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError, InvalidValue, KinfolkError, NotFound, from_os_error
 from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching
 from kinfolk.memory.file_segment import FileSegment, refuse_existing
-from kinfolk.memory.membership import FOR_PEERS, Membership
-from kinfolk.memory.space import (
-    Room,
-    refuse,
-    refuse_beyond_memory,
-    reserve,
-    room_in_file_system,
-)
+from kinfolk.memory.membership import Membership
+from kinfolk.memory.space import refuse, refuse_beyond_memory, reserve
 from kinfolk.memory.trust import check_owner
 from kinfolk.nameless_file import NamelessFile
+from kinfolk.room import Room, room_in_file_system
 
 
 def create(address: Address, path: str, size: int, *, on_disk: bool) -> FileSegment:
@@ -51,10 +47,12 @@ def create(address: Address, path: str, size: int, *, on_disk: bool) -> FileSegm
 
         refuse(size, room(), subject)
         reserve(fd, 0, size, room, subject)
+        mode = 0o600 if options.mode is None else options.mode
         if options.lifetime == "peers":
             membership = Membership.begin(fd, path)
-        mode = 0o600 if options.mode is None else options.mode
-        os.fchmod(fd, mode | (0 if membership is None else FOR_PEERS))
+            marks.mark(fd, mode)
+        else:
+            os.fchmod(fd, mode)
         return FileSegment(
             nameless.descriptor,
             subject,
@@ -89,7 +87,7 @@ def attach(address: Address, path: str, how: Attaching, *, on_disk: bool) -> Fil
     membership = None
     try:
         status = os.fstat(descriptor.fileno())
-        if status.st_mode & FOR_PEERS and not on_disk:
+        if marks.is_marked(status.st_mode) and not on_disk:
             membership = Membership.join(descriptor.fileno(), path)
         check_size(status.st_size, address)
         segment = FileSegment(

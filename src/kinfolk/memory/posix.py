@@ -12,10 +12,11 @@ import stat
 
 from kinfolk import runtime_directory
 from kinfolk.errors import AddressError
+from kinfolk.marks import is_marked
 from kinfolk.memory import named
 from kinfolk.memory.address import Address
 from kinfolk.memory.contract import Attaching, Kind, Segment
-from kinfolk.memory.membership import FOR_PEERS, remove_if_unused
+from kinfolk.memory.membership import remove_if_unused
 
 _DIRECTORY = "/dev/shm"
 _LONGEST_NAME = 255
@@ -69,7 +70,7 @@ def sweep() -> None:
         for entry in entries:
             with contextlib.suppress(OSError):
                 status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) and status.st_mode & FOR_PEERS:
+                if stat.S_ISREG(status.st_mode) and is_marked(status.st_mode):
                     remove_if_unused(entry.path)
 
 

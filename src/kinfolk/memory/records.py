@@ -9,8 +9,10 @@ A format is that of the struct module, for one field: a letter, with a number be
 characters ("13s") are bytes, filled up with NULs.
 
 Rules:
-1. A field is read and written as a whole, by one copy of its bytes; between two fields, or a read and a write (`+= 1`),
-   others may get in. What belongs together needs a lock.
+1. A field is written only when its value is one, by one copy of its bytes, and read by one. Of a single number (1, 2, 4 or 8 bytes, which lie
+   where a C compiler puts them) that is one access to the memory: another process sees the old value or the new one. Of several
+   ("3d", "13s") it may see a part; and between two fields, or a read and a write (`+= 1`), others may get in. What belongs
+   together needs a lock.
 2. A record looks into the memory: as long as it lives, that is mapped.
 """
 
@@ -44,9 +46,11 @@ class _Field(NamedTuple):
             values = (value,) if self.number is None else tuple(value)
             if self.format.format.endswith("s") and len(value) > self.format.size:
                 raise InvalidValue(f"there is room for {self.format.size} bytes, not {len(value)}")
-            self.format.pack_into(view, self.at, *values)
+            # Not pack_into, which zeroes the field before it looks at the values.
+            packed = self.format.pack(*values)
         except (struct.error, TypeError, OverflowError) as error:
             raise InvalidValue(str(error)) from None
+        view[self.at : self.at + len(packed)] = packed
 
 
 class Layout:
@@ -56,7 +60,16 @@ class Layout:
         """Lay them out in their order. Raises InvalidValue."""
         self.fields: dict[str, _Field] = {}
         self.alignment, end = 1, 0
-        for name, text in dict(fields).items():
+        try:
+            given = dict(fields)
+        except (TypeError, ValueError) as error:
+            raise InvalidValue(
+                f"{fields!r} has no fields",
+                subject=subject,
+                why=str(error),
+                remedy='write names and formats: {"count": "q", "name": "13s"}',
+            ) from None
+        for name, text in given.items():
             found = _FORMAT.fullmatch(text) if isinstance(text, str) else None
             if found is None or (found["count"] and not int(found["count"])):
                 raise InvalidValue(

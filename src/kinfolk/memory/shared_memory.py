@@ -15,13 +15,14 @@ Rules:
 from __future__ import annotations
 
 import gc
+import operator
 import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, overload
 
 from kinfolk import interpreter_exit
-from kinfolk.addresses import read_mode, read_size
+from kinfolk.addresses import read_size
 from kinfolk.deadlines import Deadline
 from kinfolk.errors import Closed, InvalidValue, StillInUse, Unsupported, UsageError
 from kinfolk.memory import arrays, contract
@@ -29,6 +30,7 @@ from kinfolk.memory.address import Lifetime
 from kinfolk.memory.contract import Attaching, Passed, Segment
 from kinfolk.memory.opening import attachment, creation, kind_of, patience, translated
 from kinfolk.memory.records import Record, Records, records
+from kinfolk.ownership import check_user, mode_of
 from kinfolk.transfer import arrived, carrier
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
@@ -111,7 +113,7 @@ class SharedMemory:
     ) -> Self:
         """Memory that is there: by its name, its key, or (``memfd:N``) the descriptor N, which is taken over.
 
-        ``size``: how many bytes it has to have at least. ``read_only``: writing raises TypeError, and the kernel would not let it
+        ``size``: how many bytes it has to have at least. ``read_only``: writing raises, and the kernel would not let it
         happen. ``private``: changes are this process's own, and neither kept nor seen. ``owner``: the user whose memory it
         may be, if not our own or root's. ``timeout``: seconds to wait for a name that is not there yet; None waits for ever.
 
@@ -174,9 +176,7 @@ class SharedMemory:
     def _mapped(self) -> contract.Mapping:
         found = self._found()
         if found is None or self._segment is None:
-            raise Closed(
-                "this memory is closed", subject=self._address, remedy="attach to it again"
-            )
+            raise self._is_closed()
         return found
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────
@@ -219,10 +219,11 @@ class SharedMemory:
     def _held(self) -> Segment:
         segment = self._segment
         if segment is None:
-            raise Closed(
-                "this memory is closed", subject=self._address, remedy="attach to it again"
-            )
+            raise self._is_closed()
         return segment
+
+    def _is_closed(self) -> Closed:
+        return Closed("this memory is closed", subject=self._address, remedy="attach to it again")
 
     # ── changing it ──────────────────────────────────────────────────────────────────────────
 
@@ -261,12 +262,7 @@ class SharedMemory:
 
     def chmod(self, mode: int | str) -> None:
         """Set its permission bits; who has it attached keeps it. Raises AccessDenied, InvalidValue, Closed."""
-        try:
-            bits = read_mode(mode)
-        except (ValueError, TypeError) as error:
-            raise InvalidValue(
-                f"mode={mode!r} makes no sense", subject=self._address, why=str(error)
-            ) from None
+        bits = mode_of(mode, self._address)
         with translated("can't change its mode", self._address):
             self._held().chmod(bits)
 
@@ -277,21 +273,26 @@ class SharedMemory:
         fails, Closed.
         """
         segment, mapping = self._held(), self._mapped()
-        length = len(mapping) - offset if size is None else size
+        try:
+            start = operator.index(offset)
+            length = len(mapping) - start if size is None else operator.index(size)
+        except TypeError as error:
+            what = f"offset={offset!r}, size={size!r} make no sense"
+            raise InvalidValue(what, subject=self._address, why=str(error)) from None
         if segment.private:
             raise Unsupported(
                 "a private copy is kept nowhere",
                 subject=self._address,
                 remedy="attach without private",
             )
-        if offset < 0 or length < 0 or offset + length > len(mapping):
+        if start < 0 or length < 0 or start + length > len(mapping):
             raise InvalidValue(
-                f"bytes {offset} to {offset + length} are not in it",
+                f"bytes {start} to {start + length} are not in it",
                 subject=self._address,
                 why=f"it has {len(mapping)}",
             )
         with translated("can't be written to its disk", self._address):
-            segment.flush(mapping, offset, length)
+            segment.flush(mapping, start, length)
 
     def unlink(self) -> None:
         """Remove its name, or its key; who has it goes on, and the memory goes with the last of them.
@@ -333,6 +334,7 @@ class SharedMemory:
         self._segment = self._mapping = None
 
     def __enter__(self) -> Self:
+        self._held()
         return self
 
     def __exit__(
@@ -372,8 +374,7 @@ def _arrive(address: str, make: Callable[..., Segment], carried: tuple[Any, ...]
 def _how(read_only: bool, private: bool, owner: int | None) -> Attaching:
     if read_only and private:
         raise UsageError("read_only and private exclude each other", remedy="choose one")
-    if owner is not None and (not isinstance(owner, int) or owner < 0):
-        raise InvalidValue(f"owner={owner!r} is no user's number", remedy="see id -u NAME")
+    check_user(owner, "memory")
     return Attaching(read_only, private, owner)
 
 

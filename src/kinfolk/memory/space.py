@@ -17,10 +17,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import NamedTuple
 
 from kinfolk._native import allocate
-from kinfolk.errors import KinfolkError, LimitReached, NoSpace, from_os_error
+from kinfolk.errors import KinfolkError, LimitReached, from_os_error
+from kinfolk.room import Room, no_space, room_in_memory
 
 _STEP = 2 << 20
 # Of file system, quota, limit on file sizes (RLIMIT_FSIZE), memory.
@@ -28,42 +28,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOMEM)
 _CGROUPS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 
 
-class Room(NamedTuple):
-    """What there is, in bytes."""
-
-    free: int
-    total: int
-    #: of what
-    where: str
-    remedy: str
-
-
-#: A look at it.
+#: A look at the room that there is.
 RoomOf = Callable[[], Room]
-
-
-def room_in_file_system(fd: int, where: str) -> Room:
-    """What a file system has, the one of the descriptor; ``where`` it is mounted, or a path in it."""
-    status = os.fstatvfs(fd)
-    remedy = "ask for less, or remove what nobody needs there"
-    if where == "/dev/shm":
-        remedy += "; or make it larger: mount -o remount,size=BYTES /dev/shm, docker run --shm-size"
-    total = status.f_blocks * status.f_frsize
-    if total == 0:  # a tmpfs without a limit
-        return Room(2**63, 2**63, where, remedy)
-    return Room(status.f_bavail * status.f_frsize, total, where, remedy)
-
-
-def room_in_memory() -> Room:
-    """What the machine has: memory that can be freed, and swap (proc_meminfo(5))."""
-    kibibytes: dict[str, int] = {}
-    with open("/proc/meminfo", "rb") as file:
-        for line in file:
-            name, _, value = line.partition(b":")
-            kibibytes[name.decode()] = int(value.split()[0])
-    free = kibibytes.get("MemAvailable", kibibytes["MemFree"]) + kibibytes["SwapFree"]
-    total = kibibytes["MemTotal"] + kibibytes["SwapTotal"]
-    return Room(free << 10, total << 10, "memory and swap", "ask for less, or end what needs much")
 
 
 def room_in_cgroups(groups: str = "/proc/self/cgroup", mounts: tuple[str, ...] = _CGROUPS) -> Room:
@@ -110,17 +76,6 @@ def refuse_beyond_memory(size: int, subject: str) -> None:
         refuse(size, room_in_cgroups(), subject)
 
 
-def no_space(size: int, room: Room, subject: str, code: int) -> NoSpace:
-    """The error, with the figures."""
-    return NoSpace(
-        f"there is no room for {size} bytes",
-        subject=subject,
-        why=f"asked for {size}, free {room.free}, {room.where} has {room.total} in all",
-        remedy=room.remedy,
-        code=code,
-    )
-
-
 def reserve(fd: int, start: int, end: int, room: RoomOf, subject: str) -> None:
     """Make a file reach to ``end``, with space from ``start`` on. Raises NoSpace, LimitReached, OSError.
 
@@ -133,7 +88,10 @@ def reserve(fd: int, start: int, end: int, room: RoomOf, subject: str) -> None:
 
 
 def fill_holes(fd: int, size: int, room: RoomOf, subject: str) -> None:
-    """Give space to what somebody else made without, where the file system can; the bytes stay what they are. Raises NoSpace."""
+    """Give space to what somebody else made without, where the file system can; the bytes stay what they are. Raises NoSpace.
+
+    When it fails, what was had by then stays: to punch it out would take what others have written there meanwhile.
+    """
     try:
         for at in range(0, size, _STEP):
             allocate(fd, at, min(_STEP, size - at))

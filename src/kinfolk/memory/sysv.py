@@ -12,6 +12,7 @@ Rules:
    size and its mode, whatever the umask.
 2. Who may have written to it is told by its owner, and its creator, who keeps the owner's rights.
 3. There is no file system that could be full; whether the machine has the memory is looked at before (`kinfolk.memory.space`).
+   What is created here has its pages then. What a C program made gets each when it is touched, as shmget(2) has it.
 """
 
 from __future__ import annotations
@@ -20,22 +21,21 @@ import contextlib
 import errno
 import os
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import sysv_shm_get, sysv_shm_remove
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError, AlreadyExists, KinfolkError, from_os_error
 from kinfolk.memory.address import Address, Lifetime
 from kinfolk.memory.contract import Attaching, Kind, Segment
-from kinfolk.memory.membership import FOR_PEERS as MEMBERS_MARK
 from kinfolk.memory.membership import Membership, remove_if_unused
 from kinfolk.memory.named import check_size, missing
 from kinfolk.memory.space import refuse_beyond_memory
 from kinfolk.memory.sysv_limits import refused
 from kinfolk.memory.sysv_segment import (
-    FOR_PEERS,
     GONE,
     Status,
     SysvSegment,
+    remove_if_abandoned,
     remove_if_ours,
     status_of,
     sweep,
@@ -69,14 +69,17 @@ class Sysv(Kind):
             )
 
     def create(self, address: Address, size: int) -> Segment:
-        """shmget(2) with IPC_EXCL, and attach."""
+        """shmget(2) with IPC_EXCL, attach, and have its pages."""
         refuse_beyond_memory(size, str(address))
-        if not address.name:
-            return _create_keyless(address, size)
-        if address.options.lifetime == "peers":
-            return _create_for_peers(address, size)
-        number = _new(address, _key_of(address), size)
-        return _first(address, number, "name")
+        segment = _create(address, size)
+        try:
+            segment.reserve()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                sysv_shm_remove(segment.identifier())
+            segment.close()
+            raise
+        return segment
 
     def attach(self, address: Address, how: Attaching) -> Segment:
         """shmget(2) without IPC_CREAT, and attach."""
@@ -113,9 +116,17 @@ def _key_of(address: Address) -> int:
 # ── creating ─────────────────────────────────────────────────────────────────────────────────
 
 
+def _create(address: Address, size: int) -> SysvSegment:
+    if not address.name:
+        return _create_keyless(address, size)
+    if address.options.lifetime == "peers":
+        return _create_for_peers(address, size)
+    return _first(address, _new(address, _key_of(address), size), "name")
+
+
 def _create_keyless(address: Address, size: int) -> SysvSegment:
     sweep()
-    number = _new(address, _IPC_PRIVATE, size, FOR_PEERS)
+    number = _new(address, _IPC_PRIVATE, size, for_peers=True)
     segment = _first(address, number, "peers")
     sysv_shm_remove(number)
     return segment
@@ -123,18 +134,15 @@ def _create_keyless(address: Address, size: int) -> SysvSegment:
 
 def _create_for_peers(address: Address, size: int) -> SysvSegment:
     key = _key_of(address)
-    # Until it is attached it looks like one that nobody uses, and until its members are known like one that is being made.
-    with runtime_directory.try_lock():
-        number = _new(address, key, size, FOR_PEERS)
-        segment = _first(address, number, "peers")
+    number = _new(address, key, size, for_peers=True)
     try:
-        segment.belong(_first_member(number, key))
+        # Before it is attached: who is killed until then leaves what nobody ever had, and the next may remove.
+        membership = _first_member(number, key)
     except BaseException:
         with contextlib.suppress(OSError):
             sysv_shm_remove(number)
-        segment.close()
         raise
-    return segment
+    return _first(address, number, "peers", membership)
 
 
 def _first_member(number: int, key: int) -> Membership:
@@ -142,7 +150,7 @@ def _first_member(number: int, key: int) -> Membership:
     members, membership = NamelessFile(path, made_in=os.path.dirname(os.path.dirname(path))), None
     try:
         fd = members.descriptor.fileno()
-        os.fchmod(fd, 0o600 | MEMBERS_MARK)
+        marks.mark(fd, 0o600)
         membership = Membership.begin(fd, path, lambda: remove_if_ours(number), (number, key))
         with runtime_directory.lock_for_leaving() as locked:
             if not locked:
@@ -157,16 +165,25 @@ def _first_member(number: int, key: int) -> Membership:
     return membership
 
 
-def _first(address: Address, number: int, lifetime: Lifetime) -> SysvSegment:
+def _first(
+    address: Address, number: int, lifetime: Lifetime, membership: Membership | None = None
+) -> SysvSegment:
     """Attach to what was created just now; it is removed when that fails."""
     subject = str(address)
     try:
         return SysvSegment(
-            number, subject, read_only=False, anonymous=not address.name, lifetime=lifetime
+            number,
+            subject,
+            read_only=False,
+            anonymous=not address.name,
+            lifetime=lifetime,
+            membership=membership,
         )
     except BaseException as error:
         with contextlib.suppress(OSError):
             sysv_shm_remove(number)
+        if membership is not None:
+            membership.leave()
         if isinstance(error, PermissionError) and not isinstance(error, KinfolkError):
             raise from_os_error(
                 error, "can't attach to what was created", subject, "give a mode= that lets you in"
@@ -174,28 +191,27 @@ def _first(address: Address, number: int, lifetime: Lifetime) -> SysvSegment:
         raise
 
 
-def _new(address: Address, key: int, size: int, mark: int = 0) -> int:
-    mode = (0o600 if address.options.mode is None else address.options.mode) & 0o666
+def _new(address: Address, key: int, size: int, *, for_peers: bool = False) -> int:
+    mode = 0o600 if address.options.mode is None else address.options.mode
+    mode = marks.sysv_marked(mode) if for_peers else marks.unmarked(mode)
     while True:
         try:
-            return sysv_shm_get(key, size, _IPC_CREAT | _IPC_EXCL | mode | mark)
+            return sysv_shm_get(key, size, _IPC_CREAT | _IPC_EXCL | mode)
         except FileExistsError:
-            _refuse_existing(key, str(address), holds_lock=bool(mark))
+            _refuse_existing(key, str(address))
         except OSError as error:
             raise refused(error, size, str(address)) from error
 
 
-def _refuse_existing(key: int, subject: str, *, holds_lock: bool) -> None:
+def _refuse_existing(key: int, subject: str) -> None:
     """Raise AlreadyExists; what has lifetime="peers" and no user left is removed first. Raises NotYet."""
     there: Status | None = None
     with contextlib.suppress(OSError):
         number = sysv_shm_get(key, 0, 0)
         there = status_of(number)
-        if there.mode & FOR_PEERS and there.creator == os.geteuid():
-            # Under the lock, or it may be one whose members are just being made.
-            with contextlib.nullcontext() if holds_lock else runtime_directory.try_lock():
-                if _is_stale(number):
-                    sysv_shm_remove(number)
+        if there.ours:
+            with runtime_directory.try_lock():
+                if _remove_if_stale(number):
                     return
     why = "another user's segment has it"
     if there is not None:
@@ -213,9 +229,10 @@ def _attach(address: Address, how: Attaching) -> SysvSegment:
     for user in (status.owner, status.creator):
         check_owner({user}, how.owner, subject)
     check_size(status.size, address)
-    membership, for_peers = None, bool(status.mode & FOR_PEERS)
-    if for_peers and status.creator == os.geteuid():
+    membership, for_peers = None, status.for_peers
+    if status.ours:
         membership = _join(number, subject)
+        for_peers = membership is not None
     try:
         return SysvSegment(
             number,
@@ -231,25 +248,31 @@ def _attach(address: Address, how: Attaching) -> SysvSegment:
         raise
 
 
-def _join(number: int, subject: str) -> Membership:
-    """Be one of its users. Raises NotFound for what has none, which is removed; NotYet."""
+def _join(number: int, subject: str) -> Membership | None:
+    """Be one of its users; None for what is not ours. Raises NotFound for what has no user, which is removed; NotYet."""
     path = _members_of(number)
     with runtime_directory.try_lock():
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             members = Descriptor(os.open(path, flags), subject)
         except FileNotFoundError:
-            if status_of(number).attachments:
-                raise NotYet from None  # it is being made
-        else:
-            try:
-                return Membership.join(members.fileno(), path, lambda: remove_if_ours(number))
-            except FileNotFoundError:
-                pass
-            finally:
-                members.close()
-        remove_if_ours(number)
+            if _is_being_made(number, subject):
+                raise NotYet from None
+            return None  # somebody else's who gave it such a mode
+        try:
+            return Membership.join(members.fileno(), path, lambda: remove_if_ours(number))
+        except FileNotFoundError:
+            raise missing(subject) from None
+        finally:
+            members.close()
+
+
+def _is_being_made(number: int, subject: str) -> bool:
+    """Whether members are still to come. Raises NotFound for what has gone, or was left in the making and is removed."""
+    status = status_of(number)
+    if status.key == _IPC_PRIVATE or remove_if_abandoned(number):
         raise missing(subject)
+    return not status.attached_at
 
 
 # ── the users of a segment ───────────────────────────────────────────────────────────────────
@@ -261,12 +284,12 @@ def _members_of(number: int) -> str:
     return f"{runtime_directory.path_name()}/sysv-shm-{namespace}-{number}"
 
 
-def _is_stale(number: int) -> bool:
-    """Whether its users have all gone; then the file is gone, too. Under the lock."""
+def _remove_if_stale(number: int) -> bool:
+    """Remove it if its users have all gone, or its maker before there were any; whether it was. Raises OSError."""
     try:
-        return remove_if_unused(_members_of(number))
+        return remove_if_unused(_members_of(number), also=lambda: remove_if_ours(number))
     except FileNotFoundError:
-        return not status_of(number).attachments  # else it is being made
+        return remove_if_abandoned(number)
 
 
 KIND: Kind = Sysv()

@@ -6,8 +6,8 @@ import errno
 import os
 
 from kinfolk.errors import KinfolkError, LimitReached, NoSpace, from_os_error
-from kinfolk.memory.space import no_space, room_in_memory
 from kinfolk.memory.sysv_segment import all_segments
+from kinfolk.room import no_space, room_in_memory
 from kinfolk.sysctl import kernel_number
 
 _PAGE = os.sysconf("SC_PAGESIZE")

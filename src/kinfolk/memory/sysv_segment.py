@@ -1,12 +1,14 @@
 """System V shared memory as the kernel has it: one hold on a segment, and what it says of all (shmctl(2)).
 
 Rules:
-1. What kinfolk made for lifetime="peers" has the owner's execute bit, which means nothing here (shmget(2)), from the
-   moment it exists: only such a segment is ever removed by its users. A file beside it, in the runtime directory, says who
-   they are (`kinfolk.memory.membership`): processes of one user.
-2. A segment without a key is marked for removal as soon as it is attached: it is there until the last one detaches,
+1. What kinfolk made for lifetime="peers" has, from the moment it exists, the execute bits of group and others without the owner's. They mean
+   nothing here (shmget(2)); C programs say 0777 or 0700. A file beside it, in the runtime directory, says who its
+   users are (`kinfolk.memory.membership`): processes of one user.
+2. Only what has the mark *and* that file is ever removed; or the mark and nobody who was ever attached, so that nothing is in it: it was
+   left by a maker who was killed before there was the file.
+3. A segment without a key is marked for removal as soon as it is attached: it is there until the last one detaches,
    whatever ends him, and can be attached to by its id until then (on Linux, shmctl(2)).
-3. To remove takes it from nobody who has it attached.
+4. To remove takes it from nobody who has it attached.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from kinfolk import runtime_directory
+from kinfolk import marks, runtime_directory
 from kinfolk._native import (
     SysvAttachment,
     sysv_shm_remove,
@@ -25,11 +27,12 @@ from kinfolk._native import (
     sysv_shm_status,
 )
 from kinfolk.errors import LimitReached, NotFound, Unsupported, from_os_error
+from kinfolk.identity import is_dead, open_pidfd
 from kinfolk.memory.address import Lifetime
 from kinfolk.memory.contract import Mapping, Passed, Segment
 from kinfolk.memory.membership import Membership
+from kinfolk.room import no_space, room_in_memory
 
-FOR_PEERS = 0o100
 GONE = (errno.EINVAL, errno.EIDRM)  # there is no such id (any more)
 _TABLE = "/proc/sysvipc/shm"
 
@@ -45,6 +48,18 @@ class Status(NamedTuple):
     key: int
     #: pid of who made it, 0 if it has none here
     made_by: int
+    #: seconds since the epoch when somebody attached last; 0: nobody ever did
+    attached_at: int
+
+    @property
+    def for_peers(self) -> bool:
+        """Whether it has the mark."""
+        return marks.is_sysv_marked(self.mode)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it has the mark, and is of this user."""
+        return self.for_peers and self.creator == os.geteuid()
 
 
 def status_of(number: int) -> Status:
@@ -93,9 +108,15 @@ class SysvSegment(Segment):
                 code=errno.ENOMEM,
             ) from error
 
-    def belong(self, membership: Membership) -> None:
-        """Be one of its users from now on, and leave with it."""
-        self._membership = membership
+    def reserve(self) -> None:
+        """Have its pages, before anybody touches them. For a new one. Raises NoSpace, OSError."""
+        assert self._first is not None
+        try:
+            self._first.populate()
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise no_space(self.size, room_in_memory(), self.subject, errno.ENOMEM) from error
 
     def map(self) -> Mapping:
         """shmat(2)."""
@@ -114,8 +135,8 @@ class SysvSegment(Segment):
 
     def chmod(self, mode: int) -> None:
         """shmctl(2), IPC_SET."""
-        keep = self._status().mode & FOR_PEERS
-        sysv_shm_set_mode(self._number, mode & 0o666 | keep)
+        mode = marks.sysv_marked(mode) if self._status().for_peers else marks.unmarked(mode)
+        sysv_shm_set_mode(self._number, mode)
 
     def _status(self) -> Status:
         try:
@@ -218,20 +239,27 @@ def _passed(
 
 
 def remove_if_ours(number: int) -> None:
-    """Remove what has lifetime="peers", if it is ours. Never raises."""
+    """Remove what has lifetime="peers", and has or had members, if it is ours. Never raises."""
     with contextlib.suppress(OSError):
-        status = status_of(number)
-        if status.mode & FOR_PEERS and status.creator == os.geteuid():
+        if status_of(number).ours:
             sysv_shm_remove(number)
 
 
+def remove_if_abandoned(number: int) -> bool:
+    """Remove what was left in the making; whether it was. It has no members, and nobody was ever attached. Raises OSError."""
+    status = status_of(number)
+    if not status.ours or status.attached_at or _runs(status.made_by):
+        return False
+    sysv_shm_remove(number)
+    return True
+
+
 def sweep() -> None:
-    """Remove segments without a key whose makers were killed before they had marked them. Never raises."""
+    """Remove segments without a key whose makers were killed before they were attached. Never raises."""
     with contextlib.suppress(OSError, ValueError):
         for number, status in all_segments():
-            abandoned = status.key == 0 and status.made_by and not _runs(status.made_by)
-            if abandoned and status.attachments == 0:
-                remove_if_ours(number)
+            if status.key == 0 and status.ours:
+                remove_if_abandoned(number)
 
 
 def all_segments() -> Iterator[tuple[int, Status]]:
@@ -242,9 +270,18 @@ def all_segments() -> Iterator[tuple[int, Status]]:
             words = line.split()
             key, number, mode = int(words[0]), int(words[1]), int(words[2], 8)
             size, made_by, attachments = int(words[3]), int(words[4]), int(words[6])
-            owner, creator = int(words[7]), int(words[9])
-            yield number, Status(size, attachments, owner, creator, mode, key, made_by)
+            owner, creator, attached_at = int(words[7]), int(words[9]), int(words[11])
+            yield number, Status(size, attachments, owner, creator, mode, key, made_by, attached_at)
 
 
 def _runs(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+    """Whether a maker may still be at it; of one in another pid namespace (0) nobody can tell."""
+    if pid == 0:
+        return True
+    pidfd = open_pidfd(pid)
+    if pidfd is None:
+        return False
+    try:
+        return not is_dead(pidfd)
+    finally:
+        os.close(pidfd)

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import sys
 from typing import NoReturn
 
 import msgspec
@@ -23,13 +21,15 @@ from kinfolk.interest import Steps
 from kinfolk.processes import function_child
 from kinfolk.processes.direct import Direct
 from kinfolk.processes.errand import Errand
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.interpreter import command
 from kinfolk.processes.keeper_messages import StartFunction, receive_request, send
 from kinfolk.processes.launch import Launch
 
 
-def start_function(launch: Launch, call: Errand) -> Steps[Direct]:
-    """Start an interpreter as the launch says, and have it run a function. Raises what `launch.start` does."""
+def start_function(launch: Launch, call: Errand, handover: Handover) -> Steps[Direct]:
+    """Start an interpreter as the launch says, and have it run a function. Raises what `launch.start` does, InvalidValue."""
+    request, descriptors = call.request(_NOTHING)
     with contextlib.ExitStack() as lent:
         try:
             line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -49,19 +49,14 @@ def start_function(launch: Launch, call: Errand) -> Steps[Direct]:
                 argv=words,
                 executables=words[:1],
                 descriptors=[*launch.descriptors, (theirs.fileno(), number)],
-            )
+            ),
+            handover=handover,
         )
-        try:
-            theirs.close()
-            request, descriptors = call.request(_NOTHING, sys.argv)
-            with contextlib.suppress(ConnectionError):  # it has ended, as its status says
-                send(line, request(0), [*descriptors, report])
-            told.close()
-            yield from call.begun(reader, launch)
-        except BaseException:
-            child.signal_tree(signal.SIGKILL)
-            child.abandon()
-            raise
+        theirs.close()
+        with contextlib.suppress(ConnectionError):  # it has ended, as its status says
+            send(line, request(0), [*descriptors, report])
+        told.close()
+        yield from call.begun(reader, launch)
     return child
 
 

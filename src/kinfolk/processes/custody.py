@@ -44,6 +44,9 @@ class Custody(ABC):
     #: who ends it when its owner dies
     containment: Containment
 
+    #: whether nobody has it who was to get it (handover.py)
+    unheard = False
+
     def __init__(
         self, identity: Identity, pidfd: Descriptor, announcer: Descriptor | None = None
     ) -> None:
@@ -142,7 +145,8 @@ class Custody(ABC):
         """That it stopped or went on since this was last asked, or ended; else None. Never blocks."""
         self.check_owner()
         with self._lock:
-            return self.collect() or self._change()
+            status = self.collect()
+            return self._change() if status is None else status
 
     def ended(self) -> Steps[ExitStatus]:
         """The steps of waiting for its end."""

@@ -17,7 +17,8 @@ Rules:
        original             the guard, by the hang-up of `above`    ends the daemon, and itself
        guard                the original, by the end of `above`     kills the daemon, and says so
        daemon               the guard, which reaps it               tells the original how it ended
-       original and guard   the daemon, when it says that it is ready, and then ends
+       original and guard   a forked daemon, when it says that   ends. A program (daemon_program.py) has nobody in it who
+                            it is ready                          looks: it stays, under its pid file
 
 Rejected: an original that makes itself a subreaper needs no guard, but killed it leaves a daemon that nobody watches.
 """

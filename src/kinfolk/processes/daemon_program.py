@@ -15,6 +15,7 @@ from kinfolk.deadlines import Deadline, deadline
 from kinfolk.errors import InvalidValue, from_os_error
 from kinfolk.identity import Identity
 from kinfolk.processes import daemon_shape
+from kinfolk.processes.absolute_path import absolute
 from kinfolk.processes.daemon_birth import Newborn, refuse_threads, reset_signals, start
 from kinfolk.processes.daemon_guard import NO_LOG
 from kinfolk.processes.daemon_shape import Shape
@@ -61,7 +62,7 @@ def start_daemon(
     limit = deadline(timeout)
     argv = encode_words(command)
     lines = encode_environment(os.environb if env is None else env)
-    program = os.path.join(os.getcwdb(), argv[0]) if b"/" in argv[0] else argv[0]
+    program = os.fsencode(absolute(os.fsdecode(argv[0]))) if b"/" in argv[0] else argv[0]
     pid_file = None if pidfile is None else PidFile(pidfile)
     if pid_file is not None:
         pid_file.refuse_if_held()
@@ -108,7 +109,6 @@ def _become(
         if pid_file is not None:
             pid_file.lock()  # under a number that is free, so not that of the sign
             kept.append(pid_file.fileno())
-        daemon_shape.drop_descriptors_on_exec()
         reset_signals()
         execute(program, argv, env, pass_fds=kept)
     except BaseException as error:

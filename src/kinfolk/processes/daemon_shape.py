@@ -26,6 +26,7 @@ from typing import Any, Literal, Protocol
 
 from kinfolk.descriptors import Descriptor, above_standard
 from kinfolk.errors import InvalidValue, KernelError, NotFound, from_os_error
+from kinfolk.processes.absolute_path import absolute
 
 #: Where journald takes streams, each line of which is an entry (systemd-cat(1), sd_journal_stream_fd(3)).
 JOURNAL = "/run/systemd/journal/stdout"
@@ -101,13 +102,6 @@ def bury_descriptors(kept: Set[int]) -> None:
     os.close(tomb)
 
 
-def drop_descriptors_on_exec() -> None:
-    """Let none pass to a program but standard streams."""
-    for number in _open_descriptors():
-        if number > 2:
-            os.set_inheritable(number, False)
-
-
 def free_signals() -> None:
     """Rule 3, for a daemon that goes on in Python, which has to ignore SIGPIPE and SIGXFSZ."""
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
@@ -142,7 +136,7 @@ def _directory(path: str) -> str:
     """As an absolute path, so that it is the same one when something else has changed the present directory."""
     try:
         os.close(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-        return os.path.join(os.getcwd(), path)
+        return absolute(path)
     except ValueError as error:
         raise InvalidValue(
             f"chdir={path!r} is no directory's name", why=str(error), remedy="name one"

@@ -25,7 +25,8 @@ def stop_daemon(
     its own business. No other process is ever signalled: who holds the lock is asked of the kernel, before and after a pidfd of
     it is opened. Thread-safe.
 
-    Raises Timeout when it is not gone after ``timeout`` seconds, AccessDenied, UntrustedPeer, Busy for a daemon in a pid
+    Raises Timeout when it is not gone after ``timeout`` seconds, AccessDenied, UntrustedPeer (also for a file that is no pid file: somebody may
+    have locked it for reasons of his own), Busy for a daemon in a pid
     namespace where it can't be seen from here, UsageError for oneself.
     """
     pid_file, limit, patience = PidFile(pidfile), deadline(timeout), Deadline(grace, "grace")
@@ -58,9 +59,11 @@ def _stopping(pid_file: PidFile, patience: Deadline) -> Steps[signal.Signals | N
                     _send(pidfd, last)
                 again_in = patience.remaining() if last == signal.SIGTERM else None
                 yield Interest(readable=(pidfd.fileno(),), again_in=again_in)
-    # Another one has just started there, it may not be removed, or it is nobody's pid file.
-    with contextlib.suppress(OSError):
-        pid_file.remove_stale()
+    if pid_file.read() is not None:  # what is empty may be somebody's, who is about to write to it
+        with contextlib.suppress(
+            OSError
+        ):  # another one has just started there, or it may not be removed
+            pid_file.remove_stale()
     return last
 
 
@@ -71,6 +74,7 @@ def _open_holder(pid_file: PidFile) -> Descriptor | None:
             raise UsageError(
                 "this process is that daemon", subject=pid_file.path, remedy="return, or kin.exit()"
             )
+        pid_file.refuse_other_content()
         number = open_pidfd(who.pid)
         if number is None:
             continue
@@ -81,6 +85,7 @@ def _open_holder(pid_file: PidFile) -> Descriptor | None:
             if pid_file.holder() == who and not is_dead(number):
                 closing.pop_all()
                 return pidfd
+    pid_file.refuse_other_content()
     return None
 
 

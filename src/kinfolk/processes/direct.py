@@ -30,8 +30,9 @@ from kinfolk.descriptors import Descriptor
 from kinfolk.errors import KinfolkError, from_os_error, is_bare
 from kinfolk.identity import Identity, open_pidfd
 from kinfolk.processes.custody import Containment, Custody
-from kinfolk.processes.descendants import Descendants
+from kinfolk.processes.descendants import Descendants, has_a_group
 from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.launch import Launch, end_unheard, start
 from kinfolk.processes.lost_status import remembered
 
@@ -41,13 +42,23 @@ class Direct(Custody):
 
     containment: Containment = "direct"
 
-    def __init__(self, launch: Launch, start: Callable[[Launch, list[int]], int] = start) -> None:
-        """Start it. Raises what ``start`` raises, and LimitReached when no descriptor is left to watch it by."""
+    def __init__(
+        self,
+        launch: Launch,
+        start: Callable[[Launch, list[int]], int] = start,
+        handover: Handover | None = None,
+    ) -> None:
+        """Start it. Raises what ``start`` raises, and LimitReached when no descriptor is left to watch it by.
+
+        It is in the ``handover`` from the moment at which an interrupt would lose it.
+        """
         _sweep()
         started: list[int] = []
         pidfd = Descriptor(-1, "the pidfd of a child")
         child: Child | None = None
         self._watch: Watch | None = None
+        #: its pidfd, kept when it has ended, where others are left in the group that it led
+        self._group: Descriptor | None = None
         try:
             pid = start(launch, started)
             self._child = child = Child(pid)
@@ -60,9 +71,11 @@ class Direct(Custody):
             self._tree: Descendants | None = None
             if pidfd.closed:
                 self._status = _lost(None)
-                return
-            self._watch = watcher.reap(self._child, pidfd.fileno())
-            _living.add(self)
+            else:
+                self._watch = watcher.reap(self._child, pidfd.fileno())
+                _living.add(self)
+            if handover is not None:
+                handover.custody, self.unheard = self, True
         except BaseException as error:
             self._forget()
             for pid in started:
@@ -83,6 +96,11 @@ class Direct(Custody):
             return None
         self._forget()
         code, word, usage = answer
+        if self._leads and has_a_group(self._pidfd.fileno()):
+            with contextlib.suppress(
+                OSError
+            ):  # no descriptor is left: whoever is in its group escapes
+                self._group = self._pidfd.duplicate()
         if code:
             return _lost(self._pidfd)
         return ExitStatus.from_wait(word, resource.struct_rusage(usage))
@@ -100,6 +118,11 @@ class Direct(Custody):
     def _nobody_waits(self) -> None:
         with contextlib.suppress(OSError):  # then the next start will see to it
             self._watch = watcher.reap(self._child, self._pidfd.fileno())
+
+    def _is_unreaped(self) -> bool:
+        return (
+            self._child.collect() is None
+        )  # also when it was abandoned, and its pidfd is the watcher's
 
     def _change(self) -> ExitStatus | None:
         try:
@@ -129,11 +152,25 @@ class Direct(Custody):
 
     def _below(self) -> Descendants:
         if self._tree is None:
-            self._tree = Descendants(self.identity, leads=self._leads)
+            self._tree = Descendants(self.identity, leader=self._leader)
         return self._tree
 
+    def _leader(self) -> int | None:
+        """A pidfd of the one that leads a group, while it may still have one."""
+        if self._group is not None and not self._group.closed:
+            return self._group.fileno()
+        return self._pidfd.fileno() if self._leads and not self._pidfd.closed else None
+
+    def close(self) -> None:
+        """Give back what was lent or kept, once the status is known."""
+        super().close()
+        if self._group is not None and (self.known or self.is_a_copy):
+            self._group.close()
+
     def abandon(self) -> None:
-        """Leave it to the watcher, pidfd and all."""
+        """Leave it to the watcher, pidfd and all. Twice is no more than once."""
+        if self._pidfd.closed:
+            return
         self._pidfd.detach()
         self._child.abandon()
         _abandoned.append(self)
@@ -191,7 +228,7 @@ def _at_exit() -> None:
     until = Deadline(_PATIENCE)
     for direct in running:
         while not direct.reaped() and not until.passed():
-            _wait_for(direct.identity.pid, until)
+            _wait_for(direct.pid, until)
 
 
 def _wait_for(pid: int, until: Deadline) -> None:

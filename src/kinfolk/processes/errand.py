@@ -24,7 +24,7 @@ from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CodecError, KinfolkError, from_os_error
 from kinfolk.interest import Interest, Steps
 from kinfolk.processes import function_pickle
-from kinfolk.processes.interpreter import import_path
+from kinfolk.processes.interpreter import arguments, import_path
 from kinfolk.processes.keeper_messages import (
     LARGEST_PACKET,
     RECORD_SIZE,
@@ -60,10 +60,12 @@ class Errand:
             self.close()
             raise from_os_error(error, "a function can't travel", name) from error
 
-    def request(
-        self, launch: Launch, argv: list[str]
-    ) -> tuple[Callable[[int], StartFunction], list[int]]:
-        """How it is asked for by a number, and the descriptors that ride along: first those of the launch."""
+    def request(self, launch: Launch) -> tuple[Callable[[int], StartFunction], list[int]]:
+        """How it is asked for by a number, and the descriptors that ride along: first those of the launch.
+
+        Raises InvalidValue for a sys.argv that no program can have.
+        """
+        argv, path = arguments(), import_path()
         descriptors = [here for here, _ in launch.descriptors]
         places = [(place, there) for place, (_, there) in enumerate(launch.descriptors)]
         travelling = msgspec.structs.replace(launch, descriptors=places)
@@ -86,7 +88,8 @@ class Errand:
                 list(arriving),
                 gate_at,
                 argv,
-                import_path(),
+                path,
+                self.name.encode(errors="replace").decode(),
             )
 
         return numbered, descriptors

@@ -2,7 +2,7 @@
 
 What the new program finds:
 
-    descriptors     those that are not close-on-exec, which are 0, 1, 2 and what is in ``pass_fds``
+    descriptors     0, 1, 2 and what is in ``pass_fds``; not what was inherited otherwise (a shell's ``9<file``)
     signal actions  what Python ignores for itself (SIGPIPE, SIGXFSZ) is default again; what was ignored otherwise stays so
                     (nohup); what was handled is default, by execve(2)
     signal mask     empty
@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
-from kinfolk.errors import InvalidValue
+from kinfolk.errors import InvalidValue, from_os_error
 from kinfolk.processes import ignored_signals, kernel_actions, standard_streams
 from kinfolk.processes.not_executed import PASSED_OVER, explain
 from kinfolk.processes.program import (
@@ -46,10 +47,10 @@ def execute(
     """Replace the program of this process by the one at ``path``, which is searched for on PATH when it has no slash.
 
     As execve(2) and execvpe(3). ``argv`` begins with the name that the program is called by; without it there is only that name. ``env`` is its
-    whole environment; None keeps this one. ``pass_fds`` stay open there, under the same numbers. Standard output
+    whole environment; None keeps this one. ``pass_fds`` stay open there, under the same numbers; nothing else does but 0, 1 and 2. Standard output
     and error are flushed first; exit handlers do not run; all other threads end. Callable from any thread.
 
-    Raises NotFound, AccessDenied, KernelError (ENOEXEC: it has no #! line), LimitReached (E2BIG), InvalidValue, and, when what
+    Raises NotFound, AccessDenied, KernelError (ENOEXEC: it has no #! line), LimitReached (E2BIG, or no descriptor is left), InvalidValue, and, when what
     was printed can't be written, NoSpace, BrokenChannel, … In each case nothing has changed, and the program goes on.
     """
     words = encode_words([path] if argv is None else argv)
@@ -59,8 +60,8 @@ def execute(
     numbers = [_number_of(each) for each in pass_fds]
     standard_streams.flush()
     with contextlib.ExitStack() as undo:
-        for number in numbers:
-            undo.enter_context(_inheritable(number))
+        for number in {*numbers, *_inherited()}:
+            undo.enter_context(_inheritable(number, number in numbers))
         undo.enter_context(_default_actions())
         undo.enter_context(kernel_actions.masked(signal.SIG_SETMASK, ()))
         item, code = _execute(files, words, variables)
@@ -96,14 +97,34 @@ def _number_of(thing: int | HasDescriptor) -> int:
     return number
 
 
+def _inherited() -> list[int]:
+    """What would pass to another program, beside the standard streams. What other threads open in Python meanwhile would not."""
+    try:
+        there = map(int, os.listdir("/proc/self/fd"))
+    except OSError as error:
+        raise from_os_error(error, "can't see which descriptors are open") from error
+    found = []
+    for number in there:
+        if number > 2:
+            with contextlib.suppress(OSError, OverflowError):  # the directory's own, closed by now
+                if not fcntl.fcntl(number, fcntl.F_GETFD) & fcntl.FD_CLOEXEC:
+                    found.append(number)
+    return found
+
+
 @contextlib.contextmanager
-def _inheritable(number: int) -> Iterator[None]:
-    before = os.get_inheritable(number)
-    os.set_inheritable(number, True)
+def _inheritable(number: int, wanted: bool) -> Iterator[None]:
+    try:
+        before = os.get_inheritable(number)
+        os.set_inheritable(number, wanted)
+    except OSError:  # another thread has closed it
+        yield
+        return
     try:
         yield
     finally:
-        os.set_inheritable(number, before)
+        with contextlib.suppress(OSError):
+            os.set_inheritable(number, before)
 
 
 @contextlib.contextmanager

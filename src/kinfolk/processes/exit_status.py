@@ -7,7 +7,8 @@
     unknown       nobody can say any more, and why      unknown: somebody else had collected it
 
 Rules:
-1. Unknown is a kind of its own, and never reads as success: not by `success`, nor as the code of a shell.
+1. Unknown is a kind of its own, and never reads as success: not by `success`, nor as the code of a shell. Nor does a failure by being an
+   object: a status is neither true nor false.
 2. A status is compared by what happened, not by what it cost (`usage`).
 """
 
@@ -16,8 +17,9 @@ from __future__ import annotations
 import os
 import resource
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, NoReturn, Self
 
+from kinfolk.errors import InvalidValue
 from kinfolk.signal_table import as_member, shown
 
 Kind = Literal["exited", "signaled", "stopped", "continued", "unknown"]
@@ -83,6 +85,12 @@ class ExitStatus:
         if self.code is not None:
             return self.code
         return UNKNOWN_SHELL_CODE if self.signal is None else 128 + self.signal
+
+    def __bool__(self) -> NoReturn:
+        """Raise InvalidValue: in C and in Python's os.system 0 is success, so ``if kin.system(…):`` could mean either."""
+        raise InvalidValue(
+            "the status of a process is neither true nor false", remedy="ask status.success"
+        )
 
     def __str__(self) -> str:
         """For people: ``killed by SIGSEGV (core dumped)``."""

@@ -48,11 +48,11 @@ def parent_of(pid: int) -> int | None:
 
 
 def visit(
-    pid: int, pidfd: int, *, before: Act | None = None, after: Act | None = None
+    pid: int, pidfd: int, *, before: Act | None = None, after: Act | None = None, spared: int = 0
 ) -> list[int]:
     """Act on everything below a process: ``before`` its children are looked up, ``after`` they were; the pids found.
 
-    Raises OSError for want of descriptors: it takes one for each generation.
+    The child ``spared`` is passed over. Raises OSError for want of descriptors: it takes one for each generation.
     """
     found: list[int] = []
     path = [(pid, pidfd, children_of(pid))]
@@ -61,7 +61,7 @@ def visit(
             parent, held, waiting = path[-1]
             if waiting:
                 child = waiting.pop()
-                fd = _hold(child, parent, held)
+                fd = None if child == spared else _hold(child, parent, held)
                 if fd is not None:
                     path.append((child, fd, []))
                     found.append(child)
@@ -103,19 +103,19 @@ def send(pidfd: int, number: int) -> bool:
     return True
 
 
-def signal_below(pid: int, pidfd: int, number: int) -> list[int]:
+def signal_below(pid: int, pidfd: int, number: int, *, spared: int = 0) -> list[int]:
     """Send a signal to everything below a process; the pids. Raises OSError for want of descriptors."""
-    return visit(pid, pidfd, before=lambda _, fd: send(fd, number))
+    return visit(pid, pidfd, before=lambda _, fd: send(fd, number), spared=spared)
 
 
-def kill_below(pid: int, pidfd: int) -> list[int]:
+def kill_below(pid: int, pidfd: int, *, spared: int = 0) -> list[int]:
     """End everything below a process, which is stopped meanwhile unless it is the caller; the pids.
 
-    Raises OSError for want of descriptors.
+    The child ``spared`` is left alone. Raises OSError for want of descriptors.
     """
     if pid != os.getpid():
         send(pidfd, signal.SIGSTOP)
     known: set[int] = set()
-    while new := set(signal_below(pid, pidfd, signal.SIGSTOP)) - known:
+    while new := set(signal_below(pid, pidfd, signal.SIGSTOP, spared=spared)) - known:
         known |= new
-    return visit(pid, pidfd, after=lambda _, fd: send(fd, signal.SIGKILL))
+    return visit(pid, pidfd, after=lambda _, fd: send(fd, signal.SIGKILL), spared=spared)

@@ -34,6 +34,7 @@ from kinfolk.errors import InvalidValue
 from kinfolk.processes import bare_fork, script_end, standard_streams
 from kinfolk.processes.direct import Direct
 from kinfolk.processes.exit_handlers import drop_inherited
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.kernel_actions import undisturbed
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.process import Process
@@ -102,15 +103,21 @@ def fork(*, exit_handlers: bool = True, detach: bool = False) -> ForkSide:
     _warn_of_threads()
     standard_streams.flush()
     launch = Launch([], [], death_signal=None if detach else signal.SIGKILL)
-    # The parent must get hold of its child, the child must know that it is one.
-    with undisturbed():
-        try:
-            child = Direct(launch, _fork)
-        except _IsChild:
-            if not exit_handlers:
-                drop_inherited()
-            return ForkSide(None)
-        return ForkSide(Process(child, f"fork of {os.getpid()}"))
+    handover = Handover()
+    try:
+        # The parent must get hold of its child, the child must know that it is one.
+        with undisturbed():
+            try:
+                child = Direct(launch, _fork, handover)
+            except _IsChild:
+                if not exit_handlers:
+                    drop_inherited()
+                return ForkSide(None)
+            side = ForkSide(Process(child, f"fork of {os.getpid()}"))
+        return handover.taken(side)
+    except BaseException:
+        handover.give_up()
+        raise
 
 
 class _IsChild(BaseException):

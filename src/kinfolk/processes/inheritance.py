@@ -2,6 +2,7 @@
 
     told with each start (`completed`)           environment, directory, umask, process group, limits that have changed, what
                                                    is ignored of signals
+    told when they change (`followed`)           how many descriptors the keeper may have, how many processes its user
     the keeper's own, so it must be like the     user and groups, capabilities, no_new_privs, seccomp filters, session, root
       owner's, or another keeper is started        directory (the standing)
     as they were when the keeper was started     niceness, scheduling, CPUs, control group, namespaces
@@ -12,6 +13,7 @@ Security first: an owner that gives up its privileges must not get children from
 from __future__ import annotations
 
 import os
+import resource
 import struct
 from typing import NamedTuple
 
@@ -78,11 +80,24 @@ def _changed(now: bytes, before: bytes) -> list[tuple[int, int, int]]:
     return [(number, *limit) for number, (limit, then) in enumerate(pairs) if limit != then]
 
 
-def environment() -> list[bytes]:
-    """``NAME=value`` of each variable of this process, for who needs them as Python has them."""
-    # What os.environb shows; going through its mapping takes a tenth of the time of a whole start.
-    data: dict[bytes, bytes] = os.environb._data  # type: ignore[attr-defined]
-    return [name + b"=" + value for name, value in data.copy().items()]
+def followed(now: bytes, before: bytes) -> list[tuple[int, int, int]]:
+    """What limits a keeper is to have by itself, which has those of ``before``: as many descriptors as its owner, but never
+    fewer than it has, and as many processes of its user, which the kernel compares where it makes one.
+    """
+    limits, had = list(_LIMIT.iter_unpack(now)), list(_LIMIT.iter_unpack(before))
+    changed = []
+    soft, hard = limits[resource.RLIMIT_NOFILE][0], had[resource.RLIMIT_NOFILE][1]
+    if soft > had[resource.RLIMIT_NOFILE][0]:
+        changed.append((resource.RLIMIT_NOFILE, soft, max(soft, hard)))
+    if limits[resource.RLIMIT_NPROC] != had[resource.RLIMIT_NPROC]:
+        changed.append((resource.RLIMIT_NPROC, *limits[resource.RLIMIT_NPROC]))
+    return changed
+
+
+def with_limit(limits: bytes, number: int, soft: int, hard: int) -> bytes:
+    """Limits, of which one has changed."""
+    at = number * _LIMIT.size
+    return limits[:at] + _LIMIT.pack(soft, hard) + limits[at + _LIMIT.size :]
 
 
 def _removed(*, seen_by_keeper: bool) -> bytes:

@@ -278,7 +278,9 @@ class _Supervision:
         """End everything below, and reap it."""
         limit = NEVER if grace is None else Deadline(0 if self._hurry else grace)
         left = self.kill() if limit.passed() or self._ask(limit) else []
-        status = self._status or ExitStatus.unknown("it may not be signalled, and is left running")
+        status = self._status
+        if status is None:
+            status = ExitStatus.unknown("it may not be signalled, and is left running")
         return InitOutcome(status, timed_out, self._reaped, self._killed, tuple(left))
 
     def _ask(self, limit: Deadline) -> bool:
@@ -320,7 +322,8 @@ class _Supervision:
             try:
                 pid, word, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
-                self._status = self._status or ExitStatus.unknown("somebody else had collected it")
+                if self._status is None:
+                    self._status = ExitStatus.unknown("somebody else had collected it")
                 return False
             if pid == 0:
                 return True

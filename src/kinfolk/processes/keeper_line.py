@@ -66,8 +66,10 @@ class KeeperLine:
     def __init__(self, containment: Containment) -> None:
         """Start a keeper. Raises LimitReached, Unsupported, … when it can't be started."""
         around = inheritance.look()
-        self.standing, self.limits = around.standing, around.limits
-        self._numbers = itertools.count(1)
+        self.standing = around.standing
+        #: that it has, and that its owner had when they were last compared
+        self.limits = self.compared = around.limits
+        self._numbers, self._latest = itertools.count(1), 0
         with contextlib.ExitStack() as lent, contextlib.ExitStack() as unless_started:
             try:
                 line, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -116,12 +118,12 @@ class KeeperLine:
         self, request: Callable[[int], Request], descriptors: Sequence[int] = ()
     ) -> Steps[tuple[Reply, list[int]]]:
         """Ask for something, and wait for the answer and its descriptors. Raises NotRead, KeeperDied."""
-        number = next(self._numbers)
+        self._latest = number = next(self._numbers)
         try:
-            send(self._line, request(number), descriptors)
-        except (BrokenPipeError, ConnectionResetError):
-            raise NotRead from None
-        try:
+            try:
+                send(self._line, request(number), descriptors)
+            except (BrokenPipeError, ConnectionResetError):
+                raise NotRead from None
             while True:
                 yield self._answered
                 received = self._receive()
@@ -143,9 +145,13 @@ class KeeperLine:
         except (NotRead, KeeperDied):
             raise
         except BaseException:
-            with contextlib.suppress(OSError):
-                send(self._line, Abandon(number))
+            self.abandon()
             raise
+
+    def abandon(self) -> None:
+        """Have the keeper end what the latest request started, if it did and that lives: nobody will know of it."""
+        with contextlib.suppress(OSError):
+            send(self._line, Abandon(self._latest))
 
     def _receive(self) -> tuple[Reply, list[int], int | None] | None:
         try:

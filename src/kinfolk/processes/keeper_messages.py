@@ -9,16 +9,19 @@
 
 Rules:
 1. A request, like a reply, is one packet: msgpack of one of the structs below. What is larger than a packet rides as a sealed memfd, the first descriptor
-   of a packet of one byte that is no msgpack (`IN_MEMORY`). The keeper's side of starting programs is in C (native/keeper_wire.c), and knows
+   of a packet of a byte that is no msgpack (`IN_MEMORY`) and its number. The keeper's side of starting programs is in C (native/keeper_wire.c), and knows
    `StartProgram`, `Started`, `Failed`, `Refused` and `Record` as well.
-2. Every request gets exactly one reply of the same number, but for `Abandon` and `Goodbye`, which get none.
+2. Every request gets exactly one reply of the same number, but for `Abandon` and `Goodbye`, which get none. One that can't be read,
+   or lost descriptors on its way, is Refused like any other: its number can always be told (`number_of`).
 3. Descriptors of a launch on its way are places in the list that rides along.
 4. Records are of one size, and smaller than PIPE_BUF, so each is written and read whole. Ended is the last; an end of
    file without it is the keeper's death.
+5. What comes from the owner's interpreter as text (sys.argv, sys.path) travels in bytes, as the kernel has it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -31,23 +34,18 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from kinfolk import memfd
-from kinfolk.ancillary import ROOM, read, rights
+from kinfolk.ancillary import ROOM, close_all, read, rights
 from kinfolk.processes.exit_status import ExitStatus
 from kinfolk.processes.launch import Launch
 
 #: Where the keeper finds its end of the line, and the owner's pidfd.
 LINE, OWNER = 3, 4
 
-#: What the keeper does not hear: a terminal, a shell or a service manager sends it to everybody, and it is the owner's business.
-DEAF_TO = (
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGTERM,
-    signal.SIGTSTP,
-    signal.SIGTTIN,
-    signal.SIGTTOU,
-)
+#: What the keeper hears: its children, and what nobody can be deaf to. A terminal, a shell, a service manager send
+#: the rest to everybody, `killall` to who has the name: it is the owner's business, and the keeper's end is that of everybody below it.
+#: A fault of its own ends it all the same: the kernel does not let a process be deaf to that, nor does abort(3).
+_HEARD = {signal.SIGCHLD, signal.SIGCONT, signal.SIGKILL, signal.SIGSTOP}
+DEAF_TO = tuple(sorted(signal.valid_signals() - _HEARD))
 
 #: Descriptors that ride with Started: pidfd, status pipe.
 OF_A_CHILD = 2
@@ -85,8 +83,10 @@ class StartFunction(msgspec.Struct, tag=1, array_like=True, frozen=True):
     #: the place of a descriptor that hangs up once the owner has closed what it moved here; -1: nothing is moved
     gate: int
     #: sys.argv and sys.path of the owner
-    argv: list[str]
-    path: list[str]
+    argv: list[bytes]
+    path: list[bytes]
+    #: of the function
+    name: str
 
 
 class Preload(msgspec.Struct, tag=2, array_like=True, frozen=True):
@@ -94,7 +94,7 @@ class Preload(msgspec.Struct, tag=2, array_like=True, frozen=True):
 
     number: int
     modules: list[str]
-    path: list[str]
+    path: list[bytes]
 
 
 class Abandon(msgspec.Struct, tag=3, array_like=True, frozen=True):
@@ -109,7 +109,16 @@ class Goodbye(msgspec.Struct, tag=4, array_like=True, frozen=True):
     grace: float
 
 
-Request = StartProgram | StartFunction | Preload | Abandon | Goodbye
+class SetLimit(msgspec.Struct, tag=5, array_like=True, frozen=True):
+    """Have this limit from now on (setrlimit(2)), as the owner has."""
+
+    number: int
+    resource: int
+    soft: int
+    hard: int
+
+
+Request = StartProgram | StartFunction | Preload | Abandon | Goodbye | SetLimit
 
 
 # ── replies ──────────────────────────────────────────────────────────────────────────────────
@@ -157,6 +166,8 @@ Reply = Started | Failed | Done | Refused | Unable
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)
 _replies = msgspec.msgpack.Decoder(Reply)
+_anything = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_NUMBER = struct.Struct("=Q")
 
 T = TypeVar("T")
 
@@ -165,16 +176,18 @@ def send(line: socket.socket, message: Request | Reply, descriptors: Sequence[in
     """One packet; the descriptors stay the caller's as well. Raises OSError."""
     packet = _encoder.encode(message)
     if len(packet) > LARGEST_PACKET:
-        _send_in_memory(line, packet, descriptors)
+        _send_in_memory(line, getattr(message, "number", 0), packet, descriptors)
     else:
         line.sendmsg([packet], rights(descriptors, "the keeper's line"), socket.MSG_NOSIGNAL)
 
 
-def _send_in_memory(line: socket.socket, packet: bytes, descriptors: Sequence[int]) -> None:
+def _send_in_memory(
+    line: socket.socket, number: int, packet: bytes, descriptors: Sequence[int]
+) -> None:
     memory = memfd.sealed([packet], "the keeper's line")
     try:
         beside = rights([memory.fileno(), *descriptors], "the keeper's line")
-        line.sendmsg([IN_MEMORY], beside, socket.MSG_NOSIGNAL)
+        line.sendmsg([IN_MEMORY, _NUMBER.pack(number)], beside, socket.MSG_NOSIGNAL)
     finally:
         memory.close()
 
@@ -182,12 +195,32 @@ def _send_in_memory(line: socket.socket, packet: bytes, descriptors: Sequence[in
 def receive_request(line: socket.socket) -> tuple[Request, list[int]] | None:
     """The next request and its descriptors, which are the caller's; None at the end of the line. Raises OSError."""
     received = _receive(line, _requests)
-    return None if received is None else received[:2]
+    return None if received is None else _checked(*received[:2])
 
 
 def decode_request(packet: bytes, descriptors: list[int]) -> tuple[Request, list[int]]:
-    """A request that was received as bytes; one of the descriptors may be part of it. Raises OSError."""
-    return _decode(_requests, packet, descriptors)
+    """A request that was received as bytes; one of the descriptors may be part of it. Raises all kinds of errors for what is
+    none; then the descriptors are closed.
+    """
+    return _checked(*_decode(_requests, packet, descriptors))
+
+
+def number_of(packet: bytes) -> int:
+    """Of a request that may be none otherwise."""
+    if packet[:1] == IN_MEMORY:
+        return int(_NUMBER.unpack(packet[1:])[0])
+    return msgspec.msgpack.decode(_anything.decode(packet)[1], type=int)
+
+
+def _checked(request: Request, descriptors: list[int]) -> tuple[Request, list[int]]:
+    if isinstance(request, StartFunction):
+        places = [place for place, _ in request.launch.descriptors]
+        places += request.arriving
+        places += [place for place in (request.payload_at, request.gate) if place != -1]
+        if not all(0 <= place < len(descriptors) for place in places):
+            close_all(descriptors)
+            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+    return request, descriptors
 
 
 def receive_reply(line: socket.socket) -> tuple[Reply, list[int], int | None] | None:
@@ -207,14 +240,17 @@ def _receive(
 def _decode(
     decoder: msgspec.msgpack.Decoder[T], packet: bytes, descriptors: list[int]
 ) -> tuple[T, list[int]]:
-    if packet != IN_MEMORY:
-        return decoder.decode(packet), descriptors
-    memory, *others = descriptors
     try:
+        if packet[:1] != IN_MEMORY:
+            return decoder.decode(packet), descriptors
+        memory, *others = descriptors
         size = os.fstat(memory).st_size
-        return decoder.decode(memfd.view(memory, size, "the keeper's line")), others
-    finally:
-        os.close(memory)
+        decoded = decoder.decode(memfd.view(memory, size, "the keeper's line"))
+    except BaseException:
+        close_all(descriptors)
+        raise
+    os.close(memory)
+    return decoded, others
 
 
 # ── records ──────────────────────────────────────────────────────────────────────────────────

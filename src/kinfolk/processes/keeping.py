@@ -16,9 +16,9 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -29,7 +29,14 @@ from kinfolk import _native, exit_hooks
 from kinfolk.ancillary import MOST_DESCRIPTORS
 from kinfolk.deadlines import NEVER
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import InvalidValue, KeeperDied, Unsupported, from_os_error, is_bare
+from kinfolk.errors import (
+    InvalidValue,
+    KeeperDied,
+    KinfolkError,
+    Unsupported,
+    from_os_error,
+    is_bare,
+)
 from kinfolk.identity import Identity, is_dead
 from kinfolk.interest import Steps
 from kinfolk.processes import inheritance, mark
@@ -37,11 +44,12 @@ from kinfolk.processes.custody import Containment, Custody
 from kinfolk.processes.descendants import Descendants
 from kinfolk.processes.errand import Errand
 from kinfolk.processes.exit_status import ExitStatus
-from kinfolk.processes.felling import children_of
-from kinfolk.processes.interpreter import import_path
+from kinfolk.processes.handover import Handover
+from kinfolk.processes.interpreter import check_names, import_path
 from kinfolk.processes.keeper_line import KeeperLine, NotRead
 from kinfolk.processes.keeper_messages import (
     RECORD_SIZE,
+    Done,
     Failed,
     Kind,
     Preload,
@@ -49,11 +57,12 @@ from kinfolk.processes.keeper_messages import (
     Refused,
     Reply,
     Request,
+    SetLimit,
     Started,
     StartProgram,
     Unable,
 )
-from kinfolk.processes.launch import Launch, raise_failed
+from kinfolk.processes.launch import Launch, environment, raise_failed
 from kinfolk.processes.lost_status import Orphaned
 from kinfolk.turnstile import Turnstile
 from kinfolk.waiting import arun, run
@@ -83,7 +92,6 @@ class Kept(Custody):
             Descriptor(pidfd, f"the pidfd of {started.pid}"),
             Descriptor(pipe, f"the status pipe of {started.pid}"),
         )
-        self._leads = launch.leads
         self._mark, self._keeper = mark.of(launch), keeper
         self._tree: Descendants | None = None
         self._changed: ExitStatus | None = None
@@ -138,16 +146,15 @@ class Kept(Custody):
 
     def _below(self) -> Descendants:
         if self._tree is None:
-            self._tree = Descendants(self.identity, leads=self._leads, orphans=self._orphans)
+            self._tree = Descendants(self.identity, orphans=self._orphans)
         return self._tree
 
     def _orphans(self) -> Sequence[Identity]:
-        """Who stems from it and was adopted by the keeper."""
+        """Who stems from it and was adopted."""
         if self._mark is None:
             return ()
         # With "kernel" the process that is known here is the porter, and the keeper its child.
-        inside = self.containment == "kernel"
-        return mark.bearers(self._mark, children_of(self._keeper) if inside else (self._keeper,))
+        return mark.orphans(self._mark, self._keeper, inside=self.containment == "kernel")
 
     def begun(self, call: Errand, launch: Launch) -> Steps[None]:
         """Wait until a function has what it needs. Raises what `launch.raise_failed` does, and KeeperDied."""
@@ -173,7 +180,7 @@ class Keeping:
         """Drive requests in the current task."""
         return await arun(steps, self._turn, NEVER, "the keeper")
 
-    def start_program(self, launch: Launch) -> Steps[Kept]:
+    def start_program(self, launch: Launch, handover: Handover) -> Steps[Kept]:
         """Start a program. Raises what `launch.start` does, and KeeperDied."""
         launch = yield from self._completed(launch)
         try:
@@ -182,29 +189,24 @@ class Keeping:
             raise_failed(launch, "executables", error.errno or 0, 0)
         if len(descriptors) >= MOST_DESCRIPTORS:
             raise _too_many(descriptors)
-        reply, received = yield from self._ask(lambda n: StartProgram(n, block), descriptors)
-        return self._child(launch, reply, received)
+        start = functools.partial(StartProgram, block=block)
+        return (yield from self._started(launch, start, descriptors, handover))
 
-    def start_function(self, launch: Launch, call: Errand) -> Steps[Kept]:
-        """Start a function. The same."""
+    def start_function(self, launch: Launch, call: Errand, handover: Handover) -> Steps[Kept]:
+        """Start a function. The same. What can't begin is left to who gives up the ``handover``."""
         launch = yield from self._completed(launch)
         if launch.env is None:
-            launch = msgspec.structs.replace(launch, env=inheritance.environment())
-        request, descriptors = call.request(launch, sys.argv)
+            launch = msgspec.structs.replace(launch, env=environment())
+        request, descriptors = call.request(launch)
         if len(descriptors) >= MOST_DESCRIPTORS:
             raise _too_many(descriptors)
-        reply, received = yield from self._ask(request, descriptors)
-        child = self._child(launch, reply, received)
-        try:
-            yield from child.begun(call, launch)
-        except BaseException:
-            child.signal_tree(signal.SIGKILL)
-            child.abandon()
-            raise
+        child = yield from self._started(launch, request, descriptors, handover)
+        yield from child.begun(call, launch)
         return child
 
     def preload(self, modules: Sequence[str]) -> Steps[None]:
         """Import modules in the keeper, and in every later one. Raises InvalidValue when one can't be imported."""
+        check_names(modules)
         yield from self._renewed(inheritance.look())
         yield from self._import(modules)
         self._modules += [name for name in modules if name not in self._modules]
@@ -222,8 +224,38 @@ class Keeping:
         line = self._line
         if line is None or line.standing != around.standing:
             line = yield from self._renewed(around)
+        if line.compared != around.limits:
+            yield from self._follow(line, around.limits)
         own_group = self._containment == "keeper"
         return inheritance.completed(launch, around, line.limits, own_group=own_group)
+
+    def _follow(self, line: KeeperLine, now: bytes) -> Steps[None]:
+        """Have the keeper follow its owner in the limits that hold for what it does itself."""
+        for limit in inheritance.followed(now, line.limits):
+            reply, _ = yield from self._ask(functools.partial(_limit, *limit))
+            if isinstance(reply, Done):
+                line.limits = inheritance.with_limit(line.limits, *limit)
+        line.compared = now
+
+    def _started(
+        self,
+        launch: Launch,
+        request: Callable[[int], Request],
+        descriptors: Sequence[int],
+        handover: Handover,
+    ) -> Steps[Kept]:
+        """The child that was asked for. Whoever is interrupted before it is in the ``handover`` leaves none."""
+        reply: Reply | None = None
+        try:
+            reply, received = yield from self._ask(request, descriptors)
+            child = self._child(launch, reply, received)
+            handover.custody, child.unheard = child, True
+            return child
+        except BaseException as error:
+            expected = isinstance(error, KinfolkError | OSError) and not isinstance(reply, Started)
+            if not expected and self._line is not None:
+                self._line.abandon()
+            raise
 
     def _child(self, launch: Launch, reply: Reply, received: list[int]) -> Kept:
         match reply:
@@ -240,9 +272,8 @@ class Keeping:
                     remedy='use containment="keeper", or ask the administrator for user namespaces',
                 )
             case Refused():
-                raise from_os_error(
-                    OSError(reply.code, reply.why), "the keeper can't start a child"
-                )
+                why = OSError(reply.code, reply.why) if reply.code else OSError(reply.why)
+                raise from_os_error(why, "the keeper can't start a child")
         raise TypeError(reply)
 
     # ── the keeper itself ────────────────────────────────────────────────────────────────────
@@ -325,6 +356,10 @@ def _reaped(pidfd: int) -> ExitStatus | None:
     if end.si_code == os.CLD_EXITED:
         return ExitStatus.from_wait(end.si_status << 8)
     return ExitStatus.from_wait(end.si_status | (0x80 if end.si_code == os.CLD_DUMPED else 0))
+
+
+def _limit(resource: int, soft: int, hard: int, number: int) -> SetLimit:
+    return SetLimit(number, resource, soft, hard)
 
 
 def _too_many(descriptors: list[int]) -> InvalidValue:

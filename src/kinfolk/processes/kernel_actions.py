@@ -49,6 +49,11 @@ def put_back(number: int, action: bytes) -> None:
     _native.set_signal_action(number, action)
 
 
+def put_all_back(actions: dict[int, bytes]) -> None:
+    """Restore some actions, in one call: for a forked child (native/signal_binding.c)."""
+    _native.set_signal_actions(actions)
+
+
 def _change(number: int, handler: bytes) -> None:
     _native.set_signal_action(number, handler.ljust(len(action(number)), b"\0"))
 

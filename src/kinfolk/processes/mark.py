@@ -8,7 +8,8 @@ shows it, and nothing else differs.
 
 Rules:
 1. A process is a child's orphan when it carries the child's mark *and* its parent is the child's keeper. No stranger has that parent, and
-   no sibling that number. Both are seen while the process is known to be the same one.
+   no sibling that number. Both are seen while the process is known to be the same one. When the keeper was killed, somebody else has
+   adopted them, and the mark alone decides: nobody has it by chance, and who puts it on himself asks to be ended with them.
 2. Only the soft limit is used: who wants to be rid of the mark may raise it, and programs that set a user's limits anew (login, su, sshd:
    pam_limits(8)) do so. Then `Process.stop` does not find what they start once it is an orphan; the keeper does, at the owner's end.
 3. Where there is no room for a mark (a low hard limit, a system without this limit), there is none, and a start succeeds all the same.
@@ -50,6 +51,34 @@ def of(launch: Launch) -> int | None:
     return launch.rlimits[-1][1] if launch.rlimits and launch.rlimits[-1][0] == _LOCKS else None
 
 
+def orphans(mark: int, keeper: int, *, inside: bool = False) -> list[Identity]:
+    """Who lives and carries a mark: children of the keeper, a child of this process; everywhere when that has died.
+
+    ``inside``: not it, but its child, adopts orphans.
+    """
+    found = bearers(mark, children_of(keeper) if inside else (keeper,))
+    # Afterwards: it dies and loses its children in one moment (exit_notify of the kernel).
+    return found if _child(keeper, os.getpid()) is not None else _bearers_anywhere(mark)
+
+
+def _bearers_anywhere(mark: int) -> list[Identity]:
+    found: list[Identity] = []
+    for _ in range(_LOOKS):
+        before = _everybody()
+        for pid in before:
+            if _read(pid) == mark:
+                who = _child(pid)
+                if who is not None and _read(pid) == mark and _child(pid) == who:
+                    found.append(who)
+        if found or before <= _everybody():  # who went may have left another one
+            break
+    return found
+
+
+def _everybody() -> set[int]:
+    return {int(name) for name in os.listdir("/proc") if name.isdigit()}
+
+
 def bearers(mark: int, parents: Collection[int]) -> list[Identity]:
     """The living children of some processes that carry a mark.
 
@@ -71,14 +100,14 @@ def bearers(mark: int, parents: Collection[int]) -> list[Identity]:
     return found
 
 
-def _child(pid: int, parent: int) -> Identity | None:
-    """Who lives by a number as the child of a parent; fields 3, 4 and 22 of proc_pid_stat(5)."""
+def _child(pid: int, parent: int | None = None) -> Identity | None:
+    """Who lives by a number, as the child of a parent; fields 3, 4 and 22 of proc_pid_stat(5)."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    if fields[0] in (b"Z", b"X") or int(fields[1]) != parent:
+    if fields[0] in (b"Z", b"X") or parent not in (None, int(fields[1])):
         return None
     return Identity(pid, int(fields[19]))
 

@@ -16,7 +16,7 @@ import pwd
 import resource
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeGuard, TypeVar
 
 from kinfolk.errors import InvalidValue
 from kinfolk.processes import ignored_signals, mark, resource_limits
@@ -31,6 +31,8 @@ from kinfolk.processes.program import (
     encode_words,
 )
 from kinfolk.processes.streams import HasDescriptor, MovesToChild, Stream, Streams
+
+T = TypeVar("T")
 
 
 class Options(TypedDict, total=False):
@@ -98,19 +100,39 @@ Fields = dict[str, object]
 
 
 def _unknown(_: Options, name: str) -> Fields:
-    close = difflib.get_close_matches(name, _CHECKS, 1)
+    close = difflib.get_close_matches(name, _CHECKS, 1, 0.65)  # timeout is not stdout
     known = f"did you mean {close[0]}?" if close else ", ".join(_CHECKS)
     raise InvalidValue(f"there is no option {name!r}", remedy=known)
 
 
-def _number(name: str, value: object, low: int, high: int, meaning: str) -> int | None:
+def _number(
+    name: str,
+    value: object,
+    low: int,
+    high: int,
+    meaning: str,
+    shown: Callable[[int], str] = str,
+) -> int | None:
     if value is None:
         return None
-    if not isinstance(value, int) or not low <= value <= high:
+    if not _is_number(value) or not low <= value <= high:
+        given = shown(value) if _is_number(value) else repr(value)
         raise InvalidValue(
-            f"{name}={value!r} makes no sense", remedy=f"give {meaning}, from {low} to {high}"
+            f"{name}={given} makes no sense",
+            remedy=f"give {meaning}, from {shown(low)} to {shown(high)}",
         )
     return int(value)
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    """True and False are none: who gives them takes the option for a switch."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _several(name: str, value: Iterable[T]) -> list[T]:
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise InvalidValue(f"{name}={value!r} makes no sense", remedy=f"give a list: [{value!r}]")
+    return list(value)
 
 
 def _path_in(lines: list[bytes]) -> bytes:
@@ -133,7 +155,7 @@ def _word(options: Options, name: str) -> Fields:
 
 def _umask(options: Options, name: str) -> Fields:
     meaning = "permission bits such as 0o077"
-    return {name: _number(name, options["umask"], 0, 0o777, meaning)}
+    return {name: _number(name, options["umask"], 0, 0o777, meaning, oct)}
 
 
 def _nice(options: Options, name: str) -> Fields:
@@ -170,7 +192,7 @@ def _streams(options: Options) -> Streams:
     try:
         streams.add_standard(options.get("stdin"), options.get("stdout"), options.get("stderr"))
         if "pass_fds" in options:
-            streams.add_passed(options["pass_fds"])
+            streams.add_passed(_several("pass_fds", options["pass_fds"]))
     except BaseException:
         streams.failed()
         raise
@@ -207,7 +229,7 @@ def _rlimits(options: Options, _: str) -> Fields:
 def _limit(what: str | int, value: object) -> int:
     if value is None or value == resource.RLIM_INFINITY:
         return resource.RLIM_INFINITY
-    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+    if not _is_number(value) or not 0 <= value < 1 << 63:
         raise InvalidValue(
             f"the limit {what!r}: {value!r}", remedy="give a number, or None for no limit"
         )
@@ -237,7 +259,7 @@ def _credentials(options: Options, _: str) -> Fields:
             )
     groups: list[int] | None = None
     if extra is not None:
-        groups = [_group(each) for each in extra]
+        groups = [_group(each) for each in _several("extra_groups", extra)]
     elif isinstance(entry, pwd.struct_passwd) and gid is not None:
         groups = os.getgrouplist(entry.pw_name, gid)
     elif entry is not None:

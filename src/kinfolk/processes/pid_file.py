@@ -26,14 +26,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import stat
-import struct
 import weakref
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from kinfolk.descriptors import Descriptor, above_standard
+from kinfolk import record_locks
+from kinfolk.descriptors import Descriptor
 from kinfolk.errors import (
     Busy,
     InvalidValue,
@@ -43,9 +42,9 @@ from kinfolk.errors import (
     from_os_error,
 )
 from kinfolk.identity import Identity
+from kinfolk.nameless_file import NamelessFile
+from kinfolk.processes.absolute_path import absolute
 
-_FLOCK = struct.Struct("@hhqqi4x")  # struct flock on 64-bit Linux: type, whence, start, length, pid
-_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # of the file system, of the kernel (open(2))
 _RUNNING, _REPLACING = 0, 1 << 40  # the bytes
 _LONGEST = 32  # bytes of a number and its newline, with room to spare
 
@@ -64,7 +63,7 @@ class PidFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Name it; nothing is opened. A relative path counts from the present directory, for good."""
+        """Name it; nothing is opened. A relative path counts from the present directory, for good. Raises InvalidValue, NotFound."""
         name = os.fspath(path)
         if not name or "\0" in name:
             raise InvalidValue(
@@ -72,7 +71,7 @@ class PidFile:
                 subject=repr(name),
                 remedy="name a file, such as /run/app.pid",
             )
-        self.path = os.path.join(os.getcwd(), name) if not os.path.isabs(name) else name
+        self.path = absolute(name)
         self._descriptor: Descriptor | None = None
         self._pid = 0
 
@@ -102,40 +101,21 @@ class PidFile:
 
     def _make(self) -> bool:
         """Make the file under its name, locked; False when the name is taken."""
-        directory, base = os.path.split(self.path)
-        spare = None
+        file = NamelessFile(self.path)
         try:
-            number = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            if error.errno not in _NO_TMPFILE:
-                raise
-            spare = os.path.join(directory, f".{base}-{secrets.token_hex(8)}")
-            number = os.open(spare, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        number = above_standard(number)
-        descriptor = Descriptor(number, f"pid file {self.path}")
-        try:
+            number = file.descriptor.fileno()
             os.fchmod(number, 0o644)  # whatever the umask: others may see who runs
             os.write(number, b"%d\n" % os.getpid())
-            fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _RUNNING)
-            # With a directory given, Python calls linkat(2) and says AT_SYMLINK_FOLLOW; without, link(2), which
-            # does not follow. The path is absolute: the directory itself plays no part.
-            if spare is None:
-                path = f"/proc/self/fd/{number}"
-                os.link(path, self.path, src_dir_fd=number, follow_symlinks=True)
-            else:
-                os.link(spare, self.path, follow_symlinks=False)
+            _lock_byte(file.descriptor, _RUNNING)
+            file.link()
         except FileExistsError:
-            descriptor.close()
+            file.close()
             return False
         except BaseException:
-            descriptor.close()
+            file.close()
             raise
-        finally:
-            if spare is not None:
-                with contextlib.suppress(OSError):
-                    os.unlink(spare)
         _locked_here[_inode(os.fstat(number))] = self
-        self._descriptor = descriptor
+        self._descriptor = file.descriptor
         return True
 
     def remove_stale(self) -> None:
@@ -146,9 +126,7 @@ class PidFile:
         with contextlib.closing(found):
             self._refuse(self._lock_at(found, _RUNNING))
             self._refuse_other_content(found)
-            try:
-                fcntl.lockf(found.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _REPLACING)
-            except (BlockingIOError, PermissionError):  # EAGAIN or EACCES (fcntl(2))
+            if not _lock_byte(found, _REPLACING):
                 self._refuse(self._lock_at(found, _REPLACING))
                 return  # he is done
             self._unlink(found)
@@ -166,6 +144,14 @@ class PidFile:
             with contextlib.closing(found):
                 self._refuse(self._lock_at(found, _RUNNING))
                 self._refuse_other_content(found)
+
+    def refuse_other_content(self) -> None:
+        """Raise UntrustedPeer when the file that is there holds something other than a pid. Raises AccessDenied."""
+        if not self._is_locked_here():
+            found = self._open(os.O_RDONLY)
+            if found is not None:
+                with contextlib.closing(found):
+                    self._refuse_other_content(found)
 
     def release(self) -> None:
         """Remove the file and let go of the lock. Does nothing without the lock, so not in a forked child."""
@@ -282,15 +268,13 @@ class PidFile:
 
     def _lock_at(self, file: Descriptor, byte: int) -> _Lock | None:
         """What another process has locked there; None when none has."""
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
         try:
-            answer = fcntl.fcntl(file.fileno(), fcntl.F_GETLK, asked)
+            found = record_locks.ask(file.fileno(), fcntl.F_GETLK, fcntl.F_WRLCK, byte, 1)
         except OSError as error:
             raise self._failed(error) from error
-        kind, _, _, _, pid = _FLOCK.unpack(answer)
-        if kind == fcntl.F_UNLCK:
+        if found is None:
             return None
-        return _Lock(int(pid), daemons=kind == fcntl.F_WRLCK and byte == _RUNNING)
+        return _Lock(found.pid, daemons=found.exclusive and byte == _RUNNING)
 
     def _refuse(self, lock: _Lock | None) -> None:
         if lock is not None:
@@ -342,6 +326,10 @@ class PidFile:
 
 #: by (device, inode): what this process has locked; a forked child finds it, too, and has no lock
 _locked_here: weakref.WeakValueDictionary[tuple[int, int], PidFile] = weakref.WeakValueDictionary()
+
+
+def _lock_byte(file: Descriptor, byte: int) -> bool:
+    return record_locks.try_to_set(file.fileno(), fcntl.F_SETLK, fcntl.F_WRLCK, byte, 1)
 
 
 def _inode(status: os.stat_result) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from kinfolk.deadlines import NEVER, Deadline
+from kinfolk.errors import AccessDenied
 from kinfolk.identity import Identity, open_pidfd
 from kinfolk.interest import Interest, Steps
 from kinfolk.processes.custody import Containment, Custody, awaiting, blocking
@@ -35,6 +36,9 @@ GRACE = 5.0
 
 #: Seconds until another look for a stop, of which the kernel tells by SIGCHLD alone; doubled up to the second number.
 _LOOK, _LOOK_MOST = 0.001, 0.05
+
+#: What is below a process: pids, and a pidfd of each while it is open.
+_Held = dict[int, int]
 
 
 class Process:
@@ -149,8 +153,9 @@ class Process:
 
         Below it is whatever descends from it, orphans and daemons too, also when it has ended itself. Not found is an
         orphan that a program has given limits of its own (`kinfolk.processes.mark`), and, with direct containment, every
-        orphan that has left the session and the process group that it leads. Returns when all of them have ended.
-        Raises AccessDenied when it has become another user's (a set-user-ID program), InvalidValue, ForkedCopy.
+        orphan but those in the process group that it leads. Returns when all of them have ended.
+        Raises AccessDenied at once when it has become another user's (a set-user-ID program, such as su), and, when something below it
+        has, after all others have ended; InvalidValue, LimitReached, ForkedCopy.
         """
         return blocking(self._stopped(Deadline(grace, "grace")), None, "does not stop", self)
 
@@ -167,7 +172,7 @@ class Process:
             custody.signal_tree(signal.SIGTERM)
             yield from self._until_gone(until)
         # Again after each end: who forks and goes for ever may have been missed.
-        yield from self._until_gone(NEVER, each_time=self._fell)
+        yield from self._until_gone(NEVER, each_time=self._fell_all)
         return (yield from custody.ended())
 
     def _fell(self) -> None:
@@ -176,13 +181,26 @@ class Process:
         finally:
             self._custody.send(signal.SIGKILL)
 
+    def _fell_all(self, members: list[int], held: _Held) -> None:
+        """Kill them. Raises AccessDenied when nobody is left but those who may not be killed."""
+        self._fell()
+        if len(held) == len(members) and all(map(_is_denied, held.values())):
+            names = ", ".join(f"{pid} ({_program(pid)})" for pid in held)
+            raise AccessDenied(
+                "can't end everything below it",
+                subject=str(self),
+                why=f"another user's by now, and left running: {names}",
+                remedy="end it as that user, or as root",
+            )
+
     def _until_gone(
-        self, until: Deadline, each_time: Callable[[], None] = lambda: None
+        self, until: Deadline, each_time: Callable[[list[int], _Held], None] = lambda *_: None
     ) -> Steps[None]:
         """Wait until nobody of the tree lives, or until then; what to do before each wait for the end of one."""
         while not until.passed() and (members := self._custody.members()):
             with contextlib.ExitStack() as open_ones:
-                pidfds, ended = [], False
+                held: _Held = {}
+                ended = False
                 for pid in members:
                     with contextlib.suppress(OSError):  # no descriptor left: the others will do
                         pidfd = open_pidfd(pid)
@@ -190,11 +208,11 @@ class Process:
                             ended = True
                             continue
                         open_ones.callback(os.close, pidfd)
-                        pidfds.append(pidfd)
-                each_time()
+                        held[pid] = pidfd
+                each_time(members, held)
                 # The first that ends is worth another look: who is left is for the kernel to say.
-                again_in = until.remaining() if pidfds and not ended else 0
-                yield Interest(readable=tuple(pidfds), again_in=again_in)
+                again_in = until.remaining() if held else _LOOK_MOST
+                yield Interest(readable=tuple(held.values()), again_in=0 if ended else again_in)
 
     # ── leaving it ───────────────────────────────────────────────────────────────────────────
 
@@ -214,9 +232,11 @@ class Process:
         trace: TracebackType | None,
     ) -> None:
         self._close_streams()
-        if not self._custody.is_a_copy:
-            self.stop()
-        self._custody.close()
+        try:
+            if not self._custody.is_a_copy:
+                self.stop()
+        finally:
+            self._custody.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -228,13 +248,15 @@ class Process:
         trace: TracebackType | None,
     ) -> None:
         self._close_streams()
-        if not self._custody.is_a_copy:
-            await self.astop()
-        self._custody.close()
+        try:
+            if not self._custody.is_a_copy:
+                await self.astop()
+        finally:
+            self._custody.close()
 
     def __del__(self) -> None:
         custody: Custody | None = getattr(self, "_custody", None)
-        if custody is None:  # it was never finished
+        if custody is None or custody.unheard:  # it was never finished, or is ended already
             return
         if custody.known or custody.is_a_copy:
             custody.close()
@@ -252,5 +274,27 @@ class Process:
 
     def __repr__(self) -> str:
         custody = self._custody
-        state = "of another process" if custody.is_a_copy else custody.collect() or "running"
+        status = None if custody.is_a_copy else custody.collect()
+        state = "running" if status is None else status
+        state = "of another process" if custody.is_a_copy else state
         return f"<kinfolk.Process {self.pid} {self._name}: {state}, {custody.containment}>"
+
+
+def _is_denied(pidfd: int) -> bool:
+    """Whether it lives and may not be signalled."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return False
+
+
+def _program(pid: int) -> str:
+    """What a process calls itself, for messages."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return "?"

@@ -23,11 +23,14 @@ from kinfolk.processes.exit_status import ExitStatus
 #: How Python ends a script whose output could not be written.
 _NOT_FLUSHED = 120
 
+#: Made ahead: most end so, and many in a fork that copies what it touches.
+_RETURNED = ExitStatus("exited", code=0)
+
 
 def outcome(error: BaseException | None, own_frames: int = 0) -> ExitStatus:
     """What a block ends with that raised ``error``; it is shown, without its ``own_frames`` outermost ones."""
     if error is None:
-        return ExitStatus("exited", code=0)
+        return _RETURNED
     if isinstance(error, SystemExit):
         return ExitStatus("exited", code=_code_of(error.code))
     trace = error.__traceback__

@@ -30,6 +30,7 @@ from kinfolk.errors import InvalidValue, from_os_error
 from kinfolk.processes import standard_streams
 from kinfolk.processes.direct import Direct
 from kinfolk.processes.exit_status import ExitStatus
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.ignored_signals import InterruptsIgnored
 from kinfolk.processes.kernel_actions import masked, undisturbed
 from kinfolk.processes.options import Options, prepared
@@ -222,10 +223,13 @@ def _start(command: Command, options: Options) -> Process:
     else:
         argv, name = command, ""
     launch, streams = prepared(argv, options, "direct")
+    handover = Handover()
     try:
-        process = Process(Direct(launch), name or os.fsdecode(b" ".join(launch.argv)))
+        custody = Direct(launch, handover=handover)
+        process = Process(custody, name or os.fsdecode(b" ".join(launch.argv)))
+        streams.started()
+        return handover.taken(process)
     except BaseException:
+        handover.give_up()
         streams.failed()
         raise
-    streams.started()
-    return process

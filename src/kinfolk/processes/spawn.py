@@ -7,7 +7,7 @@ Rules:
 1. The first argument decides: what can be called is a function, and its arguments follow; what is a sequence is a program
    and its arguments. Everything else is an option, by name, and means the same for both.
 2. A function goes by what it is where its module can't be imported anew: ``__main__`` is never run again, not in scripts, not in
-   ``python -m``, not at the prompt.
+   ``python -m``, not at the prompt. What it uses of ``__main__`` is in the child's ``__main__`` (function_unpickle.py).
 3. An end of a channel among the arguments moves: once the child has it, it is closed here. A ``clone()`` keeps the channel open here too.
 4. What a function returns goes nowhere; an exception ends its process with 1 and a traceback on standard error.
 5. Containment is what was asked for, or an error.
@@ -26,6 +26,7 @@ from kinfolk.processes import alone
 from kinfolk.processes.custody import Containment, Custody, awaiting, blocking
 from kinfolk.processes.direct import Direct
 from kinfolk.processes.errand import Errand, errand
+from kinfolk.processes.handover import Handover
 from kinfolk.processes.keeping import keeping
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.options import Options, prepared
@@ -76,10 +77,17 @@ def spawn(
     CodecError for a function that can't be pickled, InvalidValue, Unsupported; UsageError in a signal handler that has interrupted
     another start of this thread, which holds the line to the keeper: start it with ``containment="direct"``, or later.
     """
-    with _prepared(what, args, kwargs, containment, detach, options) as steps:
-        if containment == "direct" or detach:
-            return blocking(steps, None, "spawn")
-        return keeping(containment).run(steps)
+    handover = Handover()
+    try:
+        with _prepared(handover, what, args, kwargs, containment, detach, options) as steps:
+            if containment == "direct" or detach:
+                process = blocking(steps, None, "spawn")
+            else:
+                process = keeping(containment).run(steps)
+        return handover.taken(process)
+    except BaseException:
+        handover.give_up()
+        raise
 
 
 async def aspawn(
@@ -92,22 +100,30 @@ async def aspawn(
     **options: Unpack[Options],
 ) -> Process:
     """`spawn`, on asyncio. A start that is cancelled leaves no child."""
-    with _prepared(what, args, kwargs, containment, detach, options) as steps:
-        if containment == "direct" or detach:
-            return await awaiting(steps, None, "spawn")
-        return await keeping(containment).arun(steps)
+    handover = Handover()
+    try:
+        with _prepared(handover, what, args, kwargs, containment, detach, options) as steps:
+            if containment == "direct" or detach:
+                process = await awaiting(steps, None, "spawn")
+            else:
+                process = await keeping(containment).arun(steps)
+        return handover.taken(process)
+    except BaseException:
+        handover.give_up()
+        raise
 
 
 def preload(*modules: str) -> None:
     """Import modules in the keeper, once for all functions to come (of ``containment="keeper"``): they find them imported.
 
     What a module makes while it is imported is the same in each of them, such as the seed of NumPy's global random generator.
-    Thread-safe. Raises InvalidValue when one can't be imported, KeeperDied.
+    Thread-safe. Raises InvalidValue when one can't be imported or is no name, KeeperDied.
     """
     keeping().run(keeping().preload(modules))
 
 
 def _prepared(
+    handover: Handover,
     what: Program | Function,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
@@ -120,7 +136,7 @@ def _prepared(
     if detach and "process_group" not in options:
         options = {"new_session": True, **options}
     if callable(what):
-        return _function(what, args, dict(kwargs or {}), containment, detach, options)
+        return _function(handover, what, args, dict(kwargs or {}), containment, detach, options)
     if args or kwargs:
         raise InvalidValue(
             "a program's arguments stand in one sequence with its name",
@@ -128,11 +144,12 @@ def _prepared(
         )
     launch, streams = prepared(what, options, containment, detach=detach)
     name = what[0] if isinstance(what[0], str) else os.fsdecode(launch.argv[0])
-    return _Prepared(_start_program(launch, containment, detach), name, streams)
+    return _Prepared(_start_program(launch, handover, containment, detach), name, streams)
 
 
 @contextlib.contextmanager
 def _function(
+    handover: Handover,
     function: Function,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -142,7 +159,7 @@ def _function(
 ) -> Iterator[Steps[Process]]:
     with errand(function, args, kwargs) as call:
         launch, streams = prepared([call.name], options, containment, detach=detach)
-        start = _start_function(launch, call, containment, detach)
+        start = _start_function(launch, call, handover, containment, detach)
         with _Prepared(start, call.name, streams) as steps:
             yield steps
 
@@ -176,18 +193,23 @@ def _check(containment: Containment, kwargs: Mapping[str, Any] | None) -> None:
 
 
 def _as_process(start: Steps[Custody], name: str, streams: Streams) -> Steps[Process]:
-    return Process((yield from start), name, streams)
+    try:
+        return Process((yield from start), name, streams)
+    finally:
+        start.close()  # who keeps this frame must not keep what it was waiting for
 
 
-def _start_program(launch: Launch, containment: Containment, detach: bool) -> Steps[Custody]:
+def _start_program(
+    launch: Launch, handover: Handover, containment: Containment, detach: bool
+) -> Steps[Custody]:
     if containment == "direct" or detach:
-        return Direct(launch)
-    return (yield from keeping(containment).start_program(launch))
+        return Direct(launch, handover=handover)
+    return (yield from keeping(containment).start_program(launch, handover))
 
 
 def _start_function(
-    launch: Launch, call: Errand, containment: Containment, detach: bool
+    launch: Launch, call: Errand, handover: Handover, containment: Containment, detach: bool
 ) -> Steps[Custody]:
     if containment == "direct" or detach:
-        return (yield from alone.start_function(launch, call))
-    return (yield from keeping(containment).start_function(launch, call))
+        return (yield from alone.start_function(launch, call, handover))
+    return (yield from keeping(containment).start_function(launch, call, handover))

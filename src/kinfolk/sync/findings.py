@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
 
-from kinfolk.errors import CorruptObject, InvalidValue, KinfolkError, LimitReached, Unsupported
+from kinfolk.errors import (
+    CorruptObject,
+    InvalidValue,
+    KinfolkError,
+    LimitReached,
+    Timeout,
+    Unsupported,
+)
 
 #: What every object lies at a multiple of: a cache line, which no neighbour's writes take away.
 ALIGNMENT = 64
@@ -23,6 +31,8 @@ class Finding(enum.IntEnum):
     OTHER_BOOT = 6
     UNSUPPORTED = 7
     TOO_MANY = 8
+    EXHAUSTED = 9
+    BEING_MADE = 10
 
 
 def refusal(finding: int, kind: str, subject: str, size: int) -> KinfolkError:
@@ -53,6 +63,14 @@ def refusal(finding: int, kind: str, subject: str, size: int) -> KinfolkError:
                 why="it is released by the number of its owner's thread, which means something else here",
                 remedy="use it in the container it was made in, or a file lock or a socket between containers",
             )
+        case Finding.EXHAUSTED:
+            return LimitReached(
+                "it can't be opened",
+                subject=subject,
+                why="this process may open no more files",
+                remedy="close some, or raise the limit (ulimit -n)",
+                code=errno.EMFILE,
+            )
         case Finding.UNSUPPORTED:
             return Unsupported(
                 f"no {kind} can be had in this thread",
@@ -74,4 +92,29 @@ def too_many(subject: str) -> LimitReached:
         why="the kernel releases 2,048 locks of a thread that dies, and not more",
         remedy="release some",
         code=errno.ENOLCK,
+    )
+
+
+def being_made(maker: int, kind: str, subject: str) -> Timeout:
+    """The error for an object that a thread, its ``maker``, has been making for seconds; 0 if that has just gone."""
+    return Timeout(
+        f"this {kind} is still being made",
+        subject=subject,
+        why=f"{described(maker) if maker else 'somebody'} began that seconds ago, and it takes microseconds",
+        remedy="see whether that is stopped: let it go on (kill -CONT), or end it, and open again",
+    )
+
+
+def described(thread: int) -> str:
+    """A thread, wherever it is, for people."""
+    try:
+        with open(f"/proc/{thread}/status", errors="replace") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        name, process = fields["Name"].strip(), int(fields["Tgid"])
+    except (OSError, KeyError, ValueError):
+        return f"thread {thread}"
+    return (
+        f"thread {thread} of this process"
+        if process == os.getpid()
+        else f"process {process} ({name})"
     )

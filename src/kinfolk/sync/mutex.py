@@ -19,29 +19,27 @@ Rules:
    executes another program. Nobody else can release it; a forked child does not have what its parent holds.
 2. It is taken once: the same thread can't acquire it again.
 3. Whoever is awake takes it before who has to be woken; but who has waited in vain for some milliseconds is let by.
-4. Held or waited for, it can't be closed, and keeps its memory.
+4. Held or waited for, it can't be closed, and keeps its memory. Dropped while it is held, it stays held until its thread ends, for nobody
+   else can release it: a ResourceWarning says so.
 
 Fork: a copy is a handle of the same mutex, unless the parent was in a with block: then it was the parent's, and is.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
+import sys
 import threading
-from collections.abc import Iterator
+import warnings
+import weakref
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, NoReturn
 
 from kinfolk import _native
-from kinfolk.deadlines import deadline
 from kinfolk.errors import (
-    Closed,
     CorruptObject,
     Deadlock,
     ForkedCopy,
-    InvalidValue,
-    KernelError,
     NotOwner,
     OwnerDied,
     StillInUse,
@@ -49,66 +47,44 @@ from kinfolk.errors import (
     Unsupported,
 )
 from kinfolk.sync import places
-from kinfolk.sync.findings import ALIGNMENT, too_many
+from kinfolk.sync.findings import described
+from kinfolk.sync.placed import Placed
 
 
-class Mutex(_native.Mutex):
+class Mutex(_native.Mutex, Placed):
     """A lock between processes that no death leaves locked. Thread-safe; as a context manager it acquires and releases.
 
     The methods that matter are native: acquire and release take about as long as two calls of any C function.
     """
 
-    __slots__ = ("__weakref__", "_place", "_strict")
-
-    #: bytes that it takes inside memory
+    KIND: ClassVar[str] = "mutex"
     SIZE: ClassVar[int] = 128
-    #: what its offset is a multiple of
-    ALIGNMENT: ClassVar[int] = ALIGNMENT
 
     def __init__(self, name: str | None = None, *, strict: bool = False) -> None:
         """The one of this user's ``name``, made if there is none; without a name, one of this process and those it starts.
 
         A ``strict`` one raises OwnerDied instead of being acquired after its owner died. Raises InvalidValue, CorruptObject,
-        UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported.
+        UntrustedPeer, NoSpace, LimitReached, AccessDenied, Unsupported; Timeout when somebody else is making it, and was stopped.
         """
         if name is None:
-            self._begin(places.anonymous("mutex", self.SIZE), strict)
+            self._begin(places.anonymous(self.KIND, self.SIZE), strict)
         else:
-            self._begin(places.named("mutex", name, self.SIZE), strict)
+            self._begin_named(name, strict)
 
     @classmethod
     def inside(cls, memory: places.Memory | Any, offset: int = 0, *, strict: bool = False) -> Mutex:
         """The one at an ``offset`` of memory that processes share: a SharedMemory, or any writable buffer over such memory.
 
         It takes `SIZE` bytes at a multiple of `ALIGNMENT`, zeroed before the first use. The memory can't be closed while the mutex
-        is open. Raises InvalidValue, CorruptObject, Unsupported.
+        is open. Raises InvalidValue, CorruptObject, Timeout, Unsupported.
         """
-        return cls._at(places.inside("mutex", memory, offset), strict)
-
-    @classmethod
-    def _at(cls, place: places.Place, strict: bool) -> Mutex:
-        mutex = cls.__new__(cls)
-        mutex._begin(place, strict)
-        return mutex
-
-    def _begin(self, place: places.Place, strict: bool) -> None:
-        try:
-            place.open(self, self.SIZE, strict)
-        except BaseException:
-            place.close()
-            raise
-        self._place, self._strict = place, strict
+        return cls._at(places.inside(cls.KIND, memory, offset), strict)
 
     # ── acquiring: acquire, release, give_up, locked, owner_died are native ──────────────────
 
-    @contextlib.contextmanager
-    def hold(self, timeout: float | None = None) -> Iterator[Mutex]:
+    def hold(self, timeout: float | None = None) -> AbstractContextManager[Mutex, None]:
         """``with mutex.hold(timeout=2) as held``: as ``with mutex``, waiting up to ``timeout`` seconds. Raises as `acquire`."""
-        self.acquire(timeout)
-        try:
-            yield self
-        finally:
-            self.__exit__()
+        return _native.Holding(self._enter, (timeout,), self.__exit__, ())
 
     async def __aenter__(self) -> NoReturn:
         raise Unsupported(
@@ -121,33 +97,31 @@ class Mutex(_native.Mutex):
     async def __aexit__(self, *exception: object) -> None:
         """Never reached."""
 
-    # ── the end ──────────────────────────────────────────────────────────────────────────────
+    # ── conditions ───────────────────────────────────────────────────────────────────────────
 
-    def close(self) -> None:
-        """Let go of it; others keep it. Closing twice does nothing.
+    def _waited_by(self, condition: Any) -> None:
+        """A `kinfolk.sync.condition.Condition` goes with it, as long as that is alive."""
+        known: dict[int, weakref.ref[Any]] = self.__dict__.setdefault("_conditions", {})
+        key = id(condition)
+        known[key] = weakref.ref(condition, lambda _: known.pop(key, None))
 
-        Raises StillInUse while a thread of this process holds it or waits for it: its memory is looked at by the kernel.
-        """
-        self._close()
-        getattr(self, "_place", _NOWHERE).close()
+    def _gave_up(self) -> None:
+        # Who waits there would wait for a notify by somebody who holds it.
+        for condition in list(self.__dict__.get("_conditions", {}).values()):
+            if (waited := condition()) is not None:
+                waited._wake()
 
-    def unlink(self) -> None:
-        """Remove its name; who has it open keeps it, and who opens the name later makes another.
+    def _dropped(self) -> None:
+        # Held, it stays so until its thread ends, for that could only release it by this object.
+        if not sys.is_finalizing():
+            what = f"unreleased {self._subject}"
+            warnings.warn(what, ResourceWarning, source=self, stacklevel=2)
 
-        Raises NotFound when it was removed already, Unsupported for one without a name.
-        """
-        self._place.unlink()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _arrive, (type(self), self._strict, self.SIZE, *self._place.passable())
+    # ── the rest ─────────────────────────────────────────────────────────────────────────────
 
     def __repr__(self) -> str:
         state = f"held by thread {holder}" if (holder := self._holder) else "free"
-        return f"<Mutex {self._subject.removeprefix('mutex').strip() or 'anonymous'}, {state}>"
-
-    @property
-    def _subject(self) -> str:
-        return getattr(self, "_place", _NOWHERE).subject
+        return f"<Mutex {self._named()}, {state}>"
 
     # ── what the native side refuses ─────────────────────────────────────────────────────────
 
@@ -158,14 +132,9 @@ class Mutex(_native.Mutex):
                 raise Timeout(
                     "not acquired",
                     subject=subject,
-                    why=f"{self._whose()} for all the {timeout:g} s",
+                    why=f"{self._whose()} for all the {float(timeout):g} s",
                     remedy="see what holds it, or wait longer",
                 )
-            case errno.EINVAL:
-                deadline(timeout)
-                raise InvalidValue(f"timeout={timeout!r} makes no sense", subject=subject)
-            case errno.EBADF:
-                raise Closed("this mutex is closed", subject=subject)
             case errno.EDEADLK:
                 raise Deadlock(
                     "this thread holds it already",
@@ -200,16 +169,8 @@ class Mutex(_native.Mutex):
                 raise CorruptObject(
                     "its memory was overwritten while this thread held it", subject=subject
                 )
-            case errno.ENOLCK:
-                raise too_many(subject)
-            case errno.EXDEV:
-                raise Unsupported(
-                    "this process is in another pid namespace by now",
-                    subject=subject,
-                    remedy="use it in the namespace that it was opened in",
-                )
             case _:
-                raise KernelError(os.strerror(error), subject=subject, code=error)
+                super()._refused(error, timeout)
 
     def _not_ours(self, subject: str) -> ForkedCopy | NotOwner:
         if self._held_before_fork:
@@ -233,22 +194,4 @@ class Mutex(_native.Mutex):
     def _whose(self) -> str:
         """Who holds it just now, for people."""
         thread = self._holder
-        if not thread:
-            return "nobody holds it"
-        try:
-            with open(f"/proc/{thread}/status", errors="replace") as file:
-                fields = dict(line.split(":", 1) for line in file)
-            name, process = fields["Name"].strip(), int(fields["Tgid"])
-        except (OSError, KeyError, ValueError):
-            return f"thread {thread} holds it"
-        if process == os.getpid():
-            return f"thread {thread} of this process holds it"
-        return f"process {process} ({name}) holds it"
-
-
-#: Of one that was made without being opened.
-_NOWHERE = places.Place("mutex", "mutex", None, 0)
-
-
-def _arrive(cls: type[Mutex], strict: bool, size: int, *place: Any) -> Mutex:
-    return cls._at(places.arrive(size, *place), strict)
+        return f"{described(thread)} holds it" if thread else "nobody holds it"

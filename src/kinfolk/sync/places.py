@@ -1,6 +1,6 @@
 """Where an object lies: by name, inside memory that processes share already, or anonymous.
 
-    named        /dev/shm/kinfolk-UID/KIND-NAME   a file of its own, until `unlink` or the next boot
+    named        /dev/shm/kinfolk-UID/KIND-NAME   a file of its own, until `unlink` or the next boot (`kinfolk.sync.names`)
     inside       at an offset of `memory.buf`      goes and stays with that memory
     anonymous    a sealed memfd                     of this process, those it forks, and those that it is passed to
 
@@ -9,11 +9,9 @@ used yet, so that a name is given to nothing but a whole file of zeros, and whoe
 either nothing or what the next one completes.
 
 Rules:
-1. A file is 0600, ours, no symlink and as large as it has to be, or it is refused. It has its space before its name, and no
-   way to lose it: /dev/shm that is full is NoSpace, never a SIGBUS.
-2. Names are made and removed under the lock of the runtime directory. Only the file that was opened is unlinked, not a later one of
-   the same name.
-3. The names of one user are his own. For several users, an object lies inside memory that both may write to.
+1. An object's file has its space before it is looked into, and no way to lose it: /dev/shm that is full is NoSpace, never a SIGBUS.
+2. Names (`kinfolk.sync.names`) are removed under a lock, too (`kinfolk.sync.name_lock`). Only the file that was opened is unlinked, not a
+   later one of the same name.
 """
 
 from __future__ import annotations
@@ -21,38 +19,29 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import hashlib
 import mmap
 import os
-import stat
 import sys
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
+from typing import Any, Protocol
 
-from kinfolk import runtime_directory
-from kinfolk.deadlines import NEVER
+from kinfolk._native import object_maker
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import (
-    CorruptObject,
     InvalidValue,
     KinfolkError,
     NotFound,
     Unsupported,
-    UntrustedPeer,
+    UsageError,
     from_os_error,
 )
-from kinfolk.interest import Steps
 from kinfolk.memfd import create
 from kinfolk.nameless_file import NamelessFile
-from kinfolk.sync.findings import Finding, refusal
+from kinfolk.room import no_space, room_in_memory
+from kinfolk.sync import name_lock
+from kinfolk.sync.findings import Finding, being_made, refusal
 from kinfolk.transfer import arrived, carrier
-from kinfolk.turnstile import Turnstile
-from kinfolk.waiting import run
 
-T = TypeVar("T")
-
-_LONGEST_NAME = 200  # of what stands for a name in a file name of at most 255 bytes
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 
@@ -102,18 +91,22 @@ class Place:
         self._passed = passed
 
     def open(self, native: Openable, size: int, option: Any) -> None:
-        """Open the object in there, making it if nobody has. Raises CorruptObject, InvalidValue, Unsupported."""
+        """Open the object in there, making it if nobody has. Raises CorruptObject, InvalidValue, Timeout, Unsupported."""
         try:
             found = native._open(self._buffer, self._offset, option)
             if found == Finding.OTHER_BOOT:
-                found = self._locked(lambda: self._repaired(native, option))
-        except (BufferError, TypeError, OverflowError) as error:
+                found = name_lock.under(lambda: self._repaired(native, option), self.subject)
+        except KinfolkError:
+            raise
+        except (BufferError, TypeError, OverflowError, ValueError) as error:
             raise InvalidValue(
                 f"no {self.kind} can lie there",
                 subject=self.subject,
                 why=str(error),
-                remedy="attach to the memory for writing, and give the offset as a whole number",
+                remedy="give memory in one piece that may be written to, and the offset as a whole number",
             ) from None
+        if found == Finding.BEING_MADE:
+            raise being_made(object_maker(self._buffer, self._offset), self.kind, self.subject)
         if found != Finding.SOUND:
             raise refusal(found, self.kind, self.subject, size)
 
@@ -122,8 +115,10 @@ class Place:
         native._repair(self._buffer, self._offset)
         return native._open(self._buffer, self._offset, option)
 
-    def _locked(self, work: Callable[[], T]) -> T:
-        return _under_lock(work, self.subject)
+    def take_name(self, file: NamelessFile) -> None:
+        """Give its file the name, and take it over. Raises FileExistsError, OSError."""
+        file.link()
+        self._path, self._file = file.path, _File(file.descriptor.detach(), self.subject)
 
     def close(self) -> None:
         """Give back what is held; the memory goes when nobody looks into it."""
@@ -152,7 +147,11 @@ class Place:
                 raise NotFound(f"this {self.kind} has lost its name already", subject=self.subject)
             os.unlink(path)
 
-        self._locked(remove)
+        name_lock.under(remove, self.subject)
+
+    def part(self, kind: str, offset: int) -> Place:
+        """That of an object which is a part of the one here, at an ``offset`` of it."""
+        return _Part(kind, f"{kind} of {self.subject}", self._buffer, self._offset + offset)
 
     def passable(self) -> tuple[Any, ...]:
         """What `arrive` makes the place of in another process. Raises UsageError unless one is being started."""
@@ -166,13 +165,46 @@ class Place:
         return (self.kind, self.subject, self._path, carry(self._file.fileno()))
 
 
+class _Part(Place):
+    """Where a part of another object lies. It goes where that one goes."""
+
+    def passable(self) -> tuple[Any, ...]:
+        raise UsageError(
+            f"this {self.kind} can't be passed on by itself",
+            subject=self.subject,
+            why="it is a part of the other",
+            remedy="pass that on",
+        )
+
+
 def arrive(size: int, kind: str, subject: str, path: str | None, carried: Any) -> Place:
     """The place of an object that was passed to this process."""
     if isinstance(carried, tuple):
         memory, offset = carried
         return inside(kind, memory, offset)
     file = _File(arrived(carried), subject)
-    return Place(kind, subject, _map(file, size), 0, path=path, file=file)
+    try:
+        return Place(kind, subject, _map(file, size), 0, path=path, file=file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def found(kind: str, subject: str, number: int, path: str, size_of: Callable[[int], int]) -> Place:
+    """In a file that was found, whose descriptor this takes over; ``size_of`` looks at it, and says how much of it. Raises OSError."""
+    file = _File(number, subject)
+    try:
+        size = size_of(number)
+        os.posix_fallocate(number, 0, size)  # who made it may not have, and there may be no more
+        return Place(kind, subject, _map(file, size), 0, path=path, file=file)
+    except BaseException:
+        file.close()
+        raise
+
+
+def unnamed(kind: str, file: NamelessFile, subject: str, size: int) -> Place:
+    """In a new file, which has its space, and gets its name by `Place.take_name`. Raises OSError."""
+    return Place(kind, subject, _map(file.descriptor, size), 0)
 
 
 def inside(kind: str, memory: Memory | Any, offset: int) -> Place:
@@ -206,115 +238,26 @@ def _is_private(buffer: Any) -> bool:
 
 def anonymous(kind: str, size: int) -> Place:
     """In a memfd. Raises NoSpace, LimitReached."""
-    return _translated(lambda: _anonymous(kind, size), kind)
+    try:
+        return _anonymous(kind, size)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise no_space(size, room_in_memory(), kind, errno.ENOSPC) from error
+        raise from_os_error(error, "can't open it", kind) from error
 
 
 def _anonymous(kind: str, size: int) -> Place:
     file = _File(create(), kind)
-    os.posix_fallocate(file.fileno(), 0, size)
-    fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, _SEALS)
-    return Place(kind, kind, _map(file, size), 0, file=file)
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+        fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, _SEALS)
+        return Place(kind, kind, _map(file, size), 0, file=file)
+    except BaseException:
+        file.close()
+        raise
 
 
-def _map(file: _File, size: int) -> mmap.mmap:
+def _map(file: Descriptor, size: int) -> mmap.mmap:
     if sys.version_info >= (3, 13):
         return mmap.mmap(file.fileno(), size, trackfd=False)
     return mmap.mmap(file.fileno(), size)
-
-
-# ── by name ──────────────────────────────────────────────────────────────────────────────────
-
-
-def named(kind: str, name: str, size: int) -> Place:
-    """In a file of its own, made if there is none.
-
-    Raises InvalidValue, UntrustedPeer, CorruptObject, NoSpace, AccessDenied, LimitReached.
-    """
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise InvalidValue(
-            f"{name!r} names no {kind}", remedy="give a name of one character or more"
-        )
-    subject = f"{kind} {name}"
-    path = path_of(kind, name)
-
-    def opened() -> Place:
-        try:
-            file = _File(_open(path), subject)
-        except FileNotFoundError:
-            file = _File(_made(path, size), subject)
-        _check(file.fileno(), path, size)
-        return Place(kind, subject, _map(file, size), 0, path=path, file=file)
-
-    return _under_lock(opened, subject)
-
-
-def path_of(kind: str, name: str) -> str:
-    """Where the object of a name lies, or would lie."""
-    quoted = quote(name, safe="", errors="surrogateescape")
-    if len(quoted) > _LONGEST_NAME:
-        quoted = "#" + hashlib.sha256(quoted.encode()).hexdigest()
-    return f"{runtime_directory.path_name()}/{kind}-{quoted}"
-
-
-def _open(path: str) -> int:
-    # O_NONBLOCK: what was planted there may be a FIFO.
-    return os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _made(path: str, size: int) -> int:
-    """A new file, whole before it has its name. Called under the lock."""
-    file = NamelessFile(path)
-    try:
-        number = file.descriptor.fileno()
-        os.fchmod(number, 0o600)  # the umask may have taken more than it should
-        os.posix_fallocate(number, 0, size)
-        file.link()
-        return file.descriptor.detach()
-    finally:
-        file.close()
-
-
-def _check(number: int, path: str, size: int) -> None:
-    status = os.fstat(number)
-    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise UntrustedPeer(
-            "others may write to it",
-            subject=path,
-            why=f"it is of user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}",
-            remedy="remove it, as root if need be",
-        )
-    if not stat.S_ISREG(status.st_mode) or status.st_size < size:
-        raise CorruptObject(
-            "this is no file of kinfolk's",
-            subject=path,
-            why=f"it has {status.st_size} bytes, and {size} are needed",
-            remedy="remove it",
-        )
-
-
-# ── the lock, and errors ─────────────────────────────────────────────────────────────────────
-
-
-def _under_lock(work: Callable[[], T], subject: str) -> T:
-    def steps() -> Steps[T]:
-        with (yield from runtime_directory.lock()):
-            return work()
-
-    return _translated(
-        lambda: run(steps(), Turnstile(subject, lambda: None), NEVER, f"{subject}: open"), subject
-    )
-
-
-def _translated(work: Callable[[], T], subject: str) -> T:
-    try:
-        return work()
-    except KinfolkError:
-        raise
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise UntrustedPeer(
-                "its name is a symbolic link, which is not followed",
-                subject=subject,
-                remedy="remove the link",
-            ) from error
-        raise from_os_error(error, "can't open it", subject) from error

@@ -58,6 +58,9 @@ def _order(narrator: Narrator, program: kin.Process) -> None:
     narrator.says("The source's program, in Python; what its two processes printed at their ends:")
     for text, _, pid in printed:
         narrator.says(f"  {text} getpid = {pid}")
+    narrator.says(
+        "The source's own listing ends one line earlier: the last handler of the parent is not in it. It ran all the same, as here."
+    )
     narrator.check("the child inherited all six handlers, and ran them", said.get(child) == ORDER)
     narrator.check("so did the parent: all six, in the same order", said.get(program.pid) == ORDER)
     narrator.check("the child first", list(said) == [child, program.pid], f"{list(said)}")

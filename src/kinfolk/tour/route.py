@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 import kinfolk as kin
+from kinfolk.tour.counter import STOP as COUNTER
 from kinfolk.tour.daemon import STOP as DAEMON
 from kinfolk.tour.ends import STOP as ENDS
 from kinfolk.tour.exec import STOP as EXEC
@@ -29,6 +30,7 @@ from kinfolk.tour.exit import STOP as EXIT
 from kinfolk.tour.fifo import STOP as FIFO
 from kinfolk.tour.file import STOP as FILE
 from kinfolk.tour.file import file_to_move
+from kinfolk.tour.file_lock import STOP as FILE_LOCK
 from kinfolk.tour.fork import STOP as FORK
 from kinfolk.tour.mapped_file import STOP as MMAP
 from kinfolk.tour.mq import STOP as MQ
@@ -36,6 +38,7 @@ from kinfolk.tour.narrator import Account, Narrator
 from kinfolk.tour.orphan import STOP as ORPHAN
 from kinfolk.tour.pipe import STOP as PIPE
 from kinfolk.tour.popen import STOP as POPEN
+from kinfolk.tour.semaphores import STOP as SEMAPHORES
 from kinfolk.tour.shm import STOP as SHM
 from kinfolk.tour.signals import STOP as SIGNALS
 from kinfolk.tour.stop import Stop, Walk
@@ -66,12 +69,15 @@ STOPS: tuple[Stop, ...] = (
     FIFO,
     SHM,
     MMAP,
+    COUNTER,
     UNIX,
     UNIX_DGRAM,
     UNIX_SEQPACKET,
     MQ,
     SYSV_MQ,
     TCP,
+    SEMAPHORES,
+    FILE_LOCK,
     ENDS,
 )
 

@@ -131,14 +131,15 @@ FLOORS: tuple[tuple[House, ...], ...] = (
             (
                 "sizes statistics machine shared_slot",
                 "placement subject",
-                "cases messages accounting",
+                "cases messages accounting forked",
                 "results loops participants",
                 # What is measured: siblings, which never import each other.
-                "channel_subjects kernel_subjects peers/ round_trips streams lock_cases start_cases growth_cases",
+                "channel_subjects kernel_subjects peers/ round_trips streams hand_overs idling lock_cases waking_cases "
+                "start_cases growth_cases memory_copies",
                 "subjects",
                 "bends workloads runner choosing",
                 "stage performing tables comparing",
-                "exporting claims.claim claims.forked claims.copying claims.sampled",
+                "exporting claims.claim claims.copying claims.sampled",
                 "claims.semaphores text report.plots",
                 # The claims: siblings too.
                 "claims.buffers claims.copies claims.racing claims.sockets claims.signalling claims.relatives "

@@ -64,7 +64,9 @@ def fake_outcome(clock: FakeClock, channel: FakeMechanism, count: int) -> Outcom
     client = Usage(begin, clock(), cpu=2_000 * count, switches=count, faults=0,
                    messages=count, samples=times.tobytes())  # fmt: skip
     server = Usage(begin, clock(), cpu=1_000 * count, switches=count, faults=0, messages=count)
-    return round_trips.outcome({"client": [client], "server": [server]})
+    return round_trips.outcome(
+        {"client": [client], "server": [server]}, Case("round trip", "fake", 48)
+    )
 
 
 def test_each_round_trip_is_what_it_cost():

@@ -35,6 +35,10 @@ METRICS: dict[str, Metric] = {
     "switches": Metric("", "lower", "context switches of all processes, per message"),
     "faults": Metric("", "lower", "page faults of all processes, per message"),
     "memory": Metric("B", "lower", "memory that all processes have gained, shared pages by share"),
+    "hand_over": Metric(
+        "µs", "lower", "from the wish for memory until the other process has what is in it"
+    ),
+    "idle": Metric("%", "lower", "of a CPU, for an end that waits"),
     "import": Metric("ms", "lower", "import of the library, in a fresh interpreter"),
     "open": Metric("ms", "lower", "until both ends are open in processes of their own, with the fork"),
     "first": Metric("ms", "lower", "from there until the first message has arrived"),
@@ -43,6 +47,7 @@ METRICS: dict[str, Metric] = {
     "pair": Metric("ns", "lower", "acquire and release"),
     "pairs": Metric("M/s", "higher", "acquire and release, of two processes together"),
     "takeover": Metric("ms", "lower", "from the SIGKILL of the holder until who waits has it"),
+    "answer": Metric("µs", "lower", "from a wake-up to the answer, both asleep"),
 }  # fmt: skip
 
 

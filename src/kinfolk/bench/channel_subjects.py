@@ -17,13 +17,16 @@ from kinfolk.channels.mechanisms import SCHEMES
 _PATIENCE = 20.0
 
 #: Messages that one call may take.
-_BATCH = 64
+_BATCH = 100
 
 _NAMED = frozenset({"crash-safe", "unrelated", "c-peers"})
 _MEETS: dict[str, frozenset[str]] = {
     "pipe": frozenset({"crash-safe", "c-peers"}),
     "tcp": _NAMED | {"network"},
 }
+
+#: Those in whose memory a message can be built and read.
+_IN_PLACE = ("ring", "file")
 
 #: Those with one receiving process at a time, by contract; others are asked when they are opened.
 _ONE_RECEIVER = ("pipe", "fifo", "unix", "tcp")
@@ -76,7 +79,13 @@ class _Ends:
         self._objects = objects
 
     def outlet(self, sender: kin.Sender) -> Outlet:
-        return Outlet(sender.send if self._objects else sender.send_bytes, sender.close)
+        return Outlet(
+            sender.send if self._objects else sender.send_bytes,
+            sender.close,
+            sender.send_many,
+            # Not every mechanism has memory in which both sides look: `Subject.in_place` says which.
+            getattr(sender, "reserve", None),
+        )
 
     def inlet(self, receiver: kin.Receiver) -> Inlet:
         take: Callable[[], Any] = receiver.recv if self._objects else receiver.recv_bytes
@@ -135,10 +144,12 @@ def _subject(scheme: str) -> Subject:
         name=f"kin {scheme}",
         family="kinfolk",
         lay=lay,
-        why="send_bytes and recv_bytes; streams are received by recv_many; arrays by send and recv",
+        why="send_bytes and recv_bytes; streams are received by recv_many; arrays by send and recv"
+        + (", or built in place with reserve" if scheme in _IN_PLACE else ""),
         module="kinfolk.channels.opening",
         many_receivers=scheme not in _ONE_RECEIVER,
         objects=scheme != "tcp",
+        in_place=scheme in _IN_PLACE,
         meets=_MEETS.get(scheme, _NAMED),
     )
 

@@ -17,7 +17,9 @@ import signal
 import struct
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import posix_ipc
@@ -27,6 +29,7 @@ import kinfolk as kin
 from kinfolk.bench.cases import Case, Failure, Order, Outcome
 from kinfolk.bench.placement import place
 from kinfolk.bench.results import About
+from kinfolk.bench.statistics import middle
 
 #: Seconds after which nobody gets it any more.
 _NEVER = 0.5
@@ -37,21 +40,19 @@ class Lock(NamedTuple):
 
     acquire: Callable[[], object]
     release: Callable[[], object]
-    #: None for what is no context manager, or is one by code in Python
+    #: None for what is no context manager
     whole: Any = None
 
 
-@contextlib.contextmanager
-def _mutex() -> Iterator[Lock]:
-    mutex = kin.Mutex()
-    yield Lock(mutex.acquire, mutex.release, mutex)
-    mutex.close()
+def _of(make: Callable[[], Any]) -> Callable[[], AbstractContextManager[Lock]]:
+    """A lock that is a context manager, and needs no removal."""
 
+    @contextlib.contextmanager
+    def made() -> Iterator[Lock]:
+        lock = make()
+        yield Lock(lock.acquire, lock.release, lock)
 
-@contextlib.contextmanager
-def _standard() -> Iterator[Lock]:
-    lock = multiprocessing.Lock()
-    yield Lock(lock.acquire, lock.release, lock)
+    return made
 
 
 @contextlib.contextmanager
@@ -72,6 +73,15 @@ def _sysv() -> Iterator[Lock]:
 
 
 @contextlib.contextmanager
+def _own_sysv() -> Iterator[Lock]:
+    lock = kin.SysVSemaphore()
+    try:
+        yield Lock(lock.acquire, lock.release, lock)
+    finally:
+        lock.unlink()
+
+
+@contextlib.contextmanager
 def _file() -> Iterator[Lock]:
     with tempfile.TemporaryFile() as file:
         number = file.fileno()
@@ -80,26 +90,41 @@ def _file() -> Iterator[Lock]:
         )
 
 
-_LOCKS = {
-    "kin.Mutex": _mutex,
-    "multiprocessing.Lock": _standard,
+@contextlib.contextmanager
+def _own_file() -> Iterator[Lock]:
+    with tempfile.NamedTemporaryFile() as file:
+        lock = kin.FileLock(file.name)
+        yield Lock(lock.acquire, lock.release, lock)
+
+
+_LOCKS: dict[str, Callable[[], AbstractContextManager[Lock]]] = {
+    "kin.Mutex": _of(kin.Mutex),
+    "multiprocessing.Lock": _of(multiprocessing.Lock),
+    "kin.Semaphore": _of(lambda: kin.Semaphore(1)),
+    "multiprocessing.Semaphore": _of(lambda: multiprocessing.Semaphore(1)),
+    "kin.PosixSemaphore": _of(kin.PosixSemaphore),
     "posix_ipc.Semaphore": _posix,
+    "kin.SysVSemaphore": _own_sysv,
     "sysv_ipc.Semaphore": _sysv,
+    "kin.FileLock": _own_file,
     "fcntl.lockf": _file,
 }
 
+_USED = "acquire and release; with"
+_SURVIVES = ("crash-safe", "unrelated")
+
 ABOUT = (
-    About("kin.Mutex", "kinfolk", "blocking", "acquire and release; with", "", ("crash-safe",)),
-    About("multiprocessing.Lock", "peer", "blocking", "acquire and release; with"),
-    About("posix_ipc.Semaphore", "kernel", "blocking", "acquire and release, of an initial 1"),
-    About(
-        "sysv_ipc.Semaphore", "kernel", "blocking", "acquire and release, with undo", "",
-        ("crash-safe", "unrelated"),
-    ),
-    About(
-        "fcntl.lockf", "kernel", "blocking", "LOCK_EX and LOCK_UN", "", ("crash-safe", "unrelated")
-    ),
-)  # fmt: skip
+    About("kin.Mutex", "kinfolk", "blocking", _USED, "", _SURVIVES),
+    About("multiprocessing.Lock", "peer", "blocking", _USED),
+    About("kin.Semaphore", "kinfolk", "blocking", f"{_USED}, of an initial 1", "", _SURVIVES),
+    About("multiprocessing.Semaphore", "peer", "blocking", f"{_USED}, of an initial 1"),
+    About("kin.PosixSemaphore", "kinfolk", "blocking", _USED, "", ("unrelated",)),
+    About("posix_ipc.Semaphore", "kernel", "blocking", _USED, "", ("unrelated",)),
+    About("kin.SysVSemaphore", "kinfolk", "blocking", f"{_USED}, with undo", "", _SURVIVES),
+    About("sysv_ipc.Semaphore", "kernel", "blocking", f"{_USED}, with undo", "", _SURVIVES),
+    About("kin.FileLock", "kinfolk", "blocking", _USED, "", _SURVIVES),
+    About("fcntl.lockf", "kernel", "blocking", "LOCK_EX and LOCK_UN", "", _SURVIVES),
+)
 
 VARIANTS = ("acquire, release", "with", "two processes", "next holder")
 
@@ -125,7 +150,7 @@ def perform(order: Order) -> Outcome:
             case "two processes":
                 return _hammered(lock, order)
             case _:
-                return _taken_over(lock)
+                return _taken_over(lock, order)
 
 
 # ── one process ──────────────────────────────────────────────────────────────────────────────
@@ -218,9 +243,23 @@ def _hammered(lock: Lock, order: Order) -> Outcome:
 # ── the holder is killed ─────────────────────────────────────────────────────────────────────
 
 
-def _taken_over(lock: Lock) -> Outcome:
+def _taken_over(lock: Lock, order: Order) -> Outcome:
+    """Kill holders for so long, or so many; the first one after whom nobody has it is the last."""
+    times = array("Q")
+    until = time.monotonic() + order.seconds
+    while len(times) < order.count if order.count else not times or time.monotonic() < until:
+        took = _after_a_kill(lock)
+        if took is None:
+            why = f"nobody had it {_NEVER:g} s after kill {len(times) + 1}"
+            return Outcome(failure=Failure("hung", why))
+        times.append(took)
+    return Outcome({"takeover": middle(times) / 1e6}, len(times), times.tobytes())
+
+
+def _after_a_kill(lock: Lock) -> int | None:
+    """Nanoseconds from the SIGKILL until the next one has it; None when nobody gets it."""
     shared = mmap.mmap(-1, mmap.PAGESIZE)
-    when = struct.Struct("d")
+    when = struct.Struct("q")
 
     def hold() -> None:
         lock.acquire()
@@ -230,7 +269,7 @@ def _taken_over(lock: Lock) -> Outcome:
     def follow() -> None:
         shared[1] = 1
         lock.acquire()
-        when.pack_into(shared, 64, time.monotonic())
+        when.pack_into(shared, 64, time.monotonic_ns())
         shared[2] = 1
         lock.release()
 
@@ -238,17 +277,16 @@ def _taken_over(lock: Lock) -> Outcome:
     _until(lambda: shared[0] == 1)
     follower = _forked(follow)
     _until(lambda: shared[1] == 1 and _asleep(follower))
-    killed = time.monotonic()
+    killed = time.monotonic_ns()
     os.kill(holder, signal.SIGKILL)
-    while not shared[2] and time.monotonic() < killed + _NEVER:
+    while not shared[2] and time.monotonic_ns() < killed + _NEVER * 1e9:
         time.sleep(0.0002)
     got = bool(shared[2])
-    for pid in (holder, follower):
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+    os.waitpid(holder, 0)
     if not got:
-        return Outcome(failure=Failure("hung", f"nobody had it {_NEVER:g} s after the kill"))
-    return Outcome({"takeover": (when.unpack_from(shared, 64)[0] - killed) * 1e3}, 1)
+        os.kill(follower, signal.SIGKILL)  # the other one lets go, and ends
+    os.waitpid(follower, 0)
+    return max(0, when.unpack_from(shared, 64)[0] - killed) if got else None
 
 
 def _until(holds: Callable[[], bool]) -> None:

@@ -21,6 +21,10 @@ Clock = Callable[[], int]
 Send = Callable[[Any], object]
 Take = Callable[[], Any]
 TakeMany = Callable[[], Sequence[Any]]
+SendMany = Callable[[Sequence[Any]], object]
+
+#: Messages of a call, where batches are measured: a whole number of turns.
+BATCH = 100
 
 #: Nanoseconds, the same for all processes; `time.perf_counter_ns` is the same clock on Linux.
 CLOCK: Clock = time.monotonic_ns
@@ -52,6 +56,17 @@ def send_all(send: Send, messages: Sequence[Any], count: int) -> None:
     """Send so many, in turns."""
     for message in islice(cycle(messages), count):
         send(message)
+
+
+def send_batches(
+    send_many: SendMany, messages: Sequence[Any], count: int, batch: int = BATCH
+) -> None:
+    """Send so many, in turns, ``batch`` of them with each call."""
+    full = list(islice(cycle(messages), batch))
+    for _ in range(count // batch):
+        send_many(full)
+    if rest := count % batch:
+        send_many(full[:rest])
 
 
 def take_counted(

@@ -68,7 +68,7 @@ def start(cast: Cast, ways: TwoWays, case: Case) -> None:
     cast.start("server", Server(ways))
 
 
-def outcome(played: dict[str, list[Usage]]) -> Outcome:
+def outcome(played: dict[str, list[Usage]], case: Case) -> Outcome:
     """What both have reported."""
     (client,), (server,) = played["client"], played["server"]
     times = array("Q")

@@ -23,11 +23,23 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import msgspec
 
-from kinfolk.bench import growth_cases, lock_cases, round_trips, start_cases, streams
-from kinfolk.bench.cases import LONGER, Failure, Order, Outcome
+from kinfolk.bench import (
+    growth_cases,
+    hand_overs,
+    idling,
+    lock_cases,
+    memory_copies,
+    round_trips,
+    start_cases,
+    streams,
+    waking_cases,
+)
+from kinfolk.bench.accounting import Usage
+from kinfolk.bench.cases import LONGER, Case, Failure, Order, Outcome
 from kinfolk.bench.participants import Broken, Cast, failure_of
 from kinfolk.bench.sizes import Shape
 from kinfolk.bench.subject import Subject, Terms, TwoWays, Wiring
@@ -60,41 +72,64 @@ def perform(order: Order) -> Outcome:
     return outcome
 
 
-#: Workloads that move no messages between the processes of a stage.
+class Workload(NamedTuple):
+    """One that moves messages between the processes of a stage."""
+
+    #: forks its participants
+    start: Callable[[Cast, Any, Case], None]
+    outcome: Callable[[dict[str, list[Usage]], Case], Outcome]
+    both_ways: bool = False
+    #: whether arrays are sent, as the library sends objects; or what is read where it lies
+    objects: bool = False
+
+
+WORKLOADS = {
+    "round trip": Workload(round_trips.start, round_trips.outcome, both_ways=True),
+    "one core": Workload(round_trips.start, round_trips.outcome, both_ways=True),
+    "stream": Workload(streams.start, streams.outcome),
+    "one by one": Workload(streams.start, streams.outcome),
+    "batches": Workload(streams.start, streams.outcome),
+    "arrays": Workload(streams.start_arrays, streams.outcome, objects=True),
+    "hand-over": Workload(hand_overs.start, hand_overs.outcome, objects=True),
+    "idle": Workload(idling.start, idling.outcome),
+    "messages": Workload(streams.start, streams.outcome),
+    "ends": Workload(streams.start, streams.outcome),
+    "start-up": Workload(streams.start, streams.outcome),
+}
+
+#: Other workloads, by their names; and what is no channel, by the subject's.
 _OTHERS: dict[str, Callable[[Order], Outcome]] = {
     "locks": lock_cases.perform,
+    "waking": waking_cases.perform,
     "processes": start_cases.perform,
     "channels": growth_cases.perform,
     "segments": growth_cases.perform,
+    "memcpy": memory_copies.perform,
 }
 
 
 def _perform(order: Order) -> Outcome:
     case = order.case
-    if case.workload in _OTHERS:
-        return _OTHERS[case.workload](order)
-    subject = find(case.subject)
+    other = _OTHERS.get(case.workload) or _OTHERS.get(case.subject)
+    if other is not None:
+        return other(order)
+    subject, workload = find(case.subject), WORKLOADS[case.workload]
     terms = Terms(
         size=case.size,
         shape=Shape(case.senders, case.receivers),
         directory=order.directory,
         name=order.name,
-        objects=case.workload == "arrays",
+        objects=workload.objects,
     )
     subject.check(terms)
     begun = time.monotonic_ns()
     if subject.module:
         importlib.import_module(subject.module)
     imported = time.monotonic_ns()
-    wiring = _lay(subject, terms, both_ways=case.workload == "round trip")
+    wiring = _lay(subject, terms, both_ways=workload.both_ways)
     try:
-        with Cast(order.placement) as cast:
-            if isinstance(wiring, TwoWays):
-                round_trips.start(cast, wiring, case)
-            elif case.workload == "arrays":
-                streams.start_arrays(cast, wiring, case)
-            else:
-                streams.start(cast, wiring, case)
+        with Cast("together" if case.workload == "one core" else order.placement) as cast:
+            workload.start(cast, wiring, case)
             wiring.leave()
             cast.opened()
             opened = time.monotonic_ns()
@@ -104,7 +139,7 @@ def _perform(order: Order) -> Outcome:
                 moments = begun, imported, opened, arrived
                 steps = [(b - a) / 1e6 for a, b in pairwise(moments)]
                 return Outcome(dict(zip(("import", "open", "first"), steps, strict=True)), count=1)
-            return _measured(cast, order)
+            return _measured(cast, order, workload)
     finally:
         wiring.remove()
 
@@ -115,9 +150,11 @@ def _lay(subject: Subject, terms: Terms, *, both_ways: bool) -> Wiring | TwoWays
     return TwoWays(subject.lay(terms), subject.lay(replace(terms, name=f"{terms.name}b")))
 
 
-def _measured(cast: Cast, order: Order) -> Outcome:
+def _measured(cast: Cast, order: Order, workload: Workload) -> Outcome:
     case, count = order.case, order.count
-    if case.workload == "messages":
+    if case.workload == "idle":
+        count = max(1, int(idling.LONGER * order.seconds * 1e3))
+    elif case.workload == "messages":
         count = case.grows
         needed = count * order.seconds / _fitting(cast, order.seconds)
         if needed > max(LONGER * order.seconds, _ALWAYS):
@@ -127,11 +164,7 @@ def _measured(cast: Cast, order: Order) -> Outcome:
         count = _fitting(cast, order.seconds)
     else:
         cast.play(max(1, int(count * _WARM)))
-    played = cast.play(count)
-    if case.workload == "round trip":
-        outcome = round_trips.outcome(played)
-    else:
-        outcome = streams.outcome(played, case)
+    outcome = workload.outcome(cast.play(count), case)
     if case.grows:
         outcome.metrics = {"each": 1e6 / outcome.metrics["rate"], **outcome.metrics}
     outcome.metrics["memory"] = float(cast.memory())

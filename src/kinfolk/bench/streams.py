@@ -10,6 +10,10 @@ With one receiver, that one knows how many come. With several nobody knows who g
 that another one took would wait for ever. So each writes down, in memory that they share, what it took; the first sender, when it is
 done, sends *stops*, messages without meaning, until every receiver has seen that all is taken. One sender alone: with several, the last
 stop of one might find a channel full of stops, and nobody who takes them.
+
+stream        one call for each that is sent; one for as many as are there, where the library has such a call
+one by one    one call for each, on both sides
+batches       one call for a hundred, on both sides
 """
 
 from __future__ import annotations
@@ -19,12 +23,22 @@ import time
 from array import array
 from collections import Counter
 
+import kinfolk as kin
 from kinfolk.bench.accounting import Meter, Usage
 from kinfolk.bench.cases import Case, Outcome
-from kinfolk.bench.loops import STOP, send_all, take_arrays, take_counted, take_shared
+from kinfolk.bench.loops import (
+    STOP,
+    send_all,
+    send_batches,
+    take_arrays,
+    take_counted,
+    take_shared,
+)
 from kinfolk.bench.messages import TURNS, check_all, expected, payload, payloads
 from kinfolk.bench.participants import Cast
 from kinfolk.bench.subject import Wiring
+
+_ONE_A_CALL = "a call moves one message"
 
 #: Seconds between two stops of a sender: no load, and soon enough.
 _STOP_AGAIN = 0.001
@@ -58,17 +72,24 @@ class Sender:
         self._tally = None if number else tally
         self._messages = payloads(number, case.size)
         self._stop = payload(STOP, case.size)
+        self._batches = case.workload == "batches"
         self._phase = 0
 
     def open(self) -> None:
-        """Its end."""
+        """Its end. Raises Unsupported where there is no call for a batch."""
         self._outlet = self._wiring.outlet(self._number)
+        if self._batches and self._outlet.send_many is None:
+            raise kin.Unsupported("can't be measured like this", why=_ONE_A_CALL)
 
     def play(self, count: int) -> Usage:
         """Send so many."""
         self._phase += 1
+        send_many = self._outlet.send_many
         meter = Meter()
-        send_all(self._outlet.send, self._messages, count)
+        if self._batches and send_many is not None:
+            send_batches(send_many, self._messages, count)
+        else:
+            send_all(self._outlet.send, self._messages, count)
         usage = meter.stop(count)
         while self._tally is not None and not self._tally.finished(self._phase):
             self._outlet.send(self._stop)
@@ -85,13 +106,17 @@ class Receiver:
 
     def __init__(self, wiring: Wiring, number: int, case: Case, tally: _Tally | None) -> None:
         self._wiring, self._number, self._tally = wiring, number, tally
-        self._senders = case.senders
+        self._senders, self._workload = case.senders, case.workload
         self._wanted = expected(case.senders, case.size)
         self._phase = self._total = self._before = 0
 
     def open(self) -> None:
-        """Its end."""
+        """Its end. Raises Unsupported where there is no call for a batch."""
         self._inlet = self._wiring.inlet(self._number)
+        if self._workload == "one by one":
+            self._inlet = self._inlet._replace(take_many=None)
+        elif self._workload == "batches" and self._inlet.take_many is None:
+            raise kin.Unsupported("can't be measured like this", why=_ONE_A_CALL)
 
     def play(self, count: int) -> Usage:
         """Take all, or a part of all."""

@@ -9,7 +9,7 @@ Rules:
 1. Each is used as its documentation says it is fastest; `why` says in a sentence what that is. No one is handicapped, and no one is
    helped: what is sent are bytes that are there already, what is received are all of them, read and compared.
 2. A sender hands over one message after the other, as a program does that gets them one after the other. A receiver may take as
-   many as are there (`take_many`).
+   many as are there (`take_many`). What one call each way costs, and what batches save, are workloads of their own.
 3. `waiting` says what an end does that has nothing to do: it sleeps in the kernel, or burns its CPU. The two are never compared with
    each other as if they cost the same.
 4. What a subject can't do (a size, a shape, objects) raises Unsupported from `lay`, `inlet` or `outlet`, and stands as that in the results.
@@ -18,6 +18,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -40,6 +41,10 @@ class Outlet(NamedTuple):
     #: waits while the channel is full
     send: Callable[[Any], object]
     close: Callable[[], object] = nothing
+    #: sends several with one call; None where one call sends one
+    send_many: Callable[[Sequence[Any]], object] | None = None
+    #: so many bytes in which a message is built, and sent at the end of the with block
+    reserve: Callable[[int], AbstractContextManager[Any]] | None = None
 
 
 class Inlet(NamedTuple):
@@ -140,12 +145,14 @@ class Subject:
     many_senders: bool = True
     many_receivers: bool = True
     objects: bool = False
+    #: whether a message can be built, and read, where it lies
+    in_place: bool = False
     #: those of NEEDS that it meets
     meets: frozenset[str] = field(default_factory=frozenset)
 
     def check(self, terms: Terms) -> None:
         """Raise Unsupported for what is known not to work, before anything is made."""
-        if self.largest is not None and terms.size > self.largest:
+        if self.largest is not None and terms.size > self.largest and not terms.objects:
             raise self.unsupported(f"a message has {format_size(self.largest)} at most")
         if terms.shape.senders > 1 and not self.many_senders:
             raise self.unsupported("one process sends")

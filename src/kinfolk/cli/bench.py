@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from kinfolk.bench.session import Session
 
 #: The suites, as kinfolk.bench.workloads has them; a test holds them against it. Written here so that --help need not load it.
-SUITES = ("data", "start-up", "scale", "locks", "processes")
+SUITES = (
+    "data", "start-up", "scale", "one-core", "batches", "in-place", "idle", "locks", "processes",
+)  # fmt: skip
 
 _DEFAULT_RUNS = 5
 

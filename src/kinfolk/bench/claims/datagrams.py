@@ -6,7 +6,7 @@ import select
 import socket
 
 from kinfolk.bench.claims.claim import Claim, Found
-from kinfolk.bench.claims.forked import together
+from kinfolk.bench.forked import together
 
 _SENT = 20_000
 _SIZE = 512

@@ -7,7 +7,7 @@ import time
 
 import kinfolk as kin
 from kinfolk.bench.claims.claim import Claim, Found
-from kinfolk.bench.claims.forked import together
+from kinfolk.bench.forked import together
 from kinfolk.bench.claims.semaphores import posix_semaphores
 
 _ADDITIONS = 100_000

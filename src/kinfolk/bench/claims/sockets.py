@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import posix_ipc
 
 from kinfolk.bench.claims.claim import Claim, Found, Holds
-from kinfolk.bench.claims.forked import together
+from kinfolk.bench.forked import together
 from kinfolk.bench.kernel_subjects import tcp_pair, writer_to
 from kinfolk.bench.statistics import Interval, middle, paired_ratio
 

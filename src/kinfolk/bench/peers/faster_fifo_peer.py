@@ -38,8 +38,11 @@ class _Queue(Wiring):
         )
 
     def outlet(self, number: int) -> Outlet:
-        put = self._queue.put
-        return Outlet(lambda data: put(data, timeout=_FOR_EVER))
+        put, put_many = self._queue.put, self._queue.put_many
+        return Outlet(
+            lambda data: put(data, timeout=_FOR_EVER),
+            send_many=lambda batch: put_many(batch, timeout=_FOR_EVER),
+        )
 
 
 SUBJECTS = (

@@ -7,7 +7,9 @@ notifies it, for each message and for each that was taken.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 from kinfolk.bench.subject import Inlet, Outlet, Subject, Terms, Wiring
@@ -58,13 +60,14 @@ class _Service(Wiring):
         held: list[Any] = [node, service, subscriber, None]
         # Not payload().as_memory_view(): that one's elements can't be looked at one by one.
         in_place = (ctypes.c_ubyte * self._terms.size).from_address
+        as_array = _array_of if self._terms.objects else _same
 
         def take() -> Any:
             while (sample := receive()) is None:
                 if listener is not None:
                     listener.blocking_wait()
             held[-1] = sample  # it is read where it lies, and given back with the next one
-            return in_place(sample.payload_ptr)
+            return as_array(in_place(sample.payload_ptr))
 
         def close() -> None:
             held[-1] = None
@@ -99,6 +102,17 @@ class _Service(Wiring):
             if notifier is not None:
                 notifier.notify()
 
+        def send_array(array: Any) -> None:
+            send(array.ctypes.data)
+
+        @contextlib.contextmanager
+        def reserve(size: int) -> Iterator[Any]:
+            sample = loan(size)
+            yield (ctypes.c_ubyte * size).from_address(sample.payload_ptr)
+            sample.assume_init().send()
+            if notifier is not None:
+                notifier.notify()
+
         while not service.dynamic_config.number_of_subscribers:
             pass  # what is published before somebody subscribes, nobody gets
         publisher.update_connections()
@@ -109,7 +123,17 @@ class _Service(Wiring):
                 if port is not None:
                     port.delete()
 
-        return Outlet(send, close)
+        return Outlet(send_array if self._terms.objects else send, close, reserve=reserve)
+
+
+def _same(memory: Any) -> Any:
+    return memory
+
+
+def _array_of(memory: Any) -> Any:
+    import numpy as np
+
+    return np.frombuffer(memory, dtype=np.uint8)
 
 
 _MEETS = frozenset({"unrelated", "c-peers"})
@@ -124,6 +148,8 @@ SUBJECTS = (
         package="iceoryx2",
         module="iceoryx2",
         many_receivers=False,
+        objects=True,
+        in_place=True,
         meets=_MEETS,
     ),
     Subject(
@@ -134,6 +160,8 @@ SUBJECTS = (
         package="iceoryx2",
         module="iceoryx2",
         many_receivers=False,
+        objects=True,
+        in_place=True,
         meets=_MEETS,
     ),
 )

@@ -1,10 +1,12 @@
 """pynng over ipc: a Unix socket, with threads of nng's own.
 
 Pair0 between two, which is its simplest protocol; Push0 and Pull0 between many. Buffers as deep as nng allows, for its
-default is none.
+default is none. It sends bytes and nothing else: an array goes as its bytes, and the receiver knows what they are.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from kinfolk.bench.subject import Inlet, Outlet, Subject, Terms, Wiring
 
@@ -13,6 +15,12 @@ _DEPTH = 8192
 
 #: Bytes that may stand in a buffer.
 _ROOM = 64 << 20
+
+
+def _as_array(data: bytes) -> Any:
+    import numpy as np
+
+    return np.frombuffer(data, dtype=np.uint8)
 
 
 class _Sockets(Wiring):
@@ -30,6 +38,8 @@ class _Sockets(Wiring):
         kind = pynng.Pair0 if self._two else pynng.Pull0
         socket = kind(recv_buffer_size=self._depth, recv_max_size=0)
         socket.listen(self._address(number))
+        if self._terms.objects:
+            return Inlet(lambda: _as_array(socket.recv()))
         return Inlet(socket.recv)
 
     def outlet(self, number: int) -> Outlet:
@@ -39,6 +49,8 @@ class _Sockets(Wiring):
         socket = kind(send_buffer_size=self._depth)
         for receiver in range(self._terms.shape.receivers):
             socket.dial(self._address(receiver), block=False)
+        if self._terms.objects:
+            return Outlet(lambda array: socket.send(array.tobytes()))
         return Outlet(socket.send)
 
 
@@ -50,6 +62,7 @@ SUBJECTS = (
         "Pair0 between two, Push0 and Pull0 between many; buffers of nng's largest depth",
         package="pynng",
         module="pynng",
+        objects=True,
         meets=frozenset({"unrelated", "c-peers", "network"}),
     ),
 )

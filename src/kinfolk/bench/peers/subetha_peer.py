@@ -7,6 +7,8 @@ Channel sleeps in it.
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Sequence
 from typing import Any
 
 from kinfolk.bench.subject import Inlet, Outlet, Subject, Terms, Wiring
@@ -17,6 +19,9 @@ _CAPACITY = 1024
 _IN_RING, _IN_CHANNEL = 64, 52
 
 _BATCH = 256
+
+#: Blocks for arrays, and how the number of one is written into a slot.
+_BLOCKS, _INDEX = 16, struct.Struct("<Q")
 
 
 class _Ring(Wiring):
@@ -51,10 +56,59 @@ class _Ring(Wiring):
         return Inlet(take, take_many)
 
     def outlet(self, number: int) -> Outlet:
-        push = self._open().push
+        ring = self._open()
+        push, push_many = ring.push, ring.push_many
 
         def send(data: bytes) -> None:
             while not push(data):
+                pass
+
+        def send_many(batch: Sequence[bytes]) -> None:
+            while batch := batch[push_many(batch) :]:
+                pass
+
+        return Outlet(send, send_many=send_many)
+
+
+class _Frames(Wiring):
+    """Arrays: blocks of a FrameRegion, which its documentation has for payloads too large for a slot, and their numbers in a ring."""
+
+    def __init__(self, terms: Terms) -> None:
+        import subetha
+
+        self._path = os.path.join(terms.directory, terms.name)
+        self._size = terms.size
+        subetha.SpscRing(f"{self._path}.ring", _CAPACITY)
+        subetha.FrameRegion(f"{self._path}.frames", terms.size, _BLOCKS)
+
+    def _open(self) -> tuple[Any, Any]:
+        import subetha
+
+        ring = subetha.SpscRing.open(f"{self._path}.ring", _CAPACITY)
+        return ring, subetha.FrameRegion.open(f"{self._path}.frames", self._size, _BLOCKS)
+
+    def inlet(self, number: int) -> Inlet:
+        import numpy as np
+
+        ring, frames = self._open()
+        pop, take_block, size = ring.pop, frames.take_block, self._size
+
+        def take() -> Any:
+            while (data := pop()) is None:
+                pass
+            return np.frombuffer(take_block(_INDEX.unpack_from(data)[0], size), dtype=np.uint8)
+
+        return Inlet(take)
+
+    def outlet(self, number: int) -> Outlet:
+        ring, frames = self._open()
+        push, write_new = ring.push, frames.write_new
+
+        def send(array: Any) -> None:
+            payload = array.tobytes()
+            while (index := write_new(payload)) is None:
+                pass
+            while not push(_INDEX.pack(index)):
                 pass
 
         return Outlet(send)
@@ -92,27 +146,34 @@ class _Channel(Wiring):
         return Inlet(take, take_many)
 
     def outlet(self, number: int) -> Outlet:
-        send_for = self._open().send_for
+        channel = self._open()
+        send_for, send_many = channel.send_for, channel.send_many
 
         def send(data: bytes) -> None:
             while not send_for(data, 1.0):
                 pass
 
-        return Outlet(send)
+        def send_batch(batch: Sequence[bytes]) -> None:
+            while batch := batch[send_many(batch) :]:
+                send(batch[0])  # which waits for room
+                batch = batch[1:]
+
+        return Outlet(send, send_many=send_batch)
 
 
 SUBJECTS = (
     Subject(
         "subetha SpscRing",
         "peer",
-        _Ring,
-        "push, and pop_many where a stream is taken; both ask until they get",
+        lambda terms: _Frames(terms) if terms.objects else _Ring(terms),
+        "push, and pop_many where a stream is taken; arrays in a FrameRegion; ask until they get",
         waiting="spinning",
         package="subetha-ipc",
         module="subetha",
         largest=_IN_RING,
         many_senders=False,
         many_receivers=False,
+        objects=True,
         meets=frozenset({"unrelated", "c-peers"}),
     ),
     Subject(

@@ -1,4 +1,4 @@
-"""Bodies in forked processes, at the same time, each on a CPU of its own; what they return comes back."""
+"""Bodies in forked processes, at the same time, each on its CPU; what they return comes back."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Callable
 
 import msgspec
 
-from kinfolk.bench.placement import place
+from kinfolk.bench.placement import Placement, place
 
 
 class BodyFailed(Exception):
     """One of them raised, or died."""
 
 
-def together(*bodies: Callable[[], object]) -> list[object]:
+def together(*bodies: Callable[[], object], placement: Placement = "apart") -> list[object]:
     """Run all; what each returned (numbers, strings, lists, dicts). Raises BodyFailed."""
-    started = [_start(number, body) for number, body in enumerate(bodies)]
+    started = [_start(number, body, placement) for number, body in enumerate(bodies)]
     return [_ended(pid, line) for pid, line in started]
 
 
-def _start(number: int, body: Callable[[], object]) -> tuple[int, int]:
+def _start(number: int, body: Callable[[], object], placement: Placement) -> tuple[int, int]:
     line, says = os.pipe()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             os.close(line)
-            place(number, "apart")
+            place(number, placement)
             os.write(says, msgspec.json.encode(body()))
             status = 0
         except BaseException:

@@ -9,9 +9,9 @@ import pytest
 
 from kinfolk.bench.cases import METRICS, Case, Outcome
 from kinfolk.bench.claims.claim import Claim, Found
-from kinfolk.bench.forked import BodyFailed, together
 from kinfolk.bench.claims.sampled import TOTAL, copying_time, time_in_copies
 from kinfolk.bench.claims.trial import CLAIMS, _tested, verdict_of
+from kinfolk.bench.forked import BodyFailed, together
 from kinfolk.bench.lock_cases import VARIANTS
 from kinfolk.bench.performing import Stages
 from kinfolk.bench.subjects import chosen

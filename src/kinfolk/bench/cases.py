@@ -28,17 +28,18 @@ class Metric(NamedTuple):
 METRICS: dict[str, Metric] = {
     "each": Metric("µs", "lower", "for each, as there are more"),
     "round_trip": Metric("µs", "lower", "until the answer to a message is there, median"),
+    "hand_over": Metric(
+        "µs", "lower", "from the wish for memory until the other process has what is in it, median"
+    ),
+    "answer": Metric("µs", "lower", "from a wake-up to the answer, both asleep"),
+    "idle": Metric("%", "lower", "of a CPU, for an end that waits"),
     "rate": Metric("msg/s", "higher", "messages a second, of all senders together"),
     "bytes_rate": Metric("B/s", "higher", "payload a second"),
     "cpu_sender": Metric("µs", "lower", "CPU time of all sending processes, per message"),
     "cpu_receiver": Metric("µs", "lower", "CPU time of all receiving processes, per message"),
     "switches": Metric("", "lower", "context switches of all processes, per message"),
     "faults": Metric("", "lower", "page faults of all processes, per message"),
-    "memory": Metric("B", "lower", "memory that all processes have gained, shared pages by share"),
-    "hand_over": Metric(
-        "µs", "lower", "from the wish for memory until the other process has what is in it"
-    ),
-    "idle": Metric("%", "lower", "of a CPU, for an end that waits"),
+    "memory": Metric("B", "lower", "memory that all processes gain, shared pages by share"),
     "import": Metric("ms", "lower", "import of the library, in a fresh interpreter"),
     "open": Metric("ms", "lower", "until both ends are open in processes of their own, with the fork"),
     "first": Metric("ms", "lower", "from there until the first message has arrived"),
@@ -47,7 +48,6 @@ METRICS: dict[str, Metric] = {
     "pair": Metric("ns", "lower", "acquire and release"),
     "pairs": Metric("M/s", "higher", "acquire and release, of two processes together"),
     "takeover": Metric("ms", "lower", "from the SIGKILL of the holder until who waits has it"),
-    "answer": Metric("µs", "lower", "from a wake-up to the answer, both asleep"),
 }  # fmt: skip
 
 

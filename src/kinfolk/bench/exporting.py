@@ -49,14 +49,24 @@ def conditions(document: Document) -> str:
     """How it was measured, and what may be wrong with it, in some sentences."""
     settings = document.settings
     said = [
-        f"{settings.runs} interleaved rounds after {settings.warmup} of warm-up, processes {settings.placement}"
-        f"; others used {document.others:.0%} of the CPUs meanwhile."
+        f"{_rounds(document)} interleaved rounds after {settings.warmup} of warm-up, processes "
+        f"{settings.placement}; others used {document.others:.0%} of the CPUs meanwhile."
     ]
     if document.interrupted:
-        said.append("The run was interrupted: not all of it was measured.")
+        said.append("The run ended early: not all of it was measured.")
     if document.missing:
         said.append(f"Not installed: {', '.join(document.missing)} (pip install kinfolk[peers]).")
     return " ".join(said)
+
+
+def _rounds(document: Document) -> str:
+    """As many as were asked for; or, where time was up, as many as the cases have."""
+    asked = document.settings.runs
+    counts = {len(result.rounds) for result in document.measured()} or {0}
+    fewest, most = min(counts), max(counts)
+    if fewest == asked or document.interrupted:
+        return str(asked)
+    return str(most) if fewest == most else f"{fewest} or {most}"
 
 
 def _as_markdown(table: Table) -> str:

@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True):
     seconds: float
     timeout: float
     placement: str
+    #: seconds after which no turn begins; None: all rounds are whole
+    within: float | None = None
 
 
 class Result(msgspec.Struct):

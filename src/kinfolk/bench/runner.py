@@ -9,11 +9,14 @@ Rules:
    may not be compared with each other without a common yardstick.
 2. A case that fails or hangs in one round is not tried again: its failure is its result.
 3. Whoever interrupts the run keeps what was measured: `Runner.results` is up to date after every turn.
-4. How a case is performed is handed in, and so is the clock: a test has its own.
+4. Where all of it has a limit, no turn begins that would end later, as far as one can tell; the cases then have fewer rounds, and each
+   of them says how many.
+5. How a case is performed is handed in, and so is the clock: a test has its own.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -65,16 +68,25 @@ class Runner:
             self._results[case].tail = tail([sample / 1e3 for sample in samples])
         return [result for result in self._results.values() if result.rounds or result.failure]
 
+    @property
+    def complete(self) -> bool:
+        """Whether each case has a figure, or a reason why it has none."""
+        return all(result.rounds or result.failure for result in self._results.values())
+
     def run(self, *, watch: Callable[[Turn], None] = lambda turn: None) -> None:
         """All rounds; ``watch`` is told before each turn."""
         begun = self._clock()
         turns = list(self._turns())
+        within = math.inf if self._settings.within is None else self._settings.within
         for number, (case, counts) in enumerate(turns):
             result = self._results[case]
             spent = self._clock() - begun
             left = spent / number * (len(turns) - number) if number else None
             if result.failure is not None:
                 continue
+            if spent + (spent / number if number else 0) > within:
+                return
+            left = left if left is None else min(left, within - spent)
             watch(Turn(case.key, number, len(turns), left))
             self._take(result, self._perform(case, result.count or None), counts=counts)
 

@@ -38,6 +38,7 @@ class Session:
         seconds: float,
         timeout: float,
         placement: Placement,
+        within: float | None = None,
         verify_claims: bool = False,
     ) -> None:
         """With ``verify_claims`` the source's claims are put to the test at the end. Raises InvalidValue for a name that is none, NotFound when nothing that was named is installed."""
@@ -50,7 +51,7 @@ class Session:
             raise NotFound(
                 f"{', '.join(missing)} is not installed", remedy="pip install kinfolk[peers]"
             )
-        self._settings = Settings(runs, warmup, seconds, timeout, placement)
+        self._settings = Settings(runs, warmup, seconds, timeout, placement, within)
         self._stages = Stages(seconds=seconds, timeout=timeout, placement=placement)
         cases = dict.fromkeys(
             case for name in suites for case in SUITES[name].cases(self._subjects, wish)
@@ -90,7 +91,7 @@ class Session:
             results=self._runner.results,
             verdicts=self._verdicts,
             missing=self._missing,
-            interrupted=not self._whole,
+            interrupted=not (self._whole and self._runner.complete),
             others=machine.used_by_others(self._clocks, self._runner.cpu),
             seconds=round(time.monotonic() - self._started, 3),
         )

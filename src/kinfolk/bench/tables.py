@@ -55,7 +55,9 @@ def tables(document: Document) -> Iterator[Table]:
         for metric in _metrics(those):
             yield table_of(document, _about(those, metric), metric)
         if tails := [result for result in those if result.tail]:
-            yield _tail_table(tails)
+            yield tail_table(tails)
+        if workload == "stream" and (streams := smallest_streams(those)):
+            yield cost_table(streams)
 
 
 def _about(results: list[Result], metric: str) -> list[Result]:
@@ -166,13 +168,41 @@ def _waiting(document: Document, result: Result) -> str:
     return about.waiting if about else "blocking"
 
 
-def _tail_table(results: list[Result]) -> Table:
+def tail_table(results: list[Result]) -> Table:
     """How bad it can get: of the smallest size, where the tail is the machine's and the mechanism's alone."""
-    size = min(result.case.size for result in results)
+    case = min((result.case for result in results), key=lambda case: case.size)
     levels = ["p50", "p99", "p99.9", "max"]
     rows = [
         Row(result.case.subject, [Cell(number(result.tail.get(level))) for level in levels])
         for result in results
-        if result.case.size == size
+        if result.case.size == case.size
     ]
-    return Table(f"round trip of {format_size(size)}: the tail, µs", levels, rows)
+    of = f" of {format_size(case.size)}" if case.size else f", {case.variant}"
+    return Table(f"{case.workload}{of}: the tail, µs", levels, rows)
+
+
+def smallest_streams(results: Iterable[Result]) -> list[Result]:
+    """Those of the smallest size between two processes, where the cost is that of the call."""
+    two = [r for r in results if r.rounds and (r.case.senders, r.case.receivers) == (1, 1)]
+    size = min((result.case.size for result in two), default=0)
+    return [result for result in two if result.case.size == size]
+
+
+_COSTS = {
+    "cpu_sender": "sender, µs",
+    "cpu_receiver": "receiver, µs",
+    "switches": "context switches",
+    "faults": "page faults",
+    "memory": "memory, B",
+}
+
+
+def cost_table(results: list[Result]) -> Table:
+    """What each message costs, beside time; of streams of one size."""
+    rows = [
+        Row(result.case.subject, [Cell(number(result.figure(metric))) for metric in _COSTS])
+        for result in results
+    ]
+    size = format_size(results[0].case.size)
+    title = f"cost of a message of {size} in a stream: CPU time, …; memory of all of it"
+    return Table(title, list(_COSTS.values()), rows)

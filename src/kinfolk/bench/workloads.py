@@ -7,7 +7,7 @@
     batches    streams with one call for each message, and with one for a hundred, on both sides
     in-place   arrays beside one copy of them; large messages that are built where they are read
     idle       the CPU that an end takes which waits
-    locks      kin's locks beside others, also when their holder is killed; events and conditions
+    locks      our locks beside others, also when their holder is killed; events and conditions
     processes  kin.spawn beside other ways, from small and large parents
 
 A new suite is one line in `SUITES`, and its cases in a file of their own.
@@ -139,7 +139,7 @@ def scale(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
 
 
 def locks(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
-    """kin's locks, and what else locks between processes; what wakes them."""
+    """Our locks, and what else locks between processes; what wakes them."""
     yield from lock_cases.cases()
     yield from waking_cases.cases()
 

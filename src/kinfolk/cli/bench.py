@@ -76,6 +76,13 @@ def _export(name: str, what: str) -> Callable[[Any], Any]:
     help="How long a case sends in a round (default: 0.3).",
 )
 @click.option(
+    "--within",
+    type=float,
+    metavar="SECONDS",
+    callback=parameters.seconds("the last rounds are left out for it"),
+    help="End with fewer rounds rather than later than this (without the claims).",
+)
+@click.option(
     "--timeout",
     type=float,
     default=20.0,

@@ -13,8 +13,8 @@ import sysv_ipc
 
 from kinfolk.bench.claims import copying, sampled
 from kinfolk.bench.claims.claim import Claim, Found
-from kinfolk.bench.forked import together
 from kinfolk.bench.claims.semaphores import posix_semaphores
+from kinfolk.bench.forked import together
 from kinfolk.bench.statistics import middle
 
 #: Bytes handed over.

@@ -7,8 +7,8 @@ import time
 
 import kinfolk as kin
 from kinfolk.bench.claims.claim import Claim, Found
-from kinfolk.bench.forked import together
 from kinfolk.bench.claims.semaphores import posix_semaphores
+from kinfolk.bench.forked import together
 
 _ADDITIONS = 100_000
 

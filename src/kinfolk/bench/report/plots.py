@@ -231,8 +231,11 @@ def curve(results: Sequence[Result]) -> list[tuple[float, float]]:
 
 def bars(results: Sequence[Result], metric: str) -> Plot:
     """A bar for each case, from the best to the worst round."""
+    several = len({result.case.size for result in results}) > 1
     shown = [
-        (_name(r), r.figure(metric) or 0.0, r.values(metric)) for r in results if r.values(metric)
+        (_name(r, several), r.figure(metric) or 0.0, r.values(metric))
+        for r in results
+        if r.values(metric)
     ]
     shown.reverse()  # the first one on top
     trace = {
@@ -255,9 +258,10 @@ def bars(results: Sequence[Result], metric: str) -> Plot:
     return Plot([trace], layout)
 
 
-def _name(result: Result) -> str:
+def _name(result: Result, with_size: bool) -> str:
+    size = f", {format_size(result.case.size)}" if with_size else ""
     variant = f", {result.case.variant}" if result.case.variant else ""
-    return result.case.subject + variant
+    return result.case.subject + size + variant
 
 
 def _y_axis(metric: str) -> dict[str, Any]:

@@ -13,7 +13,17 @@ from kinfolk.bench.report import plots
 from kinfolk.bench.results import Document, Result
 from kinfolk.bench.sizes import Shape, format_size
 from kinfolk.bench.subject import NEEDS
-from kinfolk.bench.tables import Cell, Row, Table, number, table_of, tables
+from kinfolk.bench.tables import (
+    Cell,
+    Row,
+    Table,
+    cost_table,
+    number,
+    smallest_streams,
+    table_of,
+    tables,
+    tail_table,
+)
 
 
 class Section(NamedTuple):
@@ -119,38 +129,19 @@ def _tail(document: Document) -> Iterator[Section]:
         f"<p>Round trips of {format_size(size)}, all rounds together. On the right stands what happens to one message in a "
         "thousand: there the machine's other work shows, as it does in every program.</p>"
     )
-    named = tuple(table for table in tables(document) if "tail" in table.title)
-    yield Section("tail", "The tail", text, plots.tails(document, those), named)
+    yield Section("tail", "The tail", text, plots.tails(document, those), (tail_table(those),))
 
 
 def _cpu(document: Document) -> Iterator[Section]:
-    those = [
-        result
-        for result in document.measured("stream")
-        if (result.case.senders, result.case.receivers) == (1, 1)
-    ]
+    those = smallest_streams(document.measured("stream"))
     if not those:
         return
-    size = min(result.case.size for result in those)
-    those = [result for result in those if result.case.size == size]
     plot = plots.stacked(those, ("cpu_sender", "cpu_receiver"), ("sending side", "receiving side"))
-    rows = [
-        Row(
-            result.case.subject,
-            [
-                Cell(number(result.figure(m)))
-                for m in ("cpu_sender", "cpu_receiver", "switches", "faults", "memory")
-            ],
-        )
-        for result in those
-    ]
-    columns = ["sender, µs", "receiver, µs", "context switches", "page faults", "memory, B"]
-    table = Table(f"cost of a message of {format_size(size)} in a stream", columns, rows)
     text = (
         "<p>CPU time of all threads of both sides for each message, as the kernel accounts it. What spins uses its CPU "
         "whether there are messages or not.</p>"
     )
-    yield Section("cpu", "CPU time of a message", text, plot, (table,))
+    yield Section("cpu", "CPU time of a message", text, plot, (cost_table(those),))
 
 
 def _shapes(document: Document) -> Iterator[Section]:
@@ -204,9 +195,15 @@ def bends(results: list[Result], units: str) -> Iterator[str]:
 
 
 _OTHERS = (
+    ("one core", "round_trip", "Round trips on one core"),
+    ("one by one", "rate", "One call for each message"),
+    ("batches", "rate", "One call for a hundred messages"),
+    ("hand-over", "hand_over", "Messages that are built where they are read"),
+    ("idle", "idle", "What waiting costs"),
     ("locks", "pair", "A lock taken and released, by one process"),
     ("locks", "pairs", "A lock between two processes"),
     ("locks", "takeover", "The next holder, when the holder is killed"),
+    ("waking", "answer", "Waking each other"),
     ("processes", "total", "Starting processes"),
 )
 
@@ -218,7 +215,8 @@ def _others(document: Document) -> Iterator[Section]:
             what = METRICS[metric]
             text = f"<p>{escape(what.meaning)}, {what.unit}. The {what.better} the better.</p>"
             named = tuple(t for t in _tables_of(document, workload) if what.meaning in t.title)
-            yield Section(f"{workload}-{metric}", title, text, plots.bars(those, metric), named)
+            anchor = f"{workload}-{metric}".replace(" ", "-")
+            yield Section(anchor, title, text, plots.bars(those, metric), named)
 
 
 def _claims(document: Document) -> Iterator[Section]:

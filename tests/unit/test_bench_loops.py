@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle
 
 import pytest
 
-from kinfolk.bench import round_trips, streams
+from kinfolk.bench import hand_overs, idling, round_trips, streams
 from kinfolk.bench.accounting import Usage
 from kinfolk.bench.cases import Case, Outcome
-from kinfolk.bench.loops import STOP, answer, ask, send_all, take_counted, take_shared
+from kinfolk.bench.loops import STOP, answer, ask, send_all, send_batches, take_counted, take_shared
 from kinfolk.bench.messages import (
     WrongMessage,
     check_all,
@@ -112,6 +113,30 @@ def test_the_rate_of_a_known_cost():
     assert found.metrics["cpu_receiver"] == pytest.approx(2.0)
     assert found.metrics["switches"] == pytest.approx(0.02)
     assert found.metrics["faults"] == pytest.approx(1.0)
+
+
+def test_what_waiting_takes_is_a_share_of_one_cpu():
+    """3 ms of CPU time in 1.5 s."""
+    sleeper = Usage(1_000_000_000, 2_500_000_000, cpu=3_000_000, switches=9, faults=0, messages=1)
+    found = idling.outcome({"receiver": [sleeper]}, Case("idle", "fake", 48))
+    assert found.metrics == {"idle": pytest.approx(0.2)}
+
+
+def test_a_hand_over_is_what_the_receiver_saw():
+    times = array("Q", [3_000, 5_000, 90_000])
+    taker = Usage(0, 1, cpu=1, switches=0, faults=0, messages=3, samples=times.tobytes())
+    found = hand_overs.outcome({"receiver": [taker]}, Case("hand-over", "fake", 8 << 20))
+    assert (found.metrics, found.count) == ({"hand_over": 5.0}, 3)
+    assert found.samples == times.tobytes()
+
+
+@pytest.mark.parametrize(("count", "calls"), [(250, [100, 100, 50]), (3, [3]), (200, [100, 100])])
+def test_batches_have_as_many_messages_as_were_asked_for_in_turns(count, calls):
+    sent: list[Sequence[bytes]] = []
+    send_batches(sent.append, payloads(0, 48), count)
+    assert [len(batch) for batch in sent] == calls
+    tags = Counter(message[0] for batch in sent for message in batch)
+    check_all([tags], 1, count)
 
 
 @pytest.mark.parametrize("many", [True, False])

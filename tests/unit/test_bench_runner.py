@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kinfolk.bench import performing
@@ -17,7 +18,7 @@ from kinfolk.bench.channel_subjects import address_of
 from kinfolk.bench.performing import Stages
 from kinfolk.bench.placement import order_of
 from kinfolk.bench.results import Settings
-from kinfolk.bench.runner import Runner
+from kinfolk.bench.runner import Runner, Turn
 from kinfolk.bench.sizes import Shape
 from kinfolk.bench.subject import Terms
 from kinfolk.bench.subjects import ALL, version_of
@@ -82,6 +83,39 @@ def test_the_time_that_is_left():
     assert [turn.number for turn in turns] == list(range(12))
     assert turns[0].left is None
     assert [turn.left for turn in turns[1:]] == [2.0 * (12 - number) for number in range(1, 12)]
+
+
+def within(seconds: float, cost: float = 2.0) -> tuple[Runner, list[Turn]]:
+    """A run of 12 turns, each of so many seconds by its clock."""
+    now, turns = [0.0], list[Turn]()
+
+    def perform(case: Case, count: int | None) -> Outcome:
+        now[0] += cost
+        return Outcome({"rate": 1.0}, count=1)
+
+    settings = msgspec.structs.replace(SETTINGS, within=seconds)
+    runner = Runner(CASES, settings, perform, lambda: now[0])
+    runner.run(watch=turns.append)
+    return runner, turns
+
+
+def test_what_has_to_be_over_in_time_has_fewer_rounds():
+    runner, turns = within(15.0)
+    assert len(turns) == 7  # the eighth would end at 16 s
+    assert [len(result.rounds) for result in runner.results] == [1, 1, 2]
+    assert runner.complete
+    assert turns[-1].left == 3.0
+
+
+def test_with_time_enough_nothing_is_left_out():
+    runner, turns = within(24.0)
+    assert (len(turns), runner.complete) == (12, True)
+
+
+def test_a_case_that_had_no_turn_in_time_is_no_secret():
+    runner, _ = within(9.0)  # one round of warm-up, and a case
+    assert [result.case.subject for result in runner.results] == ["b"]
+    assert not runner.complete
 
 
 def test_placement_takes_one_cpu_of_each_core_first(monkeypatch):

@@ -62,7 +62,7 @@ def send_batches(
     send_many: SendMany, messages: Sequence[Any], count: int, batch: int = BATCH
 ) -> None:
     """Send so many, in turns, ``batch`` of them with each call."""
-    full = list(islice(cycle(messages), batch))
+    full = list(islice(cycle(messages), batch))  # a batch is a whole number of turns
     for _ in range(count // batch):
         send_many(full)
     if rest := count % batch:

@@ -6,7 +6,7 @@
 Rules:
 1. A participant opens its end, says so, and then does what it is told, again and again, until the line ends.
 2. One that fails says why in a line and ends. One that dies is noticed by the end of its line.
-3. The stage waits for all at once: the failure of one is heard while another hangs because of it.
+3. The stage waits for all at once: the failure of one is heard while another hangs because of it, and of several the first one counts.
 4. All are reaped when the stage leaves. When all went well they close their ends first, as programs do; else they are killed.
 """
 
@@ -28,6 +28,9 @@ import kinfolk as kin
 from kinfolk.bench.accounting import Usage, resident_bytes
 from kinfolk.bench.cases import Failure
 from kinfolk.bench.placement import Placement, place
+
+#: Milliseconds that the others have, when one has failed, to say that they have, too, and earlier.
+_CAUSE = 1000
 
 #: Seconds that participants have to close their ends.
 _LEAVE = 2.0
@@ -132,28 +135,46 @@ class Cast:
         return sum(gained for _, gained in self._collect(int))
 
     def _collect(self, kind: type[Any]) -> list[tuple[Member, Any]]:
-        """One report of each."""
+        """One report of each. Raises Broken with what went wrong first: the others may have failed because of it."""
         poll = select.poll()
         waiting = {member.reports: member for member in self._members}
         for number in waiting:
             poll.register(number, select.POLLIN)
-        found = []
-        while waiting:
-            for number, _ in poll.poll():
+        found: list[tuple[Member, Any]] = []
+        failures: list[_Failed] = []
+        while waiting and (heard := poll.poll(_CAUSE if failures else None)):
+            for number, _ in heard:
                 poll.unregister(number)
                 member = waiting.pop(number)
-                found.append((member, _heard(member, kind)))
+                report = _heard(member, kind)
+                if isinstance(report, _Failed):
+                    failures.append(report)
+                else:
+                    found.append((member, report))
+        if failures:
+            raise Broken(min(failures, key=lambda failed: failed.moment).failure)
         return found
+
+
+class _Failed(NamedTuple):
+    """A member that has failed."""
+
+    failure: Failure
+    #: when, in ns; 0 for one that died of it, which is the cause of whatever else is reported
+    moment: int
 
 
 def _heard(member: Member, kind: type[Any]) -> Any:
     header = _read(member.reports, _LENGTH.size)
     report = _read(member.reports, _LENGTH.unpack(header)[0]) if header else b""
     if not report:
-        raise Broken(Failure("failed", f"the {member.role} {_how_it_ended(member.pid)}"))
-    failure, content = msgspec.msgpack.decode(report, type=tuple[Failure | None, msgspec.Raw])
+        return _Failed(Failure("failed", f"the {member.role} {_how_it_ended(member.pid)}"), 0)
+    failure, moment, content = msgspec.msgpack.decode(
+        report, type=tuple[Failure | None, int, msgspec.Raw]
+    )
     if failure is not None:
-        raise Broken(msgspec.structs.replace(failure, text=f"{member.role}: {failure.text}"))
+        text = f"{member.role}: {failure.text}"
+        return _Failed(msgspec.structs.replace(failure, text=text), moment)
     return msgspec.msgpack.decode(content, type=kind)
 
 
@@ -196,7 +217,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def _say(line: int, content: object, failure: Failure | None = None) -> None:
-    report = _encoder.encode((failure, content))
+    report = _encoder.encode((failure, time.monotonic_ns(), content))
     _write(line, (_LENGTH.pack(len(report)), report))
 
 

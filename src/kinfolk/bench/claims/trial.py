@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 
 import msgspec
 
@@ -27,6 +28,9 @@ from kinfolk.bench.claims.claim import Claim, Found
 from kinfolk.bench.performing import reported
 from kinfolk.bench.results import Verdict
 
+#: The program; a test has others.
+TRIAL = (sys.executable, "-P", "-m", "kinfolk.bench.claims.trial")
+
 #: Seconds that a claim may say nothing, at least: it measures several things, and speaks at the end.
 CLAIM_PATIENCE = 60.0
 
@@ -44,11 +48,10 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 
-def verdict_of(claim: Claim, timeout: float) -> Verdict:
+def verdict_of(claim: Claim, timeout: float, program: Sequence[str] = TRIAL) -> Verdict:
     """Put one to the test. One that fails, or says nothing for so many seconds, is not measured, and says why."""
     with tempfile.TemporaryDirectory(prefix="kfb") as directory:
-        words = [sys.executable, "-P", "-m", "kinfolk.bench.claims.trial", claim.name]
-        report = reported(words, directory, timeout)
+        report = reported([*program, claim.name], directory, timeout)
     if isinstance(report, Failure):
         return claim.verdict(Found("not measured", report.text, {}))
     return msgspec.json.decode(report, type=Verdict)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,6 +138,64 @@ def test_a_browser_draws_it_without_a_complaint(whole, dark, tmp_path):
     assert int(count[1]) == sum(section.plot is not None for section in sections(full()))
     assert drawn.count('class="main-svg"') >= int(count[1])
     assert ("rgb(232, 232, 238)" in drawn) == dark
+
+
+#: As wide as a small phone; a browser without a screen has no window that narrow, but a frame can be.
+PHONE = 360
+
+# What the page says of itself when it is drawn; the frame around it may not look inside.
+PROBE = """<script>
+addEventListener("load", () => {
+  const page = document.documentElement;
+  const plots = [...document.querySelectorAll(".plot")].map((plot) => plot.scrollWidth);
+  const widths = [page.scrollWidth, ...plots];
+  parent.postMessage(JSON.stringify({ inner: innerWidth, widths, drawn: page.dataset.drawn }), "*");
+});
+</script></body>"""
+FRAME = """<!DOCTYPE html><iframe src="report.html" width="{width}" height="3000" style="border:0"></iframe>
+<script>addEventListener("message", (said) => {{ document.body.dataset.said = said.data; }});</script>"""
+
+
+def in_a_frame(text: str, width: int, tmp_path: Path) -> tuple[dict[str, Any], str]:
+    """What a page says of itself that is so many pixels wide, and its console."""
+    (tmp_path / "report.html").write_text(text.replace("</body>", PROBE), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
+    drawn, said = browse(tmp_path / "frame.html", tmp_path)
+    found = re.search(r'data-said="([^"]*)"', drawn)
+    assert found is not None, drawn
+    return json.loads(html.unescape(found[1])), said
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(whole, tmp_path):
+    page, said = in_a_frame(whole, PHONE, tmp_path)
+    assert said == ""
+    assert page["inner"] == PHONE
+    assert max(page["widths"]) <= PHONE
+    assert int(page["drawn"]) > 0
+
+
+def test_what_is_wider_is_noticed(tmp_path):
+    """The control."""
+    page, _ = in_a_frame("<body><div style='width: 900px'>wide</div></body>", PHONE, tmp_path)
+    assert max(page["widths"]) >= 900
+
+
+def test_on_paper_each_table_is_unfolded(whole, tmp_path):
+    path, paper = tmp_path / "report.html", tmp_path / "report.pdf"
+    # Unfolded for the paper and folded again: what it was like meanwhile is noted between the page's own two.
+    note = """<script>addEventListener("beforeprint", () => {
+      document.body.dataset.unfolded = document.querySelectorAll("details[open]").length;
+    });
+    dispatchEvent(new Event("beforeprint"));
+    dispatchEvent(new Event("afterprint"));
+    document.body.dataset.left = document.querySelectorAll("details[open]").length;
+    </script></body>"""
+    path.write_text(whole.replace("</body>", note), encoding="utf-8")
+    drawn, said = browse(path, tmp_path, f"--print-to-pdf={paper}")
+    assert said == ""
+    assert f'data-unfolded="{whole.count("<details>")}"' in drawn
+    assert 'data-left="0"' in drawn
+    assert paper.read_bytes().startswith(b"%PDF")
 
 
 def test_a_script_that_fails_is_heard(tmp_path):

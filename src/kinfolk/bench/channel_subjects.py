@@ -1,6 +1,6 @@
 """kinfolk's own mechanisms: whatever the registry of mechanisms offers, each by an address that nobody else has.
 
-A mechanism that is new in kinfolk needs a line in `address_of`, and in `_MEETS` if it meets more than most.
+A mechanism that is new in kinfolk needs a line in `address_of`, and in `_MEETS` if it meets more or less than most.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _BATCH = 100
 _NAMED = frozenset({"crash-safe", "unrelated", "c-peers"})
 _MEETS: dict[str, frozenset[str]] = {
     "pipe": frozenset({"crash-safe", "c-peers"}),
+    "ring": frozenset({"crash-safe", "unrelated"}),
     "tcp": _NAMED | {"network"},
 }
 

@@ -31,6 +31,7 @@ NEEDS = (
     Need("crash-safe", frozenset({"crash-safe"})),
     Need("crash-safe, unrelated processes", frozenset({"crash-safe", "unrelated"})),
     Need("C programs take part", frozenset({"c-peers"})),
+    Need("another machine, later", frozenset({"network"})),
     Need("a CPU may be burnt (spinning)", frozenset(), "spinning"),
 )
 

@@ -15,6 +15,7 @@ from kinfolk.bench.exporting import to_csv, to_markdown
 from kinfolk.bench.results import Result
 from kinfolk.bench.tables import number, tables
 from kinfolk.bench.text import lines
+from tests.unit import bench_schema
 from tests.unit.bench_documents import document, full, stream, trip
 
 
@@ -26,6 +27,20 @@ def test_a_field_that_is_new_is_passed_over():
     data = json.loads(results.encode(full()))
     data["colour"] = data["machine"]["colour"] = "red"
     assert results.decode(json.dumps(data).encode(), "x") == full()
+
+
+def test_the_schema_in_the_documentation_is_that_of_the_file():
+    """One that differs is a new one: raise VERSION if a field goes or changes its meaning, then `python -m tests.unit.bench_schema`."""
+    assert json.loads(bench_schema.PATH.read_text()) == bench_schema.schema()
+
+
+def test_the_schema_names_version_and_every_field():
+    described = json.loads(bench_schema.PATH.read_text())["$defs"]
+    assert described["Document"]["properties"]["version"]["const"] == results.VERSION
+    written = json.loads(results.encode(full()))
+    assert set(written) == set(described["Document"]["properties"])
+    assert set(written["results"][0]) == set(described["Result"]["properties"])
+    assert set(written["results"][0]["case"]) == set(described["Case"]["properties"])
 
 
 def test_another_version_is_refused_with_a_sentence():

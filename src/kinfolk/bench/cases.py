@@ -45,6 +45,7 @@ METRICS: dict[str, Metric] = {
     "first": Metric("ms", "lower", "from there until the first message has arrived"),
     "total": Metric("ms", "lower", "from the call until the end of the process is known"),
     "start": Metric("ms", "lower", "until the call returns"),
+    "call": Metric("ns", "lower", "one call, by one process"),
     "pair": Metric("ns", "lower", "acquire and release"),
     "pairs": Metric("M/s", "higher", "acquire and release, of two processes together"),
     "takeover": Metric("ms", "lower", "from the SIGKILL of the holder until who waits has it"),

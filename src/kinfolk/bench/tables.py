@@ -103,6 +103,7 @@ def _metrics(results: Iterable[Result]) -> list[str]:
         "start-up": ["import", "open", "first"],
         "processes": ["start", "total"],
         "locks": ["pair", "pairs", "takeover"],
+        "waking": ["answer", "call"],
     }
     return several.get(first.case.workload, [first.main])
 

@@ -2,6 +2,8 @@
 
 first    tell ────────────> hear      Event: `set`; `wait` and `clear`
 second   hear <──────────── tell      Condition: `notify`; `wait_for` whose turn it is
+
+And what their calls cost one process, when nobody is there to be woken.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any, NamedTuple
 import kinfolk as kin
 from kinfolk.bench.cases import Case, Order, Outcome
 from kinfolk.bench.forked import together
+from kinfolk.bench.placement import place
 from kinfolk.bench.results import About
 
 #: Answers that are waited for before the clock is looked at.
@@ -63,6 +66,43 @@ _PAIRS: dict[str, Callable[[], Pair]] = {
     "multiprocessing.Condition": lambda: _by_condition(multiprocessing.Condition()),
 }
 
+
+def _notification(condition: Any) -> Callable[[], object]:
+    def call() -> None:
+        with condition:
+            condition.notify()
+
+    return call
+
+
+def _is_set(event: Any) -> Callable[[], object]:
+    is_set: Callable[[], object] = event.is_set
+    return is_set
+
+
+def _set(event: Any) -> Callable[[], object]:
+    set_again: Callable[[], object] = event.set
+    return set_again
+
+
+_ASKED, _TOLD, _NOTIFIED = "is_set", "set, nobody waits", "notify nobody"
+
+#: Calls of one process, by the variant, and by the subject.
+_CALLS: dict[str, dict[str, Callable[[], Callable[[], object]]]] = {
+    _ASKED: {
+        "kin.Event": lambda: _is_set(kin.Event()),
+        "multiprocessing.Event": lambda: _is_set(multiprocessing.Event()),
+    },
+    _TOLD: {
+        "kin.Event": lambda: _set(kin.Event()),
+        "multiprocessing.Event": lambda: _set(multiprocessing.Event()),
+    },
+    _NOTIFIED: {
+        "kin.Condition": lambda: _notification(kin.Condition()),
+        "multiprocessing.Condition": lambda: _notification(multiprocessing.Condition()),
+    },
+}
+
 _EVENTS, _CONDITION = "set; wait and clear", "notify; wait_for"
 
 ABOUT = (
@@ -72,16 +112,57 @@ ABOUT = (
     About("multiprocessing.Condition", "peer", "blocking", _CONDITION),
 )
 
+#: The variant of two processes.
+TO_AND_FRO = "to and fro"
+
 
 def cases() -> Iterator[Case]:
     """All of them."""
     for name in _PAIRS:
-        yield Case("waking", name)
+        yield Case("waking", name, variant=TO_AND_FRO)
+    for variant, calls in _CALLS.items():
+        for name in calls:
+            yield Case("waking", name, variant=variant)
 
 
 def perform(order: Order) -> Outcome:
-    """To and fro, so often or for so long; the answering side is told by a word that it is over."""
-    pair, over = _PAIRS[order.case.subject](), mmap.mmap(-1, mmap.PAGESIZE)
+    """Measure one."""
+    case = order.case
+    if case.variant == TO_AND_FRO:
+        return _to_and_fro(_PAIRS[case.subject](), order)
+    return _called(_CALLS[case.variant][case.subject](), order)
+
+
+def _called(call: Callable[[], object], order: Order) -> Outcome:
+    """So often, or for so long; the turns of the loop alone are taken off."""
+    place(0, order.placement)
+    count = order.count or _fitting(call, order.seconds)
+    cost = _turns(call, count) - min(_turns(None, count) for _ in range(3))
+    return Outcome({"call": cost / count}, count)
+
+
+def _turns(call: Callable[[], object] | None, count: int) -> int:
+    """Nanoseconds of so many."""
+    begun = time.perf_counter_ns()
+    if call is None:
+        for _ in range(count):
+            pass
+    else:
+        for _ in range(count):
+            call()
+    return time.perf_counter_ns() - begun
+
+
+def _fitting(call: Callable[[], object], seconds: float) -> int:
+    count = 1000
+    while (took := min(_turns(call, count), _turns(call, count))) < seconds * 1e8:
+        count *= 4
+    return max(1, int(count * seconds * 1e9 / took))
+
+
+def _to_and_fro(pair: Pair, order: Order) -> Outcome:
+    """So often, or for so long; the answering side is told by a word that it is over."""
+    over = mmap.mmap(-1, mmap.PAGESIZE)
 
     def ask() -> list[int]:
         pair.tell(0)  # the first answer is there when the other process is

@@ -204,6 +204,7 @@ _OTHERS = (
     ("locks", "pairs", "A lock between two processes"),
     ("locks", "takeover", "The next holder, when the holder is killed"),
     ("waking", "answer", "Waking each other"),
+    ("waking", "call", "Events and conditions with nobody to be woken"),
     ("processes", "total", "Starting processes"),
 )
 

@@ -3,8 +3,8 @@
     kin bench --peers --export-json RESULTS.json --suite data --suite locks …
     python benchmarks/targets.py RESULTS.json
 
-A target is a ratio within the run, or a figure. Ends with 0 if all that the run has measured are met, with 1 if one is missed, and
-with 2 if there is nothing to hold them against.
+A target is a ratio within the run, or a figure. Ends with 0 if all that the run has measured are
+met, with 1 if one is missed, and with 2 if there is nothing to hold them against.
 """
 
 from __future__ import annotations

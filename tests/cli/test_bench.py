@@ -141,7 +141,8 @@ def children_of(pid: int) -> list[int]:
 def test_ctrl_c_keeps_what_was_measured(number, kin: Kin, tmp_path):
     kept = tmp_path / "kept.json"
     running = kin.start(
-        "bench", "os.pipe", "--runs", 500, "--warmup", 0, "--time", 0.002, "--sizes", 48, "--export-json", kept,
+        "bench", "os.pipe", "--runs", 500, "--warmup", 0, "--time", 0.002, "--sizes", 48,
+        "--export-json", kept,
     )  # fmt: skip
     seen: set[int] = set()
 
@@ -167,6 +168,9 @@ def test_ctrl_c_keeps_what_was_measured(number, kin: Kin, tmp_path):
 
 
 def test_other_commands_do_not_load_the_bench(kin: Kin):
-    look = "import sys, kinfolk.cli.main as m; m.run(['--version']); print('kinfolk.bench' in sys.modules)"
+    look = (
+        "import sys, kinfolk.cli.main as m; m.run(['--version']); "
+        "print('kinfolk.bench' in sys.modules)"
+    )
     ended = kin.start(command=(sys.executable, "-c", look)).end()
     assert ended.out.decode().splitlines()[-1] == "False"

@@ -9,8 +9,8 @@ from kinfolk.bench.machine import Machine
 from kinfolk.bench.results import About, Document, Result, Settings, Verdict
 
 MACHINE = Machine(
-    cpu="Abacus 3000", cpus=2, cores=2, memory_bytes=8 << 30, kernel="6.18.1", architecture="x86_64",
-    libc="glibc 2.36", python="3.11.7", kinfolk="0.1.0",
+    cpu="Abacus 3000", cpus=2, cores=2, memory_bytes=8 << 30, kernel="6.18.1",
+    architecture="x86_64", libc="glibc 2.36", python="3.11.7", kinfolk="0.1.0",
 )  # fmt: skip
 SETTINGS = Settings(runs=3, warmup=1, seconds=0.1, timeout=20, placement="apart")
 

@@ -1,4 +1,6 @@
-"""The JSON Schema of the results of `kin bench`, as docs/reference has it; ``python -m tests.unit.bench_schema`` writes it."""
+"""The JSON Schema of the results of `kin bench`, as docs/reference has it; ``python -m
+tests.unit.bench_schema`` writes it.
+"""
 
 from __future__ import annotations
 

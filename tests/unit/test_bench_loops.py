@@ -1,4 +1,6 @@
-"""The loops and the rounds against a fake clock and a fake mechanism whose cost is known: what is said of it must be that cost."""
+"""The loops and the rounds against a fake clock and a fake mechanism whose cost is known: what is
+said of it must be that cost.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def test_each_round_trip_is_what_it_cost():
 
 
 def test_median_and_tail_of_a_known_cost():
-    """One message in a hundred takes 40 times as long: the median and p95 must not see it, p99.9 and max must."""
+    """One message in a hundred takes 40 times as long: the median and p95 must not see it, p99.9
+    and max must.
+    """
     clock = FakeClock()
     channel = FakeMechanism(clock, [10_000] * 99 + [400_000])
     settings = Settings(runs=3, warmup=1, seconds=0.1, timeout=1, placement="free")
@@ -98,7 +102,9 @@ def test_median_and_tail_of_a_known_cost():
 
 
 def test_the_rate_of_a_known_cost():
-    """Two senders of 500 each, the last message taken 10 ms after the first sender began: 100,000 a second."""
+    """Two senders of 500 each, the last message taken 10 ms after the first sender began: 100,000 a
+    second.
+    """
     case = Case("stream", "fake", 48, senders=2)
     senders = [
         Usage(begin, begin + 1_000_000, cpu=500_000, switches=5, faults=0, messages=500)

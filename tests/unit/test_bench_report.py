@@ -1,4 +1,6 @@
-"""The page: whole in one file, harmless whatever a peer said, and drawn by a real browser without a complaint."""
+"""The page: whole in one file, harmless whatever a peer said, and drawn by a real browser without a
+complaint.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 
 #: Without background networking: a browser that asks the world for updates is no part of this.
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-quic", "--disable-dev-shm-usage",
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-quic", "--disable-dev-shm-usage",
     "--enable-logging=stderr", "--virtual-time-budget=20000",
 )  # fmt: skip
 
@@ -114,7 +117,8 @@ def browse(path: Path, tmp_path: Path, *flags: str) -> tuple[str, str]:
     if BROWSER is None:
         pytest.skip("no chromium here (Debian: apt-get install chromium)")
     done = subprocess.run(
-        [BROWSER, *FLAGS, f"--user-data-dir={tmp_path}/profile", *flags, "--dump-dom", path.as_uri()],
+        [BROWSER, *FLAGS, f"--user-data-dir={tmp_path}/profile", *flags, "--dump-dom",
+         path.as_uri()],
         capture_output=True, text=True, timeout=100, check=True,
         env={**os.environ, "HOME": str(tmp_path)},
     )  # fmt: skip
@@ -125,7 +129,8 @@ def browse(path: Path, tmp_path: Path, *flags: str) -> tuple[str, str]:
 def test_a_browser_draws_it_without_a_complaint(whole, dark, tmp_path):
     path = tmp_path / "report.html"
     path.write_text(whole, encoding="utf-8")
-    # Its two schemes are told apart by what the plots' text is drawn with: the page's own colour of ink.
+    # Its two schemes are told apart by what the plots' text is drawn with: the page's own colour of
+    # ink.
     flags = (
         ["--blink-settings=preferredColorScheme=0"]
         if dark
@@ -140,7 +145,8 @@ def test_a_browser_draws_it_without_a_complaint(whole, dark, tmp_path):
     assert ("rgb(232, 232, 238)" in drawn) == dark
 
 
-#: As wide as a small phone; a browser without a screen has no window that narrow, but a frame can be.
+#: As wide as a small phone; a browser without a screen has no window that narrow, but a frame can
+#: be.
 PHONE = 360
 
 # What the page says of itself when it is drawn; the frame around it may not look inside.
@@ -152,8 +158,11 @@ addEventListener("load", () => {
   parent.postMessage(JSON.stringify({ inner: innerWidth, widths, drawn: page.dataset.drawn }), "*");
 });
 </script></body>"""
-FRAME = """<!DOCTYPE html><iframe src="report.html" width="{width}" height="3000" style="border:0"></iframe>
-<script>addEventListener("message", (said) => {{ document.body.dataset.said = said.data; }});</script>"""
+FRAME = """<!DOCTYPE html>
+<iframe src="report.html" width="{width}" height="3000" style="border: 0"></iframe>
+<script>
+addEventListener("message", (said) => {{ document.body.dataset.said = said.data; }});
+</script>"""
 
 
 def in_a_frame(text: str, width: int, tmp_path: Path) -> tuple[dict[str, Any], str]:
@@ -182,7 +191,8 @@ def test_what_is_wider_is_noticed(tmp_path):
 
 def test_on_paper_each_table_is_unfolded(whole, tmp_path):
     path, paper = tmp_path / "report.html", tmp_path / "report.pdf"
-    # Unfolded for the paper and folded again: what it was like meanwhile is noted between the page's own two.
+    # Unfolded for the paper and folded again: what it was like meanwhile is noted between the
+    # page's own two.
     note = """<script>addEventListener("beforeprint", () => {
       document.body.dataset.unfolded = document.querySelectorAll("details[open]").length;
     });

@@ -30,7 +30,9 @@ def test_a_field_that_is_new_is_passed_over():
 
 
 def test_the_schema_in_the_documentation_is_that_of_the_file():
-    """One that differs is a new one: raise VERSION if a field goes or changes its meaning, then `python -m tests.unit.bench_schema`."""
+    """One that differs is a new one: raise VERSION if a field goes or changes its meaning, then
+    `python -m tests.unit.bench_schema`.
+    """
     assert json.loads(bench_schema.PATH.read_text()) == bench_schema.schema()
 
 
@@ -74,8 +76,8 @@ def test_every_round_is_kept_and_the_median_is_the_figure():
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(None, "–"), (0, "0"), (0.00123, "0.0012"), (1.2345, "1.23"), (999, "999"), (156_789, "157,000"),
-     (1_234_567, "1,230,000")],
+    [(None, "–"), (0, "0"), (0.00123, "0.0012"), (1.2345, "1.23"), (999, "999"),
+     (156_789, "157,000"), (1_234_567, "1,230,000")],
 )  # fmt: skip
 def test_numbers_have_three_digits_that_count(value, shown):
     assert number(value) == shown

@@ -1,4 +1,6 @@
-"""Rounds: their order, what is kept when one fails, when somebody interrupts, how long it still takes; and the stages themselves."""
+"""Rounds: their order, what is kept when one fails, when somebody interrupts, how long it still
+takes; and the stages themselves.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -127,7 +130,8 @@ def test_placement_takes_one_cpu_of_each_core_first(monkeypatch):
 
 
 def perform(case: Case, **options: object) -> Outcome:
-    with Stages(**{"seconds": 0.002, "timeout": 30, "placement": "free", **options}) as stages:  # type: ignore[arg-type]
+    usual: dict[str, Any] = {"seconds": 0.002, "timeout": 30, "placement": "free"}
+    with Stages(**usual | options) as stages:
         return stages.perform(case, None)
 
 
@@ -181,11 +185,12 @@ def test_what_a_subject_cannot_do_is_said(case, why):
 
 
 def test_one_that_hangs_is_cut_off_with_all_that_it_has_started(tmp_path):
-    """And the report says where it slept. The program stands for a peer whose receiver was killed."""
+    """And the report says where it slept. The program stands for a peer whose receiver is dead."""
     note = tmp_path / "pid"
     program = [
         sys.executable, "-c",
-        f"import os, signal; pid = os.fork(); pid or open({str(note)!r}, 'w').write(str(os.getpid())); signal.pause()",
+        f"import os, signal; pid = os.fork(); pid or open({str(note)!r}, "
+        "'w').write(str(os.getpid())); signal.pause()",
     ]  # fmt: skip
     outcome = perform(Case("stream", "os.pipe", 48), program=program, timeout=0.5)
     assert outcome.failure is not None

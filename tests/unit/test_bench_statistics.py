@@ -1,4 +1,6 @@
-"""What is said of samples: nearest rank, no guess beyond them; ratios with intervals; bends of curves; sizes and shapes."""
+"""What is said of samples: nearest rank, no guess beyond them; ratios with intervals; bends of
+curves; sizes and shapes.
+"""
 
 from __future__ import annotations
 

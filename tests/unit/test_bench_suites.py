@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,8 @@ from tests.unit.keepers import _the_keeper_ends as _the_keeper_ends
 
 
 def perform(case: Case, **options: object) -> Outcome:
-    with Stages(**{"seconds": 0.002, "timeout": 30, "placement": "free", **options}) as stages:  # type: ignore[arg-type]
+    usual: dict[str, Any] = {"seconds": 0.002, "timeout": 30, "placement": "free"}
+    with Stages(**usual | options) as stages:
         return stages.perform(case, None)
 
 
@@ -213,7 +215,8 @@ CERTAIN = {
 }
 
 
-# The program of a claim, with little of everything: what is looked at here is not how fast something is.
+# The program of a claim, with little of everything: what is looked at here is not how fast
+# something is.
 LITTLE = """
 import sys
 from kinfolk.bench.claims import copies, copying, datagrams, forking, sampled, sockets, trial

@@ -1,4 +1,6 @@
-"""What a process has used between two moments: time, CPU of all its threads, context switches, page faults, memory."""
+"""What a process has used between two moments: time, CPU of all its threads, context switches, page
+faults, memory.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ class Usage(msgspec.Struct):
 
 
 class Meter:
-    """Started before the loop and stopped after it; costs some microseconds, outside of the loop."""
+    """Started before the loop, stopped after it; costs some microseconds, outside of the loop."""
 
     def __init__(self) -> None:
         usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -50,7 +52,9 @@ class Meter:
 
 
 def resident_bytes() -> int:
-    """Memory of this process, each page shared with others counted by its share; 0 where the kernel does not say."""
+    """Memory of this process, each page shared with others counted by its share; 0 where the kernel
+    does not say.
+    """
     try:
         with open("/proc/self/smaps_rollup", encoding="ascii") as file:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))

@@ -2,7 +2,7 @@
 
 cost of each
 │ ·                  ·
-│   ·              ·        the first point from which on every one is above 1.5 times the cheapest before it
+│   ·              ·        from this point on every one is above 1.5 times the cheapest before it
 │     ·  ·  ·  ─ ·
 └──────────────── units
 """
@@ -16,7 +16,9 @@ BEND = 1.5
 
 
 def bend(points: Sequence[tuple[float, float]]) -> float | None:
-    """The number of units at which it bends, of points (units, cost of each) in order; None where it does not."""
+    """The number of units at which it bends, of points (units, cost of each) in order; None where
+    it does not.
+    """
     for place in range(1, len(points)):
         cheapest = min(cost for _, cost in points[:place])
         if all(cost > BEND * cheapest for _, cost in points[place:]):

@@ -1,4 +1,5 @@
-"""One thing to be measured once: which subject, in which workload, of which size and shape; and what came of it.
+"""One thing to be measured once: which subject, in which workload, of which size and shape; and
+what came of it.
 
     runner ── Order ──> stage (a fresh process) ── Outcome ──> runner
 
@@ -24,7 +25,8 @@ class Metric(NamedTuple):
     meaning: str
 
 
-#: Every figure that there can be, by its key in the results. New ones may come; none changes its meaning.
+#: Every figure that there can be, by its key in the results. New ones may come; none changes its
+#: meaning.
 METRICS: dict[str, Metric] = {
     "each": Metric("µs", "lower", "for each, as there are more"),
     "round_trip": Metric("µs", "lower", "until the answer to a message is there, median"),
@@ -41,7 +43,7 @@ METRICS: dict[str, Metric] = {
     "faults": Metric("", "lower", "page faults of all processes, per message"),
     "memory": Metric("B", "lower", "memory that all processes gain, shared pages by share"),
     "import": Metric("ms", "lower", "import of the library, in a fresh interpreter"),
-    "open": Metric("ms", "lower", "until both ends are open in processes of their own, with the fork"),
+    "open": Metric("ms", "lower", "until both ends are open, in processes of their own"),
     "first": Metric("ms", "lower", "from there until the first message has arrived"),
     "total": Metric("ms", "lower", "from the call until the end of the process is known"),
     "start": Metric("ms", "lower", "until the call returns"),

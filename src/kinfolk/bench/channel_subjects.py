@@ -1,6 +1,8 @@
-"""kinfolk's own mechanisms: whatever the registry of mechanisms offers, each by an address that nobody else has.
+"""kinfolk's own mechanisms: whatever the registry of mechanisms offers, each by an address that
+nobody else has.
 
-A mechanism that is new in kinfolk needs a line in `address_of`, and in `_MEETS` if it meets more or less than most.
+A mechanism that is new in kinfolk needs a line in `address_of`, and in `_MEETS` if it meets more or
+less than most.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ class _Ends:
             sender.send if self._objects else sender.send_bytes,
             sender.close,
             sender.send_many,
-            # Not every mechanism has memory in which both sides look: `Subject.in_place` says which.
+            # Not every mechanism has memory in which both sides look: `Subject.in_place` says
+            # which.
             getattr(sender, "reserve", None),
         )
 
@@ -94,7 +97,9 @@ class _Ends:
 
 
 class _Inherited(Wiring):
-    """An anonymous channel: both ends are made before the fork, and each process drops what is not its own."""
+    """An anonymous channel: both ends are made before the fork, and each process drops what is not
+    its own.
+    """
 
     def __init__(self, address: str, objects: bool) -> None:
         self._receiver, self._sender = kin.channel(address)
@@ -114,7 +119,9 @@ class _Inherited(Wiring):
 
 
 class _Named(Wiring):
-    """A channel with an address; senders wait for a receiver to have made it, and the last peer removes it."""
+    """A channel with an address; senders wait for a receiver to have made it, and the last peer
+    removes it.
+    """
 
     def __init__(self, address: str, objects: bool) -> None:
         self._address = address

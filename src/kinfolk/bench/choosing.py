@@ -1,7 +1,9 @@
-"""Which mechanism to choose, computed from what was measured: for a message size, a number of ends, and what one needs.
+"""Which mechanism to choose, computed from what was measured: for a message size, a number of ends,
+and what one needs.
 
 Rules:
-1. The best is the best of this run, on this machine. What lies within a tenth of it is named beside it: another day it may win.
+1. The best is the best of this run, on this machine. What lies within a tenth of it is named beside
+   it: another day it may win.
 2. An end that spins is no answer to who did not ask for one: it has a line of its own.
 3. What a mechanism meets is a fact of its own (`kinfolk.bench.subject.NEEDS`), not of the run.
 """

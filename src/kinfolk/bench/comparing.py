@@ -1,13 +1,16 @@
 """An old run and a new one: what has become slower, by ratio.
 
-    ratio = (new / yardstick of the new run) / (old / yardstick of the old run)        > 1 is worse, always
+    ratio = (new / yardstick of the new run) / (old / yardstick of the old run)   > 1 is worse
 
 Rules:
-1. Where both runs have measured a yardstick in the same workload, each figure is first divided by the yardstick's of its own run: a machine that
-   was busy, or is another one, slows down both. ``absolute`` leaves that out.
-2. A regression is more than the threshold, and more than chance: the interval of the ratio does not contain 1. With a single round nobody
-   can tell chance from change, and the threshold alone decides.
-3. What the new run has not measured, or could not any more, is said; what could be measured before and now fails is a regression.
+1. Where both runs have measured a yardstick in the same workload, each figure is first divided by
+   the yardstick's of its own run: a machine that was busy, or is another one, slows down both.
+   ``absolute`` leaves that out.
+2. A regression is more than the threshold, and more than chance: the interval of the ratio does not
+   contain 1. With a single round nobody can tell chance from change, and the threshold alone
+   decides.
+3. What the new run has not measured, or could not any more, is said; what could be measured before
+   and now fails is a regression.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Results for other programs and other people: CSV, a line for each round and figure; Markdown, as the project's own tables."""
+"""Results for other programs and other people: CSV, a line for each round and figure; Markdown, as
+the project's own tables.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ _CASE = ("workload", "subject", "size", "senders", "receivers", "grows", "varian
 
 
 def to_csv(document: Document) -> str:
-    """One line for each figure of each round; ``round`` is ``tail`` for what is said of all samples together."""
+    """One line for each figure of each round; ``round`` is ``tail`` for what is said of all samples
+    together.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*_CASE, "round", "count", "metric", "unit", "value", "failure"])

@@ -1,4 +1,5 @@
-"""Cost as work grows: open channels, and the size of segments; what messages and ends cost is measured as a stream (`kinfolk.bench.stage`).
+"""Cost as work grows: open channels, and the size of segments; what messages and ends cost is
+measured as a stream (`kinfolk.bench.stage`).
 
 messages   10³ … 10⁷ in one stream             µs for each message
 ends       1 … 64 sending processes            µs for each message, of all together

@@ -1,12 +1,14 @@
-"""Hand-overs: a message that is built where it is read, of which nothing but the handing over takes time.
+"""Hand-overs: a message that is built where it is read, of which nothing but the handing over takes
+time.
 
 sender                                      receiver
 reserve ── stamp it ── commit ────────────> take ── look at the stamp ── drop it
 look at the word <────────────────────────── number of those that were dropped
 
-The stamp is the time before the memory was asked for, so what is measured is everything between the wish for memory
-and a receiver that has the message: getting memory, committing, waking, taking. The sender goes on when the receiver has
-dropped the last one, which it learns by looking at a word: that is its own waiting, and no part of the time.
+The stamp is the time before the memory was asked for, so what is measured is everything between the
+wish for memory and a receiver that has the message: getting memory, committing, waking, taking. The
+sender goes on when the receiver has dropped the last one, which it learns by looking at a word:
+that is its own waiting, and no part of the time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Idling: what an end costs that waits for a message while none comes.
 
-The receiver waits; the sender sleeps, and then sends the one message that ends it. ``play(count)`` is a wait of so many
-milliseconds here, and the CPU time is that of all threads of the receiving process.
+The receiver waits; the sender sleeps, and then sends the one message that ends it. ``play(count)``
+is a wait of so many milliseconds here, and the CPU time is that of all threads of the receiving
+process.
 """
 
 from __future__ import annotations

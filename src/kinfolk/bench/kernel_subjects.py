@@ -1,8 +1,10 @@
-"""The kernel's own, by the standard library (and posix_ipc, sysv_ipc): what everything else is built on, and compared with.
+"""The kernel's own, by the standard library (and posix_ipc, sysv_ipc): what everything else is
+built on, and compared with.
 
 Rules:
-1. They frame messages as little as can be: a pipe and a stream socket carry messages of one size, known beforehand, so no
-   length is written. That is less work than any library can do, and is meant so: a floor, not a rival.
+1. They frame messages as little as can be: a pipe and a stream socket carry messages of one size,
+   known beforehand, so no length is written. That is less work than any library can do, and is
+   meant so: a floor, not a rival.
 2. Buffers are as the kernel gives them, for that is what a program gets that does not ask.
 """
 
@@ -200,7 +202,8 @@ SUBJECTS = (
     ),
     Subject(
         "posix_ipc mq", "kernel", _PosixQueue, "send and receive, with the kernel's default depth",
-        module="posix_ipc", largest=_queue_limit("/proc/sys/fs/mqueue/msgsize_max"), meets=_POSSIBLE,
+        module="posix_ipc", meets=_POSSIBLE,
+        largest=_queue_limit("/proc/sys/fs/mqueue/msgsize_max"),
     ),
     Subject(
         "sysv_ipc mq", "kernel", _SysvQueue, "send and receive", module="sysv_ipc",

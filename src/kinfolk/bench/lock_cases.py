@@ -2,7 +2,7 @@
 
 acquire, release   `lock.acquire(); lock.release()` by one process alone
 with               `with lock: pass`, which is how locks are written
-two processes      both do nothing but acquire and release, each on a CPU of its own where there are two
+two processes      both do nothing but acquire and release, each on a CPU of its own, if it can
 next holder        from the SIGKILL of the holder until one that sleeps in acquire has it
 """
 

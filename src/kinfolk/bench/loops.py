@@ -1,8 +1,10 @@
 """The loops whose time is taken: as few steps as can be between two calls of what is measured.
 
 Rules:
-1. A loop knows nothing of processes: it gets calls, messages and a clock, and a test gives it such as it knows.
-2. Every call that is made in each turn is a local name; whatever else is done in a turn, is done for all subjects alike.
+1. A loop knows nothing of processes: it gets calls, messages and a clock, and a test gives it such
+   as it knows.
+2. Every call that is made in each turn is a local name; whatever else is done in a turn, is done
+   for all subjects alike.
 3. What arrives is compared within the loop: who does not read what it gets, measures nothing.
 """
 
@@ -103,9 +105,11 @@ def take_shared(
     enough: Callable[[int], bool],
     clock: Clock = CLOCK,
 ) -> tuple[Counter[int], int]:
-    """Take what comes, beside other receivers, until ``enough`` says so of how many were taken; and when the last one came.
+    """Take what comes, beside other receivers, until ``enough`` says so of how many were taken; and
+    when the last one came.
 
-    ``enough`` is asked when an empty-handed message (of tag 255) comes, which is not counted: see `kinfolk.bench.streams`.
+    ``enough`` is asked when an empty-handed message (of tag 255) comes, which is not counted: see
+    `kinfolk.bench.streams`.
     """
     tags = array("Q", bytes(8 * 256))
     size = len(next(iter(wanted.values())))

@@ -1,4 +1,6 @@
-"""On what it was measured: the figures of two machines, or of two moods of one, have little to do with each other."""
+"""On what it was measured: the figures of two machines, or of two moods of one, have little to do
+with each other.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,9 @@ def _read(path: str) -> str:
 
 
 class Clocks(NamedTuple):
-    """CPU seconds of this process and its children that ended, those of the whole machine, and the time."""
+    """CPU seconds of this process and its children that ended, those of the whole machine, and the
+    time.
+    """
 
     own: float
     busy: float
@@ -123,7 +127,9 @@ class Clocks(NamedTuple):
 
 
 def used_by_others(since: Clocks, own_children: float = 0.0) -> float:
-    """The share of all CPUs that others used since then; ``own_children`` are CPU seconds of ours that `Clocks` did not see."""
+    """The share of all CPUs that others used since then; ``own_children`` are CPU seconds of ours
+    that `Clocks` did not see.
+    """
     now = Clocks.now()
     elapsed = (now.elapsed - since.elapsed) * (os.cpu_count() or 1)
     used = (now.busy - since.busy) - (now.own - since.own) - own_children

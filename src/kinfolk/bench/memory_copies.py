@@ -1,6 +1,8 @@
-"""One copy of an array in memory: what no channel that copies can beat, and the yardstick of those that copy once.
+"""One copy of an array in memory: what no channel that copies can beat, and the yardstick of those
+that copy once.
 
-The source are the arrays of the streams, the destination shared memory whose pages are there already.
+The source are the arrays of the streams, the destination shared memory whose pages are there
+already.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@
     tag         4 x (number of the sender) + (number of the message mod 4)
 
 Rules:
-1. Every byte that arrives is compared with what was sent, by memcmp(3): the cheapest way to have read all of it.
+1. Every byte that arrives is compared with what was sent, by memcmp(3): the cheapest way to have
+   read all of it.
 2. Four messages take turns, so that what was left in a buffer by the one before is no message.
-3. How many of each tag arrived is compared in the end with how many were sent: none is lost, none comes twice.
+3. How many of each tag arrived is compared in the end with how many were sent: none is lost, none
+   comes twice.
 """
 
 from __future__ import annotations

@@ -4,10 +4,13 @@
           <── Usage ───────────
 
 Rules:
-1. A participant opens its end, says so, and then does what it is told, again and again, until the line ends.
+1. A participant opens its end, says so, and then does what it is told, again and again, until the
+   line ends.
 2. One that fails says why in a line and ends. One that dies is noticed by the end of its line.
-3. The stage waits for all at once: the failure of one is heard while another hangs because of it, and of several the first one counts.
-4. All are reaped when the stage leaves. When all went well they close their ends first, as programs do; else they are killed.
+3. The stage waits for all at once: the failure of one is heard while another hangs because of it,
+   and of several the first one counts.
+4. All are reaped when the stage leaves. When all went well they close their ends first, as programs
+   do; else they are killed.
 """
 
 from __future__ import annotations
@@ -135,7 +138,9 @@ class Cast:
         return sum(gained for _, gained in self._collect(int))
 
     def _collect(self, kind: type[Any]) -> list[tuple[Member, Any]]:
-        """One report of each. Raises Broken with what went wrong first: the others may have failed because of it."""
+        """One report of each. Raises Broken with what went wrong first: the others may have failed
+        because of it.
+        """
         poll = select.poll()
         waiting = {member.reports: member for member in self._members}
         for number in waiting:

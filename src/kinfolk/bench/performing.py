@@ -1,10 +1,11 @@
 """One turn of a case: a fresh process, what it reports, and what becomes of one that does not.
 
 Rules:
-1. A stage leads a session of its own: Ctrl-C on the terminal is for `kin bench` alone, and a kill of its process group reaches its
-   participants. What even that misses, the keeper of `kin.spawn` ends when `kin bench` does.
-2. One that has said nothing for ``timeout`` seconds beyond the longest time that it may take is cut off; its failure says in which call of the kernel each of its
-   processes slept.
+1. A stage leads a session of its own: Ctrl-C on the terminal is for `kin bench` alone, and a kill
+   of its process group reaches its participants. What even that misses, the keeper of `kin.spawn`
+   ends when `kin bench` does.
+2. One that has said nothing for ``timeout`` seconds beyond the longest time that it may take is cut
+   off; its failure says in which call of the kernel each of its processes slept.
 3. Files of a run lie in one directory, which is removed with it.
 """
 
@@ -75,7 +76,9 @@ class Stages:
 
 
 def reported(words: Sequence[str], directory: str, patience: float) -> bytes | Failure:
-    """Run a program in a session of its own until it has written a line; the line, or why there is none."""
+    """Run a program in a session of its own until it has written a line; the line, or why there is
+    none.
+    """
     reading, writing = os.pipe()
     with tempfile.TemporaryFile(dir=directory) as complaints:
         try:

@@ -1,10 +1,11 @@
 """Which process runs on which CPU.
 
-    apart      each on a core of its own, as far as they go; then the second threads of the cores; then all over again
+    apart      each on a core of its own, then on the cores' second threads, then all over again
     together   all on one CPU: what a busy machine, or a container with one CPU, makes of it
     free       where the kernel puts them
 
-Apart is the default: left to itself, the kernel moves them together and apart within one run, and every figure has two medians.
+Apart is the default: left to itself, the kernel moves them together and apart within one run, and
+every figure has two medians.
 """
 
 from __future__ import annotations

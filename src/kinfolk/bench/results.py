@@ -2,15 +2,17 @@
 
     Document
     ├── machine, settings, subjects     on what, how, and what with
-    ├── results: [Result]               each case: every round's figures, and the tail of all samples together
+    ├── results: [Result]               each case: every round's figures, the tail of all samples
     ├── verdicts: [Verdict]             --verify-claims
     └── missing, interrupted, others    what was not measured, and what else the machine did
 
 Rules:
-1. ``version`` is raised when a field changes its meaning or goes; a file of another version is refused, with a sentence. Fields may
-   come without: a reader passes over those that it does not know.
+1. ``version`` is raised when a field changes its meaning or goes; a file of another version is
+   refused, with a sentence. Fields may come without: a reader passes over those that it does not
+   know.
 2. Every round is kept: who doubts a median can look.
-3. A case that could not be measured stands there too, with the reason. Nothing is left out in silence.
+3. A case that could not be measured stands there too, with the reason. Nothing is left out in
+   silence.
 4. Nothing in the file names the machine, its user, or a path on it.
 """
 

@@ -1,4 +1,5 @@
-"""Round trips: one process asks, another one sends back what it gets. The latency that a program sees is half of it, or more.
+"""Round trips: one process asks, another one sends back what it gets. The latency that a program
+sees is half of it, or more.
 
 client                      server
 send ──────── forth ─────────> take

@@ -1,16 +1,18 @@
-"""Measures cases in rounds: every case has its turn in every round, and each turn is a fresh process.
+"""Measures cases in rounds: every case has its turn in every round, and each turn is a fresh
+process.
 
-    round 0 (warm-up)   a b c d …     finds out how many messages fill the time; its figures are not kept
+    round 0 (warm-up)   a b c d …     how many messages fill the time; its figures are not kept
     round 1             b c d … a     nobody is always behind the same one
     round 2             c d … a b
 
 Rules:
-1. What else the machine does hits all subjects alike, for all have their turn within seconds. Figures of different runs
-   may not be compared with each other without a common yardstick.
+1. What else the machine does hits all subjects alike, for all have their turn within seconds.
+   Figures of different runs may not be compared with each other without a common yardstick.
 2. A case that fails or hangs in one round is not tried again: its failure is its result.
-3. Whoever interrupts the run keeps what was measured: `Runner.results` is up to date after every turn.
-4. Where all of it has a limit, no turn begins that would end later, as far as one can tell; the cases then have fewer rounds, and each
-   of them says how many.
+3. Whoever interrupts the run keeps what was measured: `Runner.results` is up to date after every
+   turn.
+4. Where all of it has a limit, no turn begins that would end later, as far as one can tell; the
+   cases then have fewer rounds, and each of them says how many.
 5. How a case is performed is handed in, and so is the clock: a test has its own.
 """
 

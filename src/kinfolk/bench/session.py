@@ -41,7 +41,9 @@ class Session:
         within: float | None = None,
         verify_claims: bool = False,
     ) -> None:
-        """With ``verify_claims`` the source's claims are put to the test at the end. Raises InvalidValue for a name that is none, NotFound when nothing that was named is installed."""
+        """With ``verify_claims`` the source's claims are put to the test at the end. Raises
+        InvalidValue for a name that is none, NotFound when nothing that was named is installed.
+        """
         wanted = chosen(names, peers=peers)
         versions = {subject.name: version_of(subject) for subject in wanted}
         self._subjects = [each for each in wanted if versions[each.name] is not None]
@@ -71,7 +73,9 @@ class Session:
         self._verify, self._verdicts = verify_claims, list[Verdict]()
 
     def run(self, *, watch: Callable[[Turn], None] = lambda turn: None) -> None:
-        """Measure all of it; ``watch`` is told before each turn. Whatever ends it, the document has what was found."""
+        """Measure all of it; ``watch`` is told before each turn. Whatever ends it, the document has
+        what was found.
+        """
         with self._stages:
             self._runner.run(watch=watch)
         if self._verify:

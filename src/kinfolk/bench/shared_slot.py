@@ -3,7 +3,8 @@
     put: free.acquire()  copy in   filled.release()
     take: filled.acquire()  copy out  free.release()
 
-The textbook's way to use shared memory. A process that is killed between its two steps blocks the other one for ever.
+The textbook's way to use shared memory. A process that is killed between its two steps blocks the
+other one for ever.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""How sizes and shapes are written: ``48``, ``4KiB``, ``8MiB``; ``4x1`` is four senders and one receiver."""
+"""How sizes and shapes are written: ``48``, ``4KiB``, ``8MiB``; ``4x1`` is four senders and one
+receiver.
+"""
 
 from __future__ import annotations
 

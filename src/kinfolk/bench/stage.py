@@ -1,4 +1,5 @@
-"""The program that measures one case once: ``python -m kinfolk.bench.stage ORDER``, in a process that has done nothing before.
+"""The program that measures one case once: ``python -m kinfolk.bench.stage ORDER``, in a process
+that has done nothing before.
 
     runner ── ORDER (JSON, an argument) ──> stage ── fork ──> the participants
            <── Outcome (JSON, a line) ──────
@@ -6,11 +7,12 @@
     lay the wiring, fork ─> all open their ends ─> one message ─> warm up ─> measure ─> memory
 
 Rules:
-1. A fresh interpreter for each case and round: nothing of another case is in its caches, its allocator or its threads.
+1. A fresh interpreter for each case and round: nothing of another case is in its caches, its
+   allocator or its threads.
 2. The stage itself sleeps while it measures. What it would do beside, would be measured too.
 3. Standard output is the runner's: whatever a library prints goes to standard error.
-4. How many messages there are is found out once, in the first round, and is then the same for all: a case whose rounds have different
-   lengths has rounds that can't be compared.
+4. How many messages there are is found out once, in the first round, and is then the same for all:
+   a case whose rounds have different lengths has rounds that can't be compared.
 """
 
 from __future__ import annotations
@@ -177,7 +179,8 @@ def _measured(cast: Cast, order: Order, workload: Workload) -> Outcome:
 def _fitting(cast: Cast, seconds: float) -> int:
     """How many messages of each sender take so long: ever more of them, until it can be told.
 
-    The faster of two tries counts: one interruption by the machine must not make a short round of it.
+    The faster of two tries counts: one interruption by the machine must not make a short round of
+    it.
     """
     count = 1
     while True:
@@ -190,7 +193,9 @@ def _fitting(cast: Cast, seconds: float) -> int:
 
 
 def _seconds_of(cast: Cast, count: int) -> float:
-    """From the first of who sends to the last of who takes, by their own clocks: the stage hears of it later."""
+    """From the first of who sends to the last of who takes, by their own clocks: the stage hears of
+    it later.
+    """
     played = cast.play(count)
     sending, *_ = played.values()
     end = max(usage.end for usages in played.values() for usage in usages)

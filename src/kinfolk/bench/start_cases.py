@@ -1,10 +1,10 @@
 """Starting processes: programs and Python functions, from parents of several sizes.
 
-    start    until the call returns: posix_spawn's and ours when the program runs, fork's and multiprocessing's before
+    start    until the call returns; the program runs by then with posix_spawn and ours
     total    until its end is known, which is what the comparisons are about
 
-A parent is a fresh process: a small one, one with 1 GiB resident, and that with 50 threads. The first start of each way (its server,
-its keeper) is not counted.
+A parent is a fresh process: a small one, one with 1 GiB resident, and that with 50 threads. The
+first start of each way (its server, its keeper) is not counted.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def _ended_well(process: kin.Process) -> None:
 
 
 def _preloaded() -> Way:
-    """A function of ours, in a module that the keeper has loaded: without that, each start is an import too."""
+    """A function of ours, in a module that the keeper has loaded: without that, each start is an
+    import too.
+    """
     kin.preload(__name__)
     return Way(lambda: kin.spawn(nothing), _ended_well)
 

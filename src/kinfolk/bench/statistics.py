@@ -2,10 +2,11 @@
 
 Rules:
 1. The middle is the median, never the mean: one interruption by the machine must not move it.
-2. A percentile is a sample that was taken (nearest rank), never a value between two. One that would need more samples than there
-   are is not given: p99.9 of 200 samples is a guess.
-3. Only ratios within one run mean anything, so a ratio is formed in each round, of figures that met the same moments of the
-   machine, and the interval is about those (Student's t over their logarithms; Kalibera and Jones, 2013).
+2. A percentile is a sample that was taken (nearest rank), never a value between two. One that would
+   need more samples than there are is not given: p99.9 of 200 samples is a guess.
+3. Only ratios within one run mean anything, so a ratio is formed in each round, of figures that met
+   the same moments of the machine, and the interval is about those (Student's t over their
+   logarithms; Kalibera and Jones, 2013).
 """
 
 from __future__ import annotations
@@ -19,16 +20,20 @@ import msgspec
 #: What is kept of a distribution: enough for its picture, up to the worst one.
 LEVELS = (50.0, 75.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.99)
 
-#: Student's t for 95 % of both sides, by degrees of freedom; beyond the table it is the normal distribution's, or near.
+#: Student's t for 95 % of both sides, by degrees of freedom; beyond the table it is the normal
+#: distribution's, or near.
 _STUDENT = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179,
+    2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064,
+    2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 _NORMAL = 1.96
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A ratio, and between which bounds it lies with 95 %; without bounds, there was one round only."""
+    """A ratio, and between which bounds it lies with 95 %; without bounds, there was one round
+    only.
+    """
 
     ratio: float
     low: float | None = None
@@ -41,7 +46,9 @@ class Interval(msgspec.Struct, frozen=True):
 
 
 def percentile(ordered: Sequence[float], level: float) -> float:
-    """The sample at ``level`` percent of samples in order: the smallest one that so many are not above."""
+    """The sample at ``level`` percent of samples in order: the smallest one that so many are not
+    above.
+    """
     # Rounded first: 0.999 x 1000 is a hair above 999 in binary, and would be another sample.
     rank = math.ceil(round(level / 100 * len(ordered), 9))
     return ordered[max(0, rank - 1)]
@@ -72,7 +79,7 @@ def spread(values: Sequence[float]) -> float:
 
 
 def paired_ratio(values: Sequence[float], yardstick: Sequence[float]) -> Interval:
-    """How many times the yardstick's, round by round. Both have a value, above 0, for each round."""
+    """How many times the yardstick's, round by round. Both have a value above 0 for each."""
     logs = [math.log(a / b) for a, b in zip(values, yardstick, strict=True)]
     return _interval(statistics.fmean(logs), _error(logs), len(logs) - 1)
 

@@ -1,17 +1,19 @@
 """Streams: processes send as fast as the channel takes, others take what comes.
 
     sender 0 ──┐           ┌──> receiver 0       each sender sends `count` messages
-    sender 1 ──┤  channel  ├──> receiver 1       together the receivers take all of them, each of them once
+    sender 1 ──┤  channel  ├──> receiver 1       together the receivers take all of them, each once
        …     ──┘           └──>    …
 
-The rate counts from the first sender's start until the last message has been taken: what stands in a buffer has not arrived.
+The rate counts from the first sender's start until the last message has been taken: what stands in
+a buffer has not arrived.
 
-With one receiver, that one knows how many come. With several nobody knows who gets how many, and one that waits for a message
-that another one took would wait for ever. So each writes down, in memory that they share, what it took; the first sender, when it is
-done, sends *stops*, messages without meaning, until every receiver has seen that all is taken. One sender alone: with several, the last
-stop of one might find a channel full of stops, and nobody who takes them.
+With one receiver, that one knows how many come. With several nobody knows who gets how many, and
+one that waits for a message that another one took would wait for ever. So each writes down, in
+memory that they share, what it took; the first sender, when it is done, sends *stops*, messages
+without meaning, until every receiver has seen that all is taken. One sender alone: with several,
+the last stop of one might find a channel full of stops, and nobody who takes them.
 
-stream        one call for each that is sent; one for as many as are there, where the library has such a call
+stream        one call for each that is sent; one for all that are there, where there is such a call
 one by one    one call for each, on both sides
 batches       one call for a hundred, on both sides
 """

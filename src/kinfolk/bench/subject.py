@@ -1,18 +1,21 @@
 """What is measured: a way to move messages, of kinfolk, of the kernel's own, or of a peer.
 
-    Subject ── lay(terms) ──> Wiring    in the stage, before the fork: what has to be made or named first
+    Subject ── lay(terms) ──> Wiring    in the stage, before the fork: what has to be made first
                                 │
                 fork            ├─ inlet(n)    in the n-th receiving process
                                 └─ outlet(n)   in the n-th sending process
 
 Rules:
-1. Each is used as its documentation says it is fastest; `why` says in a sentence what that is. No one is handicapped, and no one is
-   helped: what is sent are bytes that are there already, what is received are all of them, read and compared.
-2. A sender hands over one message after the other, as a program does that gets them one after the other. A receiver may take as
-   many as are there (`take_many`). What one call each way costs, and what batches save, are workloads of their own.
-3. `waiting` says what an end does that has nothing to do: it sleeps in the kernel, or burns its CPU. The two are never compared with
-   each other as if they cost the same.
-4. What a subject can't do (a size, a shape, objects) raises Unsupported from `lay`, `inlet` or `outlet`, and stands as that in the results.
+1. Each is used as its documentation says it is fastest; `why` says in a sentence what that is. No
+   one is handicapped, and no one is helped: what is sent are bytes that are there already, what is
+   received are all of them, read and compared.
+2. A sender hands over one message after the other, as a program does that gets them one after the
+   other. A receiver may take as many as are there (`take_many`). What one call each way costs, and
+   what batches save, are workloads of their own.
+3. `waiting` says what an end does that has nothing to do: it sleeps in the kernel, or burns its
+   CPU. The two are never compared with each other as if they cost the same.
+4. What a subject can't do (a size, a shape, objects) raises Unsupported from `lay`, `inlet` or
+   `outlet`, and stands as that in the results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Results as tables: the rows are subjects, the columns cases that differ in nothing else; for the terminal, Markdown and HTML alike."""
+"""Results as tables: the rows are subjects, the columns cases that differ in nothing else; for the
+terminal, Markdown and HTML alike.
+"""
 
 from __future__ import annotations
 
@@ -170,7 +172,9 @@ def _waiting(document: Document, result: Result) -> str:
 
 
 def tail_table(results: list[Result]) -> Table:
-    """How bad it can get: of the smallest size, where the tail is the machine's and the mechanism's alone."""
+    """How bad it can get: of the smallest size, where the tail is the machine's and the mechanism's
+    alone.
+    """
     case = min((result.case for result in results), key=lambda case: case.size)
     levels = ["p50", "p99", "p99.9", "max"]
     rows = [

@@ -1,4 +1,5 @@
-"""Waking: what an event and a condition cost two processes, of which each sleeps until the other one wakes it.
+"""Waking: what an event and a condition cost two processes, of which each sleeps until the other
+one wakes it.
 
 first    tell ────────────> hear      Event: `set`; `wait` and `clear`
 second   hear <──────────── tell      Condition: `notify`; `wait_for` whose turn it is

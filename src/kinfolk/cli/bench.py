@@ -1,4 +1,6 @@
-"""`kin bench`: measures every mechanism beside the kernel's own and, with --peers, beside other people's (`kinfolk.bench`)."""
+"""`kin bench`: measures every mechanism beside the kernel's own and, with --peers, beside other
+people's (`kinfolk.bench`).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from kinfolk.bench.results import Document
     from kinfolk.bench.session import Session
 
-#: The suites, as kinfolk.bench.workloads has them; a test holds them against it. Written here so that --help need not load it.
+#: The suites, as kinfolk.bench.workloads has them; a test holds them against it. Written here so
+#: that --help need not load it.
 SUITES = (
     "data", "start-up", "scale", "one-core", "batches", "in-place", "idle", "locks", "processes",
 )  # fmt: skip
@@ -94,7 +97,7 @@ def _export(name: str, what: str) -> Callable[[Any], Any]:
     "--placement",
     type=click.Choice(["apart", "together", "free"]),
     default="apart",
-    help="On which CPUs the processes run: each on its own (default), all on one, or where the kernel likes.",
+    help="On which CPUs: each process on its own (default), all on one, or where the kernel likes.",
 )
 @_export("export-json", "everything")
 @_export("export-csv", "each figure of each round")
@@ -146,9 +149,11 @@ def command(
     quiet: bool,
     **options: Any,
 ) -> int:
-    """Measure each MECHANISM, or all of them, and the kernel's own beside: round trips and streams, with what they cost.
+    """Measure each MECHANISM, or all of them, and the kernel's own beside: round trips and streams,
+    with what they cost.
 
-    Every mechanism has its turn in every round, and each turn is a fresh process. Only the ratios of one run mean anything.
+    Every mechanism has its turn in every round, and each turn is a fresh process. Only the ratios
+    of one run mean anything.
     """
     from kinfolk.bench import comparing
 
@@ -164,7 +169,8 @@ def command(
     paths = {name: options.pop(name) for name in _WRITERS}
     earlier = None if compare is None else _read(compare)
     with contextlib.ExitStack() as stack:
-        # Opened before anything is measured: who waits for hours is not to learn then that there is no such directory.
+        # Opened before anything is measured: who waits for hours is not to learn then that there is
+        # no such directory.
         files = {
             name: stack.enter_context(output_to(path))
             for name, path in paths.items()

@@ -50,7 +50,8 @@ def _test() -> Found:
     }
     worst = min(filled.values())
     sentence = (
-        f"Limited, yes; one page, no: a new pipe holds {capacity:,} bytes, {capacity // page} pages, and took {filled[page]:,} before "
+        f"Limited, yes; one page, no: a new pipe holds {capacity:,} bytes, {capacity // page} "
+        f"pages, and took {filled[page]:,} before "
         f"it blocked ({worst:,} where writes of {page // 2 + 1:,} leave half of each page empty); "
         f"fcntl(2) F_SETPIPE_SZ made it {largest:,} without a privilege."
     )

@@ -23,7 +23,9 @@ _ROUNDS = 7
 
 
 def _queue_test() -> Found:
-    """Each call copies what it says that it moved: one copy in, one copy out. What that costs, against one copy."""
+    """Each call copies what it says that it moved: one copy in, one copy out. What that costs,
+    against one copy.
+    """
     one, own = copying.kernel_copy(), copying.user_copy()
     name = f"/kfb-{secrets.token_hex(6)}"
     posix = posix_ipc.MessageQueue(name, posix_ipc.O_CREX, max_message_size=8192)
@@ -63,9 +65,12 @@ def _queue_test() -> Found:
         "ns a byte of the library's own copy": round(own, 4),
     }
     sentence = (
-        f"Every byte crosses into the kernel and out of it: {counted:.0f} copies by the calls' own count; by perf's samples of routines that "
-        f"copy, in copies' worth: {_told(by_perf) or 'not to be had here'}; by the whole cost of a byte, of which one copy is "
-        f"{one:.3f} ns: {_told(copies)} (what Python's library copies of what it receives is taken off)."
+        f"Every byte crosses into the kernel and out of it: {counted:.0f} copies by the calls' own "
+        "count; by perf's samples of routines that "
+        f"copy, in copies' worth: {_told(by_perf) or 'not to be had here'}; by the whole cost of a "
+        "byte, of which one copy is "
+        f"{one:.3f} ns: {_told(copies)} (what Python's library copies of what it receives is taken "
+        "off)."
     )
     return Found("holds" if counted == 2 else "does not hold", sentence, figures)
 
@@ -84,7 +89,9 @@ def _told(copies: dict[str, float]) -> str:
 
 
 def _shared_test() -> Found:
-    """What it costs to give 8 MiB to another process, beyond writing them once and reading them once."""
+    """What it costs to give 8 MiB to another process, beyond writing them once and reading them
+    once.
+    """
     alone = middle([_alone() for _ in range(_ROUNDS)])
     shared = middle([_shared() for _ in range(_ROUNDS)])
     piped = middle([_piped() for _ in range(_ROUNDS)])
@@ -99,9 +106,12 @@ def _shared_test() -> Found:
         "copies' worth, pipe": extra["pipe"],
     }
     sentence = (
-        f"No byte was given to a system call. Beyond being written and read, which alone takes {alone:.2f} ms, {_LARGE >> 20} MiB cost "
-        f"{shared - alone:+.2f} ms through shared memory and {piped - alone:+.2f} ms through a pipe; "
-        f"one copy of them is {copy:.2f} ms. What is left is the wake-up, and the cache of the other CPU."
+        "No byte was given to a system call. Beyond being written and read, which alone takes "
+        f"{alone:.2f} ms, {_LARGE >> 20} MiB cost "
+        f"{shared - alone:+.2f} ms through shared memory and {piped - alone:+.2f} ms through a "
+        "pipe; "
+        f"one copy of them is {copy:.2f} ms. What is left is the wake-up, and the cache of the "
+        "other CPU."
     )
     holds = extra["shared memory"] < max(1.0, extra["pipe"] / 2)
     return Found("holds" if holds else "does not hold", sentence, figures)
@@ -204,15 +214,18 @@ CLAIMS = (
         "queue-copies",
         "A message queue copies each message twice, which costs CPU time.",
         "消息队列：信息复制两次，额外的CPU消耗；不合适频繁或信息量大的通信",
-        "The bytes that the calls say they have moved are added up; and the slope of CPU time over the size of send and receive "
-        "is divided by that of pwrite and pread of a memfd, which copy once; so are perf's samples of the routines that copy.",
+        "The bytes that the calls say they have moved are added up; and the slope of CPU time over "
+        "the size of send and receive "
+        "is divided by that of pwrite and pread of a memfd, which copy once; so are perf's samples "
+        "of the routines that copy.",
         _queue_test,
     ),
     Claim(
         "shared-copies",
         "Shared memory needs no copy: the buffer is in the processes' own address space.",
         "共享内存：无须复制，共享缓冲区直接付附加到进程虚拟地址空间，速度快",
-        f"{_LARGE >> 20} MiB are written by one process and read by another, in place or through a pipe; medians of {_ROUNDS}.",
+        f"{_LARGE >> 20} MiB are written by one process and read by another, in place or through a "
+        f"pipe; medians of {_ROUNDS}.",
         _shared_test,
     ),
 )

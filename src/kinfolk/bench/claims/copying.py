@@ -1,4 +1,5 @@
-"""What copies cost here: the slope of a cost over the size is what each byte costs, whatever a call costs by itself.
+"""What copies cost here: the slope of a cost over the size is what each byte costs, whatever a call
+costs by itself.
 
     time │            ·  send and receive: two copies
          │        ·
@@ -7,9 +8,10 @@
          └──────────── bytes
 
 Rules:
-1. A slope is taken from medians of many calls at several sizes, all of which fit into the first caches, by least squares.
-2. The kernel's copy is measured by pwrite(2) and pread(2) of a memfd whose pages are there: one copy each, and nothing else that
-   grows with the size.
+1. A slope is taken from medians of many calls at several sizes, all of which fit into the first
+   caches, by least squares.
+2. The kernel's copy is measured by pwrite(2) and pread(2) of a memfd whose pages are there: one
+   copy each, and nothing else that grows with the size.
 """
 
 from __future__ import annotations
@@ -53,6 +55,8 @@ def kernel_copy() -> float:
 
 
 def user_copy() -> float:
-    """Nanoseconds for each byte of a copy into a new bytes object, which Python's libraries make when they receive."""
+    """Nanoseconds for each byte of a copy into a new bytes object, which Python's libraries make
+    when they receive.
+    """
     view = memoryview(bytearray(max(SIZES)))
     return slope(lambda size: bytes(view[:size]))

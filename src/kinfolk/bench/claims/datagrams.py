@@ -1,4 +1,4 @@
-"""Unix datagrams are reliable and come in order; UDP over loopback, which looks the same, is not."""
+"""Unix datagrams are reliable and come in order; UDP over loopback, which looks alike, is not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _END = b"end"
 
 
 def _through(receiving: socket.socket, sending: socket.socket) -> tuple[int, int]:
-    """How many arrive at a receiver that is slower than its sender, and how many of them out of order."""
+    """How many arrive at a receiver that is slower than its sender, and how many of them out of
+    order.
+    """
 
     def send() -> int:
         for number in range(_SENT):
@@ -64,7 +66,8 @@ def _test() -> Found:
         "out of order, UDP": float(udp_late),
     }
     sentence = (
-        f"Of {_SENT:,} datagrams to a receiver that looked away now and then, {unix:,} arrived over a Unix socket, {unix_late} of them out "
+        f"Of {_SENT:,} datagrams to a receiver that looked away now and then, {unix:,} arrived "
+        f"over a Unix socket, {unix_late} of them out "
         f"of order: its sender waits. Over UDP on loopback {udp:,} arrived."
     )
     return Found("holds" if unix == _SENT and not unix_late else "does not hold", sentence, figures)
@@ -75,7 +78,8 @@ CLAIMS = (
         "datagrams",
         "Unix datagrams are reliable: none is lost, and none comes out of order.",
         "面向数据报的UNIX Domain Socket也是可靠的，消息既不会丢失也不会顺序错乱",
-        f"{_SENT:,} numbered datagrams of {_SIZE} bytes to a receiver that pauses; the same over UDP.",
+        f"{_SENT:,} numbered datagrams of {_SIZE} bytes to a receiver that pauses; the same over "
+        "UDP.",
         _test,
     ),
 )

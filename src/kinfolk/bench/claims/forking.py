@@ -16,7 +16,7 @@ _ROUNDS = 9
 
 
 def _by_vfork() -> float:
-    """Milliseconds; glibc's posix_spawn shares the memory of the parent until exec, as vfork does."""
+    """Milliseconds; glibc's posix_spawn shares the parent's memory until exec, as vfork does."""
     begun = time.perf_counter()
     pid = os.posix_spawn(_TRUE, [_TRUE], os.environ)
     os.waitpid(pid, 0)
@@ -63,7 +63,8 @@ def _test() -> Found:
         }
         told.append(f"{ratio.ratio:.1f} times with {words} ({fork:.1f} against {vfork:.1f} ms)")
     sentence = (
-        f"fork and exec takes {' and '.join(told)} as long as posix_spawn, which is vfork's way: copy-on-write saves copying "
+        f"fork and exec takes {' and '.join(told)} as long as posix_spawn, which is vfork's way: "
+        "copy-on-write saves copying "
         "the pages, and not the tables of them, which grow with the parent."
     )
     largest = ratios[max(_SIZES)]
@@ -75,7 +76,8 @@ CLAIMS = (
         "vfork",
         "Copy-on-write has made vfork needless.",
         "所以我们现在也很少去用vfork，因为vfork的优势已经不复存在了",
-        f"{_TRUE} by posix_spawn and by fork and exec in turn, from a small parent and from one with {_SIZES[-1] >> 20} MiB; "
+        f"{_TRUE} by posix_spawn and by fork and exec in turn, from a small parent and from one "
+        f"with {_SIZES[-1] >> 20} MiB; "
         f"the fastest of {_ROUNDS}, and the ratio of all.",
         _test,
     ),

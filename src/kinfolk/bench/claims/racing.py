@@ -1,4 +1,6 @@
-"""Shared memory leaves it to the processes not to disturb each other; a semaphore is a lock, and carries no data."""
+"""Shared memory leaves it to the processes not to disturb each other; a semaphore is a lock, and
+carries no data.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from kinfolk.bench.forked import together
 
 _ADDITIONS = 100_000
 
-#: How often two processes may happen to run one after the other before it is believed that nothing is lost.
+#: How often two processes may happen to run one after the other before it is believed that nothing
+#: is lost.
 _TRIES = 50
 
 
@@ -51,7 +54,8 @@ def _race_test() -> Found:
         "tries until some were lost": float(tries),
     }
     sentence = (
-        f"Two processes added 1 to the same number {_ADDITIONS:,} times each: without a lock {due - bare:,} of {due:,} additions were "
+        f"Two processes added 1 to the same number {_ADDITIONS:,} times each: without a lock "
+        f"{due - bare:,} of {due:,} additions were "
         f"lost, with kin.Mutex {due - locked:,}."
     )
     return Found("holds" if bare < due == locked else "does not hold", sentence, figures)
@@ -78,8 +82,10 @@ def _semaphore_test() -> Found:
     took, _ = together(asking, answering)
     microseconds = float(str(took))
     sentence = (
-        f"A release carries nothing but that it happened: the value is one number, to which releases add up. As a signal between "
-        f"two processes, there and back, it takes {microseconds:.1f} µs; the data have to lie elsewhere."
+        "A release carries nothing but that it happened: the value is one number, to which "
+        "releases add up. As a signal between "
+        f"two processes, there and back, it takes {microseconds:.1f} µs; the data have to lie "
+        "elsewhere."
     )
     return Found("holds", sentence, {"round trip of two semaphores, µs": microseconds})
 
@@ -89,14 +95,16 @@ CLAIMS = (
         "shared-locks",
         "Shared memory needs locks: the operating system does not synchronise the processes.",
         "但进程间的同步问题操作系统无法实现，必须各进程利用同步工具解决",
-        "Two processes on two CPUs add to one number in an anonymous shared mapping, with and without a mutex.",
+        "Two processes on two CPUs add to one number in an anonymous shared mapping, with and "
+        "without a mutex.",
         _race_test,
     ),
     Claim(
         "semaphore-data",
         "A semaphore carries no data: it is a lock, a means of synchronisation.",
         "信号量：常作为一种锁机制，防止某进程正在访问共享资源时，其他进程也访问该资源",
-        "Two POSIX semaphores between two processes, released and acquired in turn; what sem_post(3) takes is no argument.",
+        "Two POSIX semaphores between two processes, released and acquired in turn; what "
+        "sem_post(3) takes is no argument.",
         _semaphore_test,
     ),
 )

@@ -13,7 +13,9 @@ _WORD = b"through a pipe that was handed over"
 
 
 def _test() -> Found:
-    """A process that is nobody's relative here gets one end of a pipe, writes to it, and is sent a signal."""
+    """A process that is nobody's relative here gets one end of a pipe, writes to it, and is sent a
+    signal.
+    """
     with tempfile.TemporaryDirectory(prefix="kfb") as directory:
         path = os.path.join(directory, "s")
         with socket.socket(socket.AF_UNIX) as listener:
@@ -35,8 +37,11 @@ def _test() -> Found:
     relative = parent == os.getpid()
     worked = data == _WORD and answer == b"SIGUSR1"
     sentence = (
-        f"To a process with another parent, in a session of its own: a pipe's end that was handed to it over a "
-        f"Unix socket carried {len(data)} bytes, and SIGUSR1 {'arrived' if worked else 'did not arrive'}. Descent is needed for neither: a descriptor can be passed "
+        "To a process with another parent, in a session of its own: a pipe's end that was handed "
+        "to it over a "
+        f"Unix socket carried {len(data)} bytes, and SIGUSR1 "
+        f"{'arrived' if worked else 'did not arrive'}. Descent is needed for neither: a descriptor "
+        "can be passed "
         "(SCM_RIGHTS), and a signal needs the same user."
     )
     if relative:
@@ -76,8 +81,10 @@ CLAIMS = (
         "relatives",
         "Pipes, signals and trace serve only parent and child, or siblings.",
         "传统的管道（Pipe）、信号（Signal）和跟踪（Trace），这三项通信手段只能用于父进程与子进程之间，或者兄弟进程之间",
-        "A process whose parent has ended, in a session of its own, is handed the end of a pipe over a Unix socket, and is sent a signal. "
-        "Trace is not tried: who may trace whom is a setting (yama), and the same user may where that is 0.",
+        "A process whose parent has ended, in a session of its own, is handed the end of a pipe "
+        "over a Unix socket, and is sent a signal. "
+        "Trace is not tried: who may trace whom is a setting (yama), and the same user may where "
+        "that is 0.",
         _test,
     ),
 )

@@ -1,11 +1,14 @@
-"""How much of the kernel's time goes into copying, by perf(1): samples of the CPU clock, by the routine that was running.
+"""How much of the kernel's time goes into copying, by perf(1): samples of the CPU clock, by the
+routine that was running.
 
     python -m kinfolk.bench.claims.sampled LOAD        moves TOTAL bytes; run under perf record
 
 Rules:
-1. Only where perf is there, and may look at the kernel; a virtual machine without counters has the clock all the same.
-2. A routine copies if its name says so (where the CPU copies by one instruction, it stands in the routine around it: _copy_to_iter, load_msg). Time that a load spends in those, by byte, is set against the same time of
-   pwrite(2) and pread(2), which copy each byte once.
+1. Only where perf is there, and may look at the kernel; a virtual machine without counters has the
+   clock all the same.
+2. A routine copies if its name says so (where the CPU copies by one instruction, it stands in the
+   routine around it: _copy_to_iter, load_msg). Time that a load spends in those, by byte, is set
+   against the same time of pwrite(2) and pread(2), which copy each byte once.
 """
 
 from __future__ import annotations

@@ -34,8 +34,10 @@ def _test() -> Found:
         "real-time signals that arrived": float(real_time),
     }
     sentence = (
-        f"Of {_SENT:,} SIGUSR1 to a process that was busy meanwhile {plain} arrived; of {_SENT:,} real-time "
-        f"signals {real_time:,}, each with a number of its own: a number a message, as many as RLIMIT_SIGPENDING allows, and nobody waits when it is full."
+        f"Of {_SENT:,} SIGUSR1 to a process that was busy meanwhile {plain} arrived; of {_SENT:,} "
+        "real-time "
+        f"signals {real_time:,}, each with a number of its own: a number a message, as many as "
+        "RLIMIT_SIGPENDING allows, and nobody waits when it is full."
     )
     lost = plain < _SENT and real_time < _SENT
     return Found("holds" if lost else "holds in part", sentence, figures)
@@ -46,7 +48,8 @@ CLAIMS = (
         "signal-data",
         "Signals are not fit for exchanging data, but for interrupting and ending processes.",
         "信号: 不适用于信息交换，更适用于进程中断控制，比如非法内存访问，杀死某个进程等",
-        f"{_SENT:,} signals with a value are sent to a process that blocks them, which then takes what is pending.",
+        f"{_SENT:,} signals with a value are sent to a process that blocks them, which then takes "
+        "what is pending.",
         _test,
     ),
 )

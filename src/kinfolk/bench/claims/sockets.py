@@ -126,7 +126,8 @@ def _slower_test() -> Found:
     figures = {f"round trip, µs, {kind}": middle(times) for kind, times in trips.items()}
     figures |= {f"MiB/s, {kind}": middle(values) for kind, values in rates.items()}
     sentence = (
-        f"A round trip of {_SMALL} bytes takes {_list(trips)} µs: a Unix socket {_said(slower)} times a pipe's. "
+        f"A round trip of {_SMALL} bytes takes {_list(trips)} µs: a Unix socket {_said(slower)} "
+        "times a pipe's. "
         f"In bulk, {_PIECE >> 10} KiB at a time, it moves {_said(faster)} times as much as a pipe."
     )
     return Found(_held(_more(slower), _less(faster)), sentence, figures)
@@ -140,7 +141,8 @@ def _tcp_test() -> Found:
     figures = {f"round trip, µs, {kind}": middle(times) for kind, times in trips.items()}
     figures |= {f"MiB/s, {kind}": middle(values) for kind, values in rates.items()}
     sentence = (
-        f"Round trips of {_SMALL} bytes: TCP takes {_said(trip)} times as long as a Unix socket ({_list(trips)} µs). "
+        f"Round trips of {_SMALL} bytes: TCP takes {_said(trip)} times as long as a Unix socket "
+        f"({_list(trips)} µs). "
         f"In bulk the Unix socket moves {_said(rate)} times as much ({_list(rates)} MiB/s)."
     )
     return Found(_held(_more(trip), _more(rate)), sentence, figures)
@@ -176,12 +178,14 @@ CLAIMS = (
         "sockets-slow",
         "Sockets are the more general interface, and less efficient.",
         "套接字：作为更通用的接口，传输效率低，主要用于不通机器或跨网络的通信",
-        f"Two processes on two CPUs, the kernel's own calls without any library; {_ROUNDS} interleaved rounds, ratios with 95 % intervals.",
+        f"Two processes on two CPUs, the kernel's own calls without any library; {_ROUNDS} "
+        "interleaved rounds, ratios with 95 % intervals.",
         _slower_test,
     ),
     Claim(
         "unix-beats-tcp",
-        "A Unix domain socket is more efficient than TCP over loopback: no protocol stack, no checksums.",
+        "A Unix domain socket is more efficient than TCP over loopback: no protocol stack, no "
+        "checksums.",
         "但是UNIX Domain Socket用于IPC更有效率：不需要经过网络协议栈",
         f"As above, with TCP_NODELAY; {_ROUNDS} interleaved rounds, ratios with 95 % intervals.",
         _tcp_test,

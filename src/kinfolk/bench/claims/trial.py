@@ -1,6 +1,8 @@
-"""The program that puts one claim to the test: ``python -m kinfolk.bench.claims.trial NAME``; its verdict is a line of JSON.
+"""The program that puts one claim to the test: ``python -m kinfolk.bench.claims.trial NAME``; its
+verdict is a line of JSON.
 
-In a process of its own, as every case: one claim is about a parent with much memory, another one about lost signals.
+In a process of its own, as every case: one claim is about a parent with much memory, another one
+about lost signals.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from kinfolk.bench.results import Verdict
 #: The program; a test has others.
 TRIAL = (sys.executable, "-P", "-m", "kinfolk.bench.claims.trial")
 
-#: Seconds that a claim may say nothing, at least: it measures several things, and speaks at the end.
+#: Seconds that a claim may say nothing, at least: it measures several things, and speaks at the
+#: end.
 CLAIM_PATIENCE = 60.0
 
 #: In the order of the source's summary, then those on its way.
@@ -49,7 +52,9 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def verdict_of(claim: Claim, timeout: float, program: Sequence[str] = TRIAL) -> Verdict:
-    """Put one to the test. One that fails, or says nothing for so many seconds, is not measured, and says why."""
+    """Put one to the test. One that fails, or says nothing for so many seconds, is not measured,
+    and says why.
+    """
     with tempfile.TemporaryDirectory(prefix="kfb") as directory:
         report = reported([*program, claim.name], directory, timeout)
     if isinstance(report, Failure):

@@ -1,7 +1,7 @@
 """faster-fifo: a ring of bytes under a pthread mutex and condition variables.
 
-Its readme calls get_many the fast way to receive. What it carries is pickled by default; bytes are given to it as they are by
-``loads`` and ``dumps`` of our own, which is documented, and is faster.
+Its readme calls get_many the fast way to receive. What it carries is pickled by default; bytes are
+given to it as they are by ``loads`` and ``dumps`` of our own, which is documented, and is faster.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """iceoryx2: publish and subscribe over shared memory; received samples are read in place.
 
-Without overflow and with a publisher that retries until there is room, so that nothing is lost: what the other subjects do
-unasked. Polled, an end asks again and again, as in its examples; with events, it sleeps in a Listener until the other side
-notifies it, for each message and for each that was taken.
+Without overflow and with a publisher that retries until there is room, so that nothing is lost:
+what the other subjects do unasked. Polled, an end asks again and again, as in its examples; with
+events, it sleeps in a Listener until the other side notifies it, for each message and for each that
+was taken.
 """
 
 from __future__ import annotations

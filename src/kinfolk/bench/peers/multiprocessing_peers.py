@@ -1,7 +1,7 @@
 """multiprocessing's Pipe, SimpleQueue and Queue.
 
-Bytes over a Pipe go by send_bytes and recv_bytes, which pickle nothing; a queue pickles whatever it carries. Arrays go as objects, which
-the documentation names as the way.
+Bytes over a Pipe go by send_bytes and recv_bytes, which pickle nothing; a queue pickles whatever it
+carries. Arrays go as objects, which the documentation names as the way.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """pynng over ipc: a Unix socket, with threads of nng's own.
 
-Pair0 between two, which is its simplest protocol; Push0 and Pull0 between many. Buffers as deep as nng allows, for its
-default is none. It sends bytes and nothing else: an array goes as its bytes, and the receiver knows what they are.
+Pair0 between two, which is its simplest protocol; Push0 and Pull0 between many. Buffers as deep as
+nng allows, for its default is none. It sends bytes and nothing else: an array goes as its bytes,
+and the receiver knows what they are.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""subetha: rings of slots in a mapped file. SpscRing is polled; Channel blocks, and carries less than a slot.
+"""subetha: rings of slots in a mapped file. SpscRing is polled; Channel blocks, and carries less
+than a slot.
 
-Both have slots of 64 bytes; a ring gives back all of a slot, of which the message is the beginning. An end that waits for a SpscRing asks again and again, as its own benchmark does; one that waits for a
-Channel sleeps in it.
+Both have slots of 64 bytes; a ring gives back all of a slot, of which the message is the beginning.
+An end that waits for a SpscRing asks again and again, as its own benchmark does; one that waits for
+a Channel sleeps in it.
 """
 
 from __future__ import annotations
@@ -71,7 +73,9 @@ class _Ring(Wiring):
 
 
 class _Frames(Wiring):
-    """Arrays: blocks of a FrameRegion, which its documentation has for payloads too large for a slot, and their numbers in a ring."""
+    """Arrays: blocks of a FrameRegion, which its documentation has for payloads too large for a
+    slot, and their numbers in a ring.
+    """
 
     def __init__(self, terms: Terms) -> None:
         import subetha

@@ -1,7 +1,8 @@
 """pyzmq over ipc: a Unix socket, a thread of ZeroMQ's own in each process.
 
-Messages of 64 KiB and more go without a copy (copy=False), as its documentation advises; below that a copy is
-cheaper than the bookkeeping. Sockets wait without a high-water mark's loss: PUSH and PULL block. Every receiver binds, every sender connects to all.
+Messages of 64 KiB and more go without a copy (copy=False), as its documentation advises; below that
+a copy is cheaper than the bookkeeping. Sockets wait without a high-water mark's loss: PUSH and PULL
+block. Every receiver binds, every sender connects to all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ _LARGE = 64 << 10
 
 
 def _send_array(socket: Any, array: Any) -> None:
-    """As its documentation has it (Serializing messages with PyZMQ): a part that describes it, and its memory."""
+    """As its documentation has it (Serializing messages with PyZMQ): a part that describes it, and
+    its memory.
+    """
     import zmq
 
     socket.send_json({"dtype": str(array.dtype), "shape": array.shape}, zmq.SNDMORE)
@@ -68,7 +71,8 @@ SUBJECTS = (
         "pyzmq ipc",
         "peer",
         _Sockets,
-        "PUSH and PULL over ipc; copy=False from 64 KiB on, and arrays, as its documentation advises",
+        "PUSH and PULL over ipc; copy=False from 64 KiB on, and arrays, as its documentation "
+        "advises",
         package="pyzmq",
         module="zmq",
         objects=True,

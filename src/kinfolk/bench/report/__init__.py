@@ -1,4 +1,5 @@
-"""The page of `kin bench --report`: one file, no network, plots, tables, and which mechanism to choose.
+"""The page of `kin bench --report`: one file, no network, plots, tables, and which mechanism to
+choose.
 
 page        the page, from its sections
 sections    what stands in each: a figure, its table, a sentence

@@ -1,8 +1,10 @@
 """The page itself: one file, in which everything is.
 
 Rules:
-1. No network: what the page needs is in it, and a Content-Security-Policy forbids it to ask anybody.
-2. Whatever a run brought along (names, errors of peers) is escaped before it is text, and before it is a script's data.
+1. No network: what the page needs is in it, and a Content-Security-Policy forbids it to ask
+   anybody.
+2. Whatever a run brought along (names, errors of peers) is escaped before it is text, and before it
+   is a script's data.
 3. Without JavaScript the tables are there, and a sentence in place of each picture.
 """
 
@@ -18,7 +20,10 @@ from kinfolk.bench.results import Document
 from kinfolk.bench.tables import Table
 from kinfolk.errors import NotFound
 
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:"
+)
 
 
 def page(document: Document) -> str:
@@ -67,10 +72,12 @@ def _section(part: Section) -> str:
         picture = (
             f'<figure><div class="plot" id="plot-{part.anchor}" role="img" '
             f'aria-label="{escape(part.title)}; the same figures stand in the table below"></div>'
-            "<noscript><p>The plot needs JavaScript; the figures are in the table.</p></noscript></figure>"
+            "<noscript><p>The plot needs JavaScript; the figures are in the "
+            "table.</p></noscript></figure>"
         )
     listed = "".join(_table(table, folded=part.plot is not None) for table in part.tables)
-    return f'<section id="{part.anchor}"><h2>{escape(part.title)}</h2>{part.text}{picture}{listed}</section>'
+    head = f"<h2>{escape(part.title)}</h2>{part.text}"
+    return f'<section id="{part.anchor}">{head}{picture}{listed}</section>'
 
 
 def _table(table: Table, *, folded: bool) -> str:
@@ -82,7 +89,8 @@ def _table(table: Table, *, folded: bool) -> str:
     title = escape(table.title)
     # Wider than a phone it scrolls by itself, also by keyboard.
     whole = (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{title}"><table><caption>{title}</caption>'
+        f'<div class="wide" role="region" tabindex="0" aria-label="{title}">'
+        f"<table><caption>{title}</caption>"
         f"<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
     return f"<details><summary>{title}, as a table</summary>{whole}</details>" if folded else whole

@@ -1,9 +1,10 @@
 """Figures as data for plotly.js: https://plotly.com/javascript/reference/.
 
 Rules:
-1. Every figure has a table beside it that says the same (`kinfolk.bench.report.sections`): nothing is said by a picture alone.
-2. kinfolk's are drawn thick and in colours that the colour-blind can tell apart (Okabe and Ito), the kernel's grey, peers thin. What
-   spins is dashed. Each has a marker of its own too.
+1. Every figure has a table beside it that says the same (`kinfolk.bench.report.sections`): nothing
+   is said by a picture alone.
+2. kinfolk's are drawn thick and in colours that the colour-blind can tell apart (Okabe and Ito),
+   the kernel's grey, peers thin. What spins is dashed. Each has a marker of its own too.
 3. Colours of text and lines are left to page.js: they are those of the page, light or dark.
 """
 
@@ -89,7 +90,7 @@ class _Styles:
 
 
 def over_size(document: Document, results: Sequence[Result], metric: str) -> Plot:
-    """A figure of every subject over the message size; bars are from the best to the worst round."""
+    """A figure of every subject over the message size; bars are from best to worst round."""
     styles = _Styles(document)
     sizes = sorted({result.case.size for result in results})
     traces = []
@@ -108,7 +109,7 @@ def over_size(document: Document, results: Sequence[Result], metric: str) -> Plo
                     "arrayminus": [middle - min(values) for _, values, middle in shown],
                 },
                 "line": styles.line(subject), "marker": styles.marker(subject),
-                "hovertemplate": f"{subject}<br>%{{x}} B: %{{y:.3s}} {METRICS[metric].unit}<extra></extra>",
+                "hovertemplate": _hint(subject, f"%{{x}} B: %{{y:.3s}} {METRICS[metric].unit}"),
             }
         )  # fmt: skip
     layout = {
@@ -139,7 +140,7 @@ def tails(document: Document, results: Sequence[Result]) -> Plot:
                 "type": "scatter", "mode": "lines+markers", "name": subject,
                 "x": [x for x, _ in points], "y": [y for _, y in points],
                 "line": styles.line(subject), "marker": styles.marker(subject),
-                "hovertemplate": f"{subject}<br>one in %{{x:.0f}} takes %{{y:.4s}} µs or more<extra></extra>",
+                "hovertemplate": _hint(subject, "one in %{x:.0f} takes %{y:.4s} µs or more"),
             }
         )  # fmt: skip
     ticks = sorted(levels)
@@ -210,7 +211,7 @@ def growth(document: Document, results: Sequence[Result], units: str) -> Plot:
                 "type": "scatter", "mode": "lines+markers", "name": subject,
                 "x": [x for x, _ in points], "y": [y for _, y in points],
                 "line": styles.line(subject), "marker": styles.marker(subject),
-                "hovertemplate": f"{subject}<br>%{{x}} {units}: %{{y:.3s}} µs each<extra></extra>",
+                "hovertemplate": _hint(subject, f"%{{x}} {units}: %{{y:.3s}} µs each"),
             }
         )  # fmt: skip
         if (where := bend(points)) is not None:
@@ -262,6 +263,11 @@ def _name(result: Result, with_size: bool) -> str:
     size = f", {format_size(result.case.size)}" if with_size else ""
     variant = f", {result.case.variant}" if result.case.variant else ""
     return result.case.subject + size + variant
+
+
+def _hint(subject: str, figures: str) -> str:
+    """What a point says when it is pointed at, without the box of the trace's name beside it."""
+    return f"{subject}<br>{figures}<extra></extra>"
 
 
 def _y_axis(metric: str) -> dict[str, Any]:

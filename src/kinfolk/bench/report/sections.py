@@ -1,4 +1,6 @@
-"""What stands on the page: sections, each with a figure, a sentence that says how to read it, and the same figures as a table."""
+"""What stands on the page: sections, each with a figure, a sentence that says how to read it, and
+the same figures as a table.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ def _choice(document: Document) -> Iterator[Section]:
         f"<li><b>{escape(name)}</b>: {escape(words)}.</li>" for name, words in NEEDS.items()
     )
     text = (
-        "<p>The best of this run, on this machine, by what one needs; what lies within a tenth of it stands beside it. "
+        "<p>The best of this run, on this machine, by what one needs; what lies within a tenth of "
+        "it stands beside it. "
         f"Take the line of your message size.</p><ul>{needs}</ul>"
     )
     table = Table("the best that was measured", [row.subject for row in rows], turned)
@@ -126,7 +129,8 @@ def _tail(document: Document) -> Iterator[Section]:
     size = min(result.case.size for result in those)
     those = [result for result in those if result.case.size == size]
     text = (
-        f"<p>Round trips of {format_size(size)}, all rounds together. On the right stands what happens to one message in a "
+        f"<p>Round trips of {format_size(size)}, all rounds together. On the right stands what "
+        "happens to one message in a "
         "thousand: there the machine's other work shows, as it does in every program.</p>"
     )
     yield Section("tail", "The tail", text, plots.tails(document, those), (tail_table(those),))
@@ -138,7 +142,8 @@ def _cpu(document: Document) -> Iterator[Section]:
         return
     plot = plots.stacked(those, ("cpu_sender", "cpu_receiver"), ("sending side", "receiving side"))
     text = (
-        "<p>CPU time of all threads of both sides for each message, as the kernel accounts it. What spins uses its CPU "
+        "<p>CPU time of all threads of both sides for each message, as the kernel accounts it. "
+        "What spins uses its CPU "
         "whether there are messages or not.</p>"
     )
     yield Section("cpu", "CPU time of a message", text, plot, (cost_table(those),))
@@ -150,7 +155,10 @@ def _shapes(document: Document) -> Iterator[Section]:
         return
     size = min(result.case.size for result in those)
     those = [result for result in those if result.case.size == size]
-    text = f"<p>Messages of {format_size(size)}, of all senders together; each goes to one receiver.</p>"
+    text = (
+        f"<p>Messages of {format_size(size)}, of all senders together; "
+        "each goes to one receiver.</p>"
+    )
     plot, named = plots.shapes(document, those), (table_of(document, those, "rate"),)
     yield Section("shapes", "Several senders and receivers", text, plot, named)
 
@@ -165,8 +173,11 @@ def _start_up(document: Document) -> Iterator[Section]:
 
 
 _UNITS = {
-    "messages": "messages", "ends": "sending processes", "channels": "open channels", "segments": "bytes",
-}  # fmt: skip
+    "messages": "messages",
+    "ends": "sending processes",
+    "channels": "open channels",
+    "segments": "bytes",
+}
 
 
 def _growth(document: Document) -> Iterator[Section]:
@@ -174,7 +185,8 @@ def _growth(document: Document) -> Iterator[Section]:
         if those := document.measured(workload):
             sentences = [f"<li>{escape(sentence)}</li>" for sentence in bends(those, units)]
             text = (
-                "<p>What each costs as there are more. A curve bends where, from there on, each costs more than "
+                "<p>What each costs as there are more. A curve bends where, from there on, each "
+                "costs more than "
                 f"{BEND:g} times the cheapest.</p><ul>{''.join(sentences)}</ul>"
             )
             plot = plots.growth(document, those, units)
@@ -223,7 +235,8 @@ def _others(document: Document) -> Iterator[Section]:
 def _claims(document: Document) -> Iterator[Section]:
     if document.verdicts:
         items = "".join(
-            f"<li><p><b>{escape(verdict.claim)}</b></p><p><mark>{escape(verdict.holds)}</mark> {escape(verdict.found)}</p>"
+            f"<li><p><b>{escape(verdict.claim)}</b></p><p><mark>{escape(verdict.holds)}</mark> "
+            f"{escape(verdict.found)}</p>"
             f"<p><small>How: {escape(verdict.how)}</small></p></li>"
             for verdict in document.verdicts
         )
@@ -243,7 +256,8 @@ def _subjects(document: Document) -> Iterator[Section]:
     ]
     table = Table("what was measured, and how", ["version", "waits", "meets", "used as"], rows)
     failed = [
-        f"<li>{escape(result.case.key)}: {escape(result.failure.reason)}: {escape(result.failure.text)}</li>"
+        f"<li>{escape(result.case.key)}: {escape(result.failure.reason)}: "
+        f"{escape(result.failure.text)}</li>"
         for result in document.results
         if result.failure is not None and result.failure.reason in ("hung", "failed")
     ]

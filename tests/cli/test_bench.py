@@ -31,20 +31,31 @@ def test_the_suites_are_those_of_the_bench():
     assert set(NAMED) == set(SUITES)
 
 
-def test_a_table_for_people(kin: Kin):
-    shown = kin.succeed("bench", "os.pipe", "mq", *TINY).decode()
+def test_a_table_for_people(kin: Kin, results):
+    shown = kin.succeed("bench", "--from", results).decode()
     assert "round trip: until the answer to a message is there" in shown
     assert re.search(r"^  os\.pipe +[\d.,]+", shown, re.MULTILINE)
-    assert re.search(r"^  kin mq +[\d.,]+", shown, re.MULTILINE)
+    assert re.search(r"^  kin pipe +[\d.,]+", shown, re.MULTILINE)
+    assert "cost of a message of 48 B in a stream" in shown
     assert "2 interleaved rounds after 0 of warm-up" in shown
 
 
-def test_json_for_programs(kin: Kin):
-    found = json.loads(kin.succeed("bench", "os.pipe", *TINY, "--json"))
+def test_json_for_programs(kin: Kin, results):
+    found = json.loads(kin.succeed("bench", "--from", results, "--json"))
     assert (found["format"], found["version"]) == ("kinfolk-bench", 1)
-    assert [result["case"]["workload"] for result in found["results"]] == ["round trip", "stream"]
+    cases = [result["case"] for result in found["results"]]
+    assert {case["workload"] for case in cases} == {"round trip", "stream"}
     assert all(len(result["rounds"]) == 2 for result in found["results"])
     assert not found["interrupted"]
+
+
+def test_a_run_that_has_to_end_in_time_says_what_it_left_out(kin: Kin):
+    found = json.loads(
+        kin.succeed("bench", "os.pipe", "pipe", *TINY, "--within", 0, "--runs", 1, "--json")
+    )
+    assert found["settings"]["within"] == 0
+    assert len(found["results"]) == 1  # who knows how long a turn takes, before the first one?
+    assert found["interrupted"]
 
 
 def test_exports_of_an_earlier_run(kin: Kin, results, tmp_path):

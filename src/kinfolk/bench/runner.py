@@ -86,7 +86,7 @@ class Runner:
             left = spent / number * (len(turns) - number) if number else None
             if result.failure is not None:
                 continue
-            if spent + (spent / number if number else 0) > within:
+            if number and spent + spent / number > within:
                 return
             left = left if left is None else min(left, within - spent)
             watch(Turn(case.key, number, len(turns), left))

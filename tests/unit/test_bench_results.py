@@ -11,7 +11,7 @@ import pytest
 import kinfolk as kin
 from kinfolk.bench import choosing, comparing, results
 from kinfolk.bench.cases import METRICS, Case, Failure
-from kinfolk.bench.exporting import to_csv, to_markdown
+from kinfolk.bench.exporting import conditions, to_csv, to_markdown
 from kinfolk.bench.results import Result
 from kinfolk.bench.tables import number, tables
 from kinfolk.bench.text import lines
@@ -119,6 +119,11 @@ def test_markdown_has_the_tables_the_claims_and_the_machine():
     assert "**A <claim>.** holds. It was so: 3 & 4." in text
     assert "Abacus 3000" in text
     assert "Not installed: pynng" in text
+
+
+def test_how_many_rounds_there_were_is_said_also_when_time_was_up():
+    assert conditions(document(trip("a", 1, 2), trip("b", 1, 2))).startswith("2 interleaved")
+    assert conditions(document(trip("a", 1, 2), trip("b", 1))).startswith("1 to 2 interleaved")
 
 
 # ── comparing ────────────────────────────────────────────────────────────────────────────────

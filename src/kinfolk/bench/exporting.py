@@ -64,13 +64,10 @@ def conditions(document: Document) -> str:
 
 
 def _rounds(document: Document) -> str:
-    """As many as were asked for; or, where time was up, as many as the cases have."""
-    asked = document.settings.runs
+    """As many as the cases have; those whose turns came before time was up have one more."""
     counts = {len(result.rounds) for result in document.measured()} or {0}
     fewest, most = min(counts), max(counts)
-    if fewest == asked or document.interrupted:
-        return str(asked)
-    return str(most) if fewest == most else f"{fewest} or {most}"
+    return str(most) if fewest == most else f"{fewest} to {most}"
 
 
 def _as_markdown(table: Table) -> str:

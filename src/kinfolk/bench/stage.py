@@ -53,6 +53,9 @@ _MOST = 2_000_000
 #: How long it takes can be told from this part of the whole on.
 _LOOK = 0.3
 
+#: How often each number is tried.
+_TRIES = 3
+
 #: How many times more messages are tried next, at most.
 _STEP = 16
 
@@ -184,7 +187,7 @@ def _fitting(cast: Cast, seconds: float) -> int:
     """
     count = 1
     while True:
-        took = max(1e-9, min(_seconds_of(cast, count), _seconds_of(cast, count)))
+        took = max(1e-9, min(_seconds_of(cast, count) for _ in range(_TRIES)))
         fits = count * seconds / took
         if took >= seconds * _LOOK or count >= _MOST:
             return max(1, min(_MOST, int(fits)))

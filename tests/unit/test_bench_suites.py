@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import Any
 
 import pytest
 
-from kinfolk.bench import lock_cases, waking_cases
+from kinfolk.bench import growth_cases, lock_cases, waking_cases
 from kinfolk.bench.cases import METRICS, Case, Order, Outcome
 from kinfolk.bench.claims.claim import Claim, Found
 from kinfolk.bench.claims.sampled import TOTAL, copying_time, time_in_copies
@@ -123,6 +124,15 @@ def test_a_lock_that_its_dead_holder_keeps_is_a_result():
     assert failure is not None
     assert failure.reason == "hung"
     assert "nobody had it" in failure.text
+
+
+@pytest.mark.parametrize("subject", ["os.pipe", "kin pipe"])
+def test_more_channels_than_one_process_may_have_are_held_by_several(subject, monkeypatch):
+    limit = len(os.listdir("/proc/self/fd")) + growth_cases._SPARE + 50
+    monkeypatch.setattr(growth_cases, "_most_descriptors", lambda: limit)
+    outcome = growth_cases.perform(order(Case("channels", subject, grows=60)))
+    assert outcome.failure is None
+    assert outcome.metrics["each"] > 0
 
 
 def test_more_channels_than_descriptors_is_said():

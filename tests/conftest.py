@@ -20,6 +20,8 @@ import kinfolk as kin
 from tests import leak_check, shares
 from tests.other_user import User, nobody, why_no_other_user
 
+_share = shares.take_directory()  # before anything starts a thread
+
 hypothesis.settings.register_profile("kinfolk", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("kinfolk")
 
@@ -36,7 +38,6 @@ def _import_with_signals_blocked(name: str) -> None:
 # NumPy, once imported, keeps threads for linear algebra. Here, for some test modules import it when they are collected.
 _import_with_signals_blocked("numpy")
 
-_share = shares.take_directory()
 _numbers = itertools.count()
 _checks: list[leak_check.LeakCheck] = []
 
@@ -78,6 +79,12 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
         check.note(nodeid)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        spare_the_collector()
+
+
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if _share is None or session.config.option.collectonly or session.testsfailed:
         return None
@@ -91,8 +98,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_finish() -> None:
-    # Many tests collect garbage, and in a forked child each look at an old object copies its page. What
-    # pytest holds from here on is no garbage of theirs.
+    spare_the_collector()
+
+
+def spare_the_collector() -> None:
+    """Have it never look again at what is there now.
+
+    Many tests collect garbage, and in a forked child each look at an old object copies its page. What pytest holds after
+    its collection, and what it has written down after each module, is no garbage of theirs.
+    """
     gc.collect()
     gc.freeze()
 

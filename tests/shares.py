@@ -3,9 +3,10 @@
     python -m tests.shares        run them, show what each says, and add up
 
 Theory of operation: every run collects everything, and takes the next test module that nobody has taken yet; the file that
-stands for it is made with O_EXCL. So the runs end at about the same time, and none knows of the others. A run looks
-for what it has itself left behind (KINFOLK_TEST_OWN_LEAKS); what belongs to nobody in particular, such as queues and
-segments, is compared here, before the first run and after the last.
+stands for it is made with O_EXCL. So the runs end at about the same time, and none knows of the others. Where that is
+allowed, a run has an IPC namespace and a /dev/shm of its own, so that it may count queues and segments; else it looks for what it
+has itself left behind (KINFOLK_TEST_OWN_LEAKS). What belongs to nobody in particular is compared here too, before the first
+run and after the last.
 
 Rules:
 1. A module is run by one run, whole and in order.
@@ -32,7 +33,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import leak_check
+from tests import leak_check, namespaces
 
 #: A directory, in which the runs take modules and leave their sums.
 VARIABLE = "KINFOLK_TEST_SHARES"
@@ -40,7 +41,15 @@ VARIABLE = "KINFOLK_TEST_SHARES"
 #: More would disturb each other: many tests have several processes of their own.
 MOST = 2
 
-ALONE = ("test_leak_check.py",)
+#: They count objects of the whole machine, or make such as remove what others have just left.
+ALONE = (
+    "test_leak_check.py",
+    "test_kernel_semaphores.py",
+    "test_kernel_semaphore_faults.py",
+    "test_kernel_semaphore_kills.py",
+    "test_posix_semaphore.py",
+    "test_sysv_semaphore.py",
+)
 
 #: The file in the directory that says that now is their time.
 _ALONE = "alone"
@@ -57,7 +66,11 @@ def take_directory() -> Path | None:
     What a test starts is no part of this, so it does not inherit the variable.
     """
     path = os.environ.pop(VARIABLE, None)
-    return Path(path) if path else None
+    if path is None:
+        return None
+    if namespaces.be_alone():
+        os.environ[leak_check.VARIABLE] = "namespace"
+    return Path(path)
 
 
 def run_share(session: pytest.Session, taken: Path) -> None:
@@ -129,7 +142,7 @@ def _run_all(place: Path) -> list[int]:
 
 def _run_at_once(place: Path, count: int) -> list[int]:
     command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
-    env = {**os.environ, VARIABLE: str(place), "KINFOLK_TEST_OWN_LEAKS": "1"}
+    env = {**os.environ, VARIABLE: str(place), leak_check.VARIABLE: "1"}
     outputs = [(place / f"output-{number}").open("w+") for number in range(1, count)]
     runs = [
         subprocess.Popen(

@@ -20,8 +20,8 @@ import kinfolk as kin
 from kinfolk.memory.sysv_segment import all_segments
 from tests.conformance.peers import Peers, until
 from tests.conformance.test_exhaustion import room_for
+from tests.namespaces import CLONE_NEWIPC, NotHere, in_namespaces
 from tests.unit.memories import EVERY, NAMED, NewAddress, is_there
-from tests.unit.namespaces import CLONE_NEWIPC, NotHere, in_namespaces
 from tests.unit.refusals import refuse
 
 F_ADD_SEALS = 1033

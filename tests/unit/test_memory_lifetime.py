@@ -18,9 +18,9 @@ from kinfolk._native import SysvAttachment, sysv_shm_get, sysv_shm_remove
 from kinfolk.memory import guard
 from kinfolk.memory.sysv_segment import all_segments
 from tests.conformance.peers import HANG, Peers, until
+from tests.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
 from tests.other_user import User
 from tests.unit.memories import NAMED, NewAddress, is_there, path_of
-from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
 
 
 @pytest.fixture(params=["shm", "sysv-shm"])

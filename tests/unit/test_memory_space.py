@@ -19,8 +19,8 @@ import kinfolk as kin
 from kinfolk.memory import named, space
 from kinfolk.room import room_in_memory
 from tests.conformance.peers import Peers
+from tests.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
 from tests.unit.memories import NewAddress, is_there
-from tests.unit.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
 from tests.unit.refusals import refuse
 
 PAGE = mmap.PAGESIZE

@@ -26,6 +26,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -173,6 +174,17 @@ class Chunk:
     total: int
 
 
+class _Body(io.BytesIO):
+    """The bytes of a message, which may be dropped while somebody looks at them: both go as garbage, in whatever order."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        """For its finalizer, which complains of that from Python 3.13 on."""
+        with contextlib.suppress(BufferError):
+            super().close()
+
+
 @dataclass(slots=True)
 class Partial:
     """A message of which some chunks are in."""
@@ -181,7 +193,7 @@ class Partial:
     sequence: int
     total: int
     received: int = 0
-    body: io.BytesIO = field(default_factory=io.BytesIO)
+    body: _Body = field(default_factory=_Body)
     size: int = 0  # of the body's memory
 
     def room(self, length: int) -> memoryview:

@@ -1,4 +1,4 @@
-"""Namespaces of a peer's own: where a /dev/shm is tiny, or a limit of the kernel low."""
+"""Namespaces of a process's own: where a /dev/shm is tiny, a limit of the kernel low, or nobody else makes anything."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from kinfolk._native import unshare
-from tests.conformance.peers import Peers
+
+if TYPE_CHECKING:
+    from tests.conformance.peers import Peers
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER = 0x00020000, 0x08000000, 0x10000000
 _MS_REC, _MS_PRIVATE = 0x4000, 0x40000
@@ -55,6 +57,24 @@ def mount_shared_memory(options: str) -> None:
     """Mount a /dev/shm in this mount namespace alone. Raises OSError."""
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE, None)
     _mount("tmpfs", "/dev/shm", "tmpfs", 0, options)
+
+
+def be_alone() -> bool:
+    """Have System V objects, POSIX queues and a /dev/shm that no process has but this one and its descendants.
+
+    Whether it is so: root may, if its container lets it. A plain user could by a user namespace only, which changes what else he may.
+    """
+    if os.geteuid() != 0:
+        return False
+    try:
+        enter(CLONE_NEWNS | CLONE_NEWIPC)
+    except PermissionError:
+        return False
+    queues = os.path.ismount("/dev/mqueue")
+    mount_shared_memory("mode=1777")
+    if queues:
+        _mount("mqueue", "/dev/mqueue", "mqueue", 0, None)
+    return True
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None) -> None:

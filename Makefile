@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 ORIGIN := $(VENV)/.origin
 TOOLS := $(VENV)/.tools
 INSTALLED := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 
 # Whatever ends up in the installed package. Directories are listed too: a deleted file changes them.
 SOURCES := $(shell find src native include -name __pycache__ -prune -o -print 2>/dev/null) \
@@ -61,9 +62,14 @@ format: $(TOOLS) ## Put the Python files in order: ruff's safe fixes, then its f
 soak: $(INSTALLED) ## Set up, then run the tests that take minutes (marked soak)
 	@$(BIN)/python -m pytest -m soak --timeout 3600 -o faulthandler_timeout=3600 $(ARGS)
 
-bench: $(INSTALLED) ## Set up, then measure against the peers; best on a quiet machine
-	@failed=; for each in processes locks; do \
-	    $(BIN)/python benchmarks/$$each.py $(ARGS) || failed=yes; done; [ -z "$$failed" ]
+bench: $(INSTALLED) $(PEERS) ## Set up, then measure against the peers, into benchmarks/results (a quarter of an hour)
+	@$(BIN)/kin bench --peers --suite data --suite start-up --suite one-core --suite batches \
+	    --suite in-place --suite idle --suite locks --suite processes --shapes 1x1,4x4 \
+	    --runs 3 --warmup 0 --time 0.1 --within 600 \
+	    --export-json benchmarks/results/mechanisms.json $(ARGS)
+	@$(BIN)/kin bench --suite scale --verify-claims --runs 1 --warmup 0 --within 180 \
+	    --export-json benchmarks/results/scale.json $(ARGS)
+	@$(BIN)/python benchmarks/targets.py benchmarks/results/mechanisms.json
 
 clean: ## Remove .venv and everything else that was built
 	@rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
@@ -97,6 +103,14 @@ $(ORIGIN):
 $(TOOLS): requirements-dev.txt $(ORIGIN)
 	@echo 'Installing the dependencies and tools of requirements-dev.txt (a minute, the first time)'
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# The extra `peers`. One that can't be installed here is missing from the results, which say so.
+$(PEERS): pyproject.toml $(TOOLS)
+	@echo 'Installing the peers of kin bench'
+	@for each in $$($(BIN)/python -c 'import tomllib; \
+	    print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["peers"])'); do \
+	    $(PIP) install "$$each" || echo "make bench: without $$each" >&2; done
 	@touch $@
 
 # No build isolation: the build tools are in .venv already, and the build directory stays, so that

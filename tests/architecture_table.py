@@ -130,7 +130,29 @@ FLOORS: tuple[tuple[House, ...], ...] = (
     ),
     # 4: programs on top of the public names
     (
-        House("bench", is_package=True),
+        House(
+            "bench",
+            (
+                "sizes statistics machine shared_slot",
+                "placement subject",
+                "cases messages accounting forked",
+                "results loops participants",
+                # What is measured: siblings, which never import each other.
+                "channel_subjects kernel_subjects peers/ round_trips streams hand_overs idling lock_cases waking_cases "
+                "start_cases growth_cases memory_copies",
+                "subjects",
+                "bends workloads runner choosing",
+                "stage performing tables comparing",
+                "exporting claims.claim claims.copying claims.sampled",
+                "claims.semaphores text report.plots",
+                # The claims: siblings too.
+                "claims.buffers claims.copies claims.racing claims.sockets claims.signalling claims.relatives "
+                "claims.datagrams claims.forking report.sections",
+                "claims.trial report.page",
+                "claims report session",
+            ),
+            is_package=True,
+        ),
         House("tour", is_package=True),
         House("cli", is_package=True),
         House("web", is_package=True),
@@ -156,16 +178,33 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "posix_ipc": (),
     "sysv_ipc": (),
     "numpy": (),
+    "faster_fifo": ("bench",),
+    "faster_fifo_reduction": ("bench",),
+    "iceoryx2": ("bench",),
+    "plotly": ("bench",),
+    "pynng": ("bench",),
+    "subetha": ("bench",),
+    "zmq": ("bench",),
 }
 
-# Not installed with kinfolk: only imported inside a function, when an array is asked for.
-OPTIONAL = ("numpy",)
+# Not installed with kinfolk: only imported inside a function, when it is asked for. Each with the package of an extra.
+OPTIONAL = {
+    "numpy": "numpy",
+    "faster_fifo": "faster-fifo",
+    "faster_fifo_reduction": "faster-fifo",
+    "iceoryx2": "iceoryx2",
+    "plotly": "plotly",
+    "pynng": "pynng",
+    "subetha": "subetha-ipc",
+    "zmq": "pyzmq",
+}
 
 # (module, what it imports): why this import may depend on the machine. Empty is best.
 CONDITIONAL_IMPORTS: dict[tuple[str, str], str] = {}
 
 # module: why it imports by a name that is only known when it runs.
 DYNAMIC_IMPORTS: dict[str, str] = {
+    "bench.stage": "the library of what is measured: its import is a part of the start-up",
     "processes.keeper": "the modules that the user names to kinfolk.preload",
 }
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 import weakref
 
 from kinfolk import record_locks
@@ -38,14 +39,14 @@ _MEMBERS = 3  # the first byte of memberships
 class _Held:
     """A record lock of this process on the inode of a descriptor."""
 
-    __slots__ = ("__weakref__", "_fd", "_inode", "_writable")
+    __slots__ = ("__weakref__", "_fd", "_there", "_writable")
 
     def __init__(self, fd: int) -> None:
         status = os.fstat(fd)
         self._fd = fd
-        self._inode = status.st_dev, status.st_ino
+        self._there = _on_inode(status.st_dev, status.st_ino)
         self._writable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-        _held[id(self)] = self
+        self._there.held[id(self)] = self
 
     def lost(self) -> None:
         """The kernel has dropped the lock: this process closed a descriptor of the inode, or was forked."""
@@ -53,7 +54,7 @@ class _Held:
 
     def closing(self) -> None:
         """The descriptor is about to be closed: nothing is to be taken on its number any more."""
-        _held.pop(id(self), None)
+        self._there.held.pop(id(self), None)
 
     def closed(self) -> None:
         """The descriptor was closed just now."""
@@ -63,7 +64,7 @@ class _Held:
 
     def _neighbours(self) -> list[_Held]:
         """What else this process holds on the inode."""
-        return [other for other in _all_held() if other._inode == self._inode and other is not self]
+        return [other for other in self._there.all() if other is not self]
 
     def _lock(self, byte: int) -> bool:
         """False when another process has it."""
@@ -79,12 +80,31 @@ class _Held:
         return None if found is None else found.pid
 
 
-# By id: a set can't be iterated over while another thread adds to it.
-_held: weakref.WeakValueDictionary[int, _Held] = weakref.WeakValueDictionary()
+class _Inode:
+    """What this process holds on one inode; there as long as something of it is."""
+
+    __slots__ = ("__weakref__", "held")
+
+    def __init__(self) -> None:
+        # By id: a set can't be iterated over while another thread adds to it.
+        self.held: weakref.WeakValueDictionary[int, _Held] = weakref.WeakValueDictionary()
+
+    def all(self) -> list[_Held]:
+        return [held for reference in self.held.valuerefs() if (held := reference()) is not None]
 
 
-def _all_held() -> list[_Held]:
-    return [held for reference in _held.valuerefs() if (held := reference()) is not None]
+# By inode: a process may have thousands of channels open, and each that closes looks at its neighbours.
+_inodes: weakref.WeakValueDictionary[tuple[int, int], _Inode] = weakref.WeakValueDictionary()
+_adding = threading.Lock()
+
+
+def _on_inode(device: int, number: int) -> _Inode:
+    """The one of that inode, for all threads."""
+    with _adding:
+        found = _inodes.get((device, number))
+        if found is None:
+            found = _inodes[device, number] = _Inode()
+        return found
 
 
 class Claim(_Held):
@@ -164,8 +184,12 @@ class Membership(_Held):
 
 
 def _after_fork_in_child() -> None:
-    for held in _all_held():
-        held.lost()
+    global _adding  # noqa: PLW0603
+    _adding = threading.Lock()  # another thread may have had it
+    for reference in _inodes.valuerefs():
+        if (inode := reference()) is not None:
+            for held in inode.all():
+                held.lost()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -39,6 +39,7 @@ COMMANDS = (
     "signals",
     "signal",
     "tour",
+    "bench",
 )
 
 #: Those that end with another program's exit code; their own failures have codes apart from any program's.
@@ -67,6 +68,8 @@ def _load(name: str) -> click.Command:
             from kinfolk.cli.signal_list import command
         case "signal":
             from kinfolk.cli.signal_send import command
+        case "bench":
+            from kinfolk.cli.bench import command
         case _:
             from kinfolk.cli.tour import command
     command.name = name

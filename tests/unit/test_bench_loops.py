@@ -7,14 +7,23 @@ from __future__ import annotations
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 
 import pytest
 
 from kinfolk.bench import hand_overs, idling, round_trips, streams
 from kinfolk.bench.accounting import Usage
 from kinfolk.bench.cases import Case, Outcome
-from kinfolk.bench.loops import STOP, answer, ask, send_all, send_batches, take_counted, take_shared
+from kinfolk.bench.loops import (
+    STOP,
+    answer,
+    ask,
+    send_all,
+    send_batches,
+    take_batches,
+    take_counted,
+    take_shared,
+)
 from kinfolk.bench.messages import (
     WrongMessage,
     check_all,
@@ -143,6 +152,23 @@ def test_batches_have_as_many_messages_as_were_asked_for_in_turns(count, calls):
     assert [len(batch) for batch in sent] == calls
     tags = Counter(message[0] for batch in sent for message in batch)
     check_all([tags], 1, count)
+
+
+@pytest.mark.parametrize("sizes", [[10], [3, 4, 3], [1] * 10, [7, 3]])
+def test_batches_are_compared_wherever_they_begin(sizes):
+    sent = list(islice(cycle(payloads(0, 48)), 10))
+    batches = [[sent.pop(0) for _ in range(size)] for size in sizes]
+    take_batches(iter(batches).__next__, payloads(0, 48), 10)
+
+
+@pytest.mark.parametrize("place", [0, 4, 9])
+def test_a_batch_with_a_wrong_message_is_noticed(place):
+    sent = list(islice(cycle(payloads(0, 48)), 10))
+    swapped = [*sent[:place], payload(tag_of(5, 0), 48), *sent[place + 1 :]]
+    with pytest.raises(WrongMessage, match="otherwise than sent"):
+        take_batches(iter([swapped]).__next__, payloads(0, 48), 10)
+    with pytest.raises(WrongMessage, match="3 messages more"):
+        take_batches(iter([sent]).__next__, payloads(0, 48), 7)
 
 
 @pytest.mark.parametrize("many", [True, False])

@@ -99,6 +99,25 @@ def take_counted(
     return _counted(tags)
 
 
+def take_batches(take_many: TakeMany, messages: Sequence[bytes], total: int) -> None:
+    """Take so many of one sender, and compare a batch with one call: looked at one by one, each
+    would cost more than it does.
+    """
+    turns = len(messages)
+    stretch: list[bytes] = list(islice(cycle(messages), turns))
+    got = 0
+    while got < total:
+        batch = take_many()
+        if len(batch) + turns > len(stretch):
+            stretch = list(islice(cycle(messages), len(batch) + turns))
+        first = got % turns
+        if batch != stretch[first : first + len(batch)]:
+            raise WrongMessage(f"a batch of {len(batch)} messages arrived otherwise than sent")
+        got += len(batch)
+    if got > total:
+        raise WrongMessage(f"{got - total} messages more than were sent")
+
+
 def take_shared(
     take: Take,
     wanted: Mapping[int, bytes],

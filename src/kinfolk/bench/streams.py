@@ -33,6 +33,7 @@ from kinfolk.bench.loops import (
     send_all,
     send_batches,
     take_arrays,
+    take_batches,
     take_counted,
     take_shared,
 )
@@ -110,6 +111,7 @@ class Receiver:
         self._wiring, self._number, self._tally = wiring, number, tally
         self._senders, self._workload = case.senders, case.workload
         self._wanted = expected(case.senders, case.size)
+        self._in_turn = payloads(0, case.size)
         self._phase = self._total = self._before = 0
 
     def open(self) -> None:
@@ -124,6 +126,9 @@ class Receiver:
         """Take all, or a part of all."""
         inlet, total = self._inlet, count * self._senders
         meter = Meter()
+        if self._workload == "batches" and inlet.take_many is not None:
+            take_batches(inlet.take_many, self._in_turn, total)
+            return meter.stop(total)
         if self._tally is None:
             tags = take_counted(inlet.take, inlet.take_many, self._wanted, total)
             return meter.stop(total, _packed(tags))

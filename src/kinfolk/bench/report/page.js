@@ -11,20 +11,23 @@ function colour(name) {
 }
 
 function axis(own) {
-  return { gridcolor: colour("--line"), zerolinecolor: colour("--line"), linecolor: colour("--line"), automargin: true, ...own };
+  const line = colour("--line");
+  return { gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, ...own };
 }
 
-function laidOut(own) {
+// All names are to be seen: beside the plot each has a line, below it two of them share one.
+function laidOut(own, names) {
   const legend = narrow.matches
-    ? { orientation: "h", yanchor: "top", y: -0.25, font: { size: 11 } }
+    ? { orientation: "h", yref: "container", yanchor: "bottom", y: 0, font: { size: 11 } }
     : { font: { size: 12 } };
+  const height = narrow.matches ? 420 + 11 * names : Math.max(480, 80 + 20 * names);
   return {
     ...own,
     xaxis: axis(own.xaxis),
     yaxis: axis(own.yaxis),
     legend,
     showlegend: own.showlegend !== false,
-    height: own.height || (narrow.matches ? 520 : 480),
+    height: own.height || height,
     margin: { l: 56, r: 12, t: 16, b: 48 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -38,7 +41,8 @@ function laidOut(own) {
 function draw() {
   for (const [anchor, { traces, layout }] of Object.entries(figures)) {
     const place = document.getElementById("plot-" + anchor);
-    Plotly.react(place, traces, laidOut(layout), { responsive: true, displaylogo: false, displayModeBar: false });
+    const options = { responsive: true, displaylogo: false, displayModeBar: false };
+    Plotly.react(place, traces, laidOut(layout, traces.length), options);
   }
 }
 

@@ -26,7 +26,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import os
@@ -175,14 +174,14 @@ class Chunk:
 
 
 class _Body(io.BytesIO):
-    """The bytes of a message, which may be dropped while somebody looks at them: both go as garbage, in whatever order."""
+    """The bytes of a message, which may be dropped while somebody looks at them: both go as garbage, in whatever order.
+
+    The finalizer calls `close`, which from Python 3.13 on complains of that. `flush` does nothing, and is no Python, in
+    which a signal handler's exception would come to nobody.
+    """
 
     __slots__ = ()
-
-    def close(self) -> None:
-        """For its finalizer, which complains of that from Python 3.13 on."""
-        with contextlib.suppress(BufferError):
-            super().close()
+    close = io.BytesIO.flush
 
 
 @dataclass(slots=True)

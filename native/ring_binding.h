@@ -91,8 +91,6 @@ PyObject *kin_ring_py_give_up(PyObject *self, PyObject *unused);
 
 /* Of arena_acknowledge_binding.c. */
 PyObject *kin_ring_py_take_owed(PyObject *self, PyObject *unused);
-PyObject *kin_ring_py_acknowledge(PyObject *self, PyObject *args);
-PyObject *kin_ring_py_give_back(PyObject *self, PyObject *args);
 PyObject *kin_ring_py_may_come(PyObject *self, PyObject *unused);
 
 /* Releases a block, never waiting with the GIL. */

@@ -272,6 +272,7 @@ main(int argc, char *argv[])
     count = argc > 3 ? atol(argv[3]) : 0;
     if (strcmp(what, "send") == 0) {
         must(kin_open_sender(&sender, address, NULL), "open");
+        say("open");
         for (long i = 0; i < count; i++)
             send_one((uint64_t)i);
         kin_close(sender);

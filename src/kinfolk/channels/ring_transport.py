@@ -35,10 +35,7 @@ from kinfolk.interest import Interest, Steps
 from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
 
-_SHORTCUTS = {
-    True: ("send", "send_bytes", "send_many"),
-    False: ("recv", "recv_bytes", "recv_many"),
-}
+_SHORTCUTS = {True: ("send", "send_bytes", "send_many"), False: ("recv", "recv_bytes", "recv_many")}
 _MOST_PIECES = 512
 #: Bytes from which on nobody is to wait while a message is copied: larger ones take a block.
 _LONG = 64 << 10
@@ -370,7 +367,6 @@ class RingReceiver(_RingEnd, ReceiveTransport):
     def _end(self) -> Message | None:
         """End, as every sender has gone; or the message that the last one sent between two looks."""
         last: list[Message] = []
-
         presence = self._presence
         assert presence is not None  # else nobody is missed
 

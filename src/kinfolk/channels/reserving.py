@@ -16,7 +16,9 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 from collections.abc import Callable
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -171,16 +173,23 @@ def array_layout(shape: Any, dtype: Any, subject: str) -> Layout[Any]:
             remedy="install numpy, or use reserve()",
         ) from None
     try:
-        made = np.dtype(dtype)
-        lengths = tuple(map(operator.index, shape if np.iterable(shape) else (shape,)))
-        if min(lengths, default=0) < 0:
-            raise ValueError(f"shape {lengths} has a negative length")
-        head = array_head(made, lengths)
+        several = not isinstance(shape, int) and np.iterable(shape)
+        lengths = tuple(map(operator.index, shape if several else (shape,)))
+        return _array_layout(np.dtype(dtype), lengths)
     except KinfolkError:
         raise
     except (TypeError, ValueError) as error:
         raise InvalidValue("there is no such array", subject=subject, why=str(error)) from None
-    nbytes = math.prod(lengths) * made.itemsize
+
+
+@lru_cache(64)
+def _array_layout(dtype: Any, lengths: tuple[int, ...]) -> Layout[Any]:
+    ndarray = sys.modules["numpy"].ndarray
+    if min(lengths, default=0) < 0:
+        raise ValueError(f"shape {lengths} has a negative length")
     return Layout(
-        ARRAY | OUT_OF_BAND, head, nbytes, lambda memory: np.ndarray(lengths, made, memory)
+        ARRAY | OUT_OF_BAND,
+        array_head(dtype, lengths),
+        math.prod(lengths) * dtype.itemsize,
+        lambda memory: ndarray(lengths, dtype, memory),
     )

@@ -93,7 +93,15 @@ class Build:
                 self._object(path, flags) for path in (HERE / "harness.c", HERE / cases, *paths)
             ]
             # Bound at once: else the first call of each function is a thousand instructions of the linker's.
-            command = [self._compiler, "-pthread", "-Wl,-z,now", *flags, *objects, "-o", program]
+            command: list[str | Path] = [
+                self._compiler,
+                "-pthread",
+                "-Wl,-z,now",
+                *flags,
+                *objects,
+                "-o",
+                program,
+            ]
             subprocess.run(command, check=True)
         return Harness(program)
 

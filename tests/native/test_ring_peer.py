@@ -224,6 +224,12 @@ def test_threads(how, peer):
     assert ended(peer(how, "threads")) == f"{COUNT}\n"
 
 
+@pytest.mark.parametrize("how", ["plain", "address"])
+def test_all_threads_are_told_of_the_end(how, peer):
+    """Also that one who slept before another has found it."""
+    assert ended(peer(how, "ends", 500)) == "1000\n"
+
+
 @pytest.mark.parametrize("how", SANITIZERS)
 def test_a_close_ends_the_wait_of_another_thread(how, peer):
     process = peer(how, "close", stdin=subprocess.PIPE)

@@ -95,7 +95,7 @@ class _Inode:
 
 # By inode: a process may have thousands of channels open, and each that closes looks at its neighbours.
 _inodes: weakref.WeakValueDictionary[tuple[int, int], _Inode] = weakref.WeakValueDictionary()
-_adding = threading.Lock()
+_adding = threading.RLock()  # a signal handler may open a channel too
 
 
 def _on_inode(device: int, number: int) -> _Inode:
@@ -185,7 +185,7 @@ class Membership(_Held):
 
 def _after_fork_in_child() -> None:
     global _adding  # noqa: PLW0603
-    _adding = threading.Lock()  # another thread may have had it
+    _adding = threading.RLock()  # another thread may have had it
     for reference in _inodes.valuerefs():
         if (inode := reference()) is not None:
             for held in inode.all():

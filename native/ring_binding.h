@@ -45,6 +45,7 @@ struct kin_ring_object {
     uint32_t departures, alarms; /* as they were when it was looked who is there */
     unsigned long long messages, size, waits; /* that went through shortcuts */
     PyObject *end;                     /* a weak reference; NULL: not shortened */
+    PyObject *dropped;                 /* what to call when the end is no more */
     PyObject *guards[KIN_RING_GUARDS];
 };
 

@@ -94,9 +94,6 @@ PyObject *kin_ring_py_give_up(PyObject *self, PyObject *unused);
 PyObject *kin_ring_py_take_owed(PyObject *self, PyObject *unused);
 PyObject *kin_ring_py_may_come(PyObject *self, PyObject *unused);
 
-/* Releases a block, never waiting with the GIL. */
-void kin_block_give_back(struct kin_opened_ring *opened, const struct kin_block *block);
-
 /* Whether messages of a kind are read where they are. */
 bool kin_is_looked_at(uint8_t kind);
 

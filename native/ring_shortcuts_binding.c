@@ -199,11 +199,7 @@ take_block(struct kin_ring_object *self, const struct kin_ring_frame *frame)
         kin_ring_withdraw(ring);
         return NULL;
     }
-    if (!block.in_place) {
-        kin_ring_withdraw(ring);
-        kin_block_give_back(opened, &block);
-        return NULL;
-    }
+    /* Taken, wherever it lies: what is held and not taken, another end of this process may receive meanwhile, under the same bit. */
     kin_ring_take(ring, frame);
     kin_ring_leave(ring);
     self->messages++;

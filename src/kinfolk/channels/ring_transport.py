@@ -11,8 +11,7 @@ Rules:
 2. Before it is looked whether there is something to wait for, the hang-up is watched and the count of alarms is read: so
    neither a hang-up nor a close gets lost between looking and sleeping.
 3. A receiver that finds the senders gone looks into the ring once more: what they sent before is received.
-4. A process may be stopped with the lock of its side. Nobody waits for it longer than a blink: what can't be had is as what is not there,
-   so time limits, closes and cancellations are looked at in between.
+4. A lock that can't be had for some time, as of a process that is stopped, is as no message, and no room: so time limits hold.
 """
 
 from __future__ import annotations
@@ -24,16 +23,15 @@ from functools import partial
 from typing import Any, NoReturn
 
 from kinfolk._native import Block, Ring, Watch, object_maker
-from kinfolk.channels import ring_file, ring_memory
+from kinfolk.channels import ring_file, ring_limits, ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.channels.ring_blocks import BlockWait, RingRoom
-from kinfolk.channels.ring_limits import failure, limits_of, refusal
 from kinfolk.channels.ring_options import Terms
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import BrokenChannel, Closed, EndOfChannel, KinfolkError, Unsupported
+from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError
 from kinfolk.interest import Interest, Steps
 from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
@@ -75,7 +73,9 @@ class _RingEnd:
         try:
             if (error := self._open(sizes)) is not None:
                 raise error
-            self.limits = limits_of(self._native, terms.most, presence=presence is not None)
+            self.limits = ring_limits.limits_of(
+                self._native, terms.most, presence=presence is not None
+            )
             # Where messages are acknowledged, all of them are in blocks.
             self._inline = -1 if self._native.acknowledged else min(_LONG, self._native.most)
             self._known = self._native.alarms
@@ -89,7 +89,7 @@ class _RingEnd:
         found = self._native.open(mapped, number, *sizes, self._terms.acknowledge, core())
         if found == Finding.BEING_MADE:
             return being_made(object_maker(mapped, 0), "ring", self._subject)
-        return None if found == Finding.SOUND else refusal(found, self._subject)
+        return None if found == Finding.SOUND else ring_limits.refusal(found, self._subject)
 
     # ── who is there ─────────────────────────────────────────────────────────────────────────
 
@@ -135,13 +135,11 @@ class _RingEnd:
     def _awaited(self) -> Interest:
         return self._polling.interest(self)
 
-    # ── the rest ─────────────────────────────────────────────────────────────────────────────
-
     def shortcuts(self, end: object, *guards: Collection[object]) -> dict[str, Callable[..., Any]]:
         """Sending and receiving at once."""
         if self._native.acknowledged:
             return {}
-        self._native.shorten(end, guards, partial(_raise_dropped, self._subject))
+        self._native.shorten(end, guards, partial(ring_limits.raise_dropped, self._subject))
         return {name: getattr(self._native, name) for name in _SHORTCUTS[self.sends]}
 
     def uncounted(self) -> tuple[int, int, int]:
@@ -155,11 +153,7 @@ class _RingEnd:
     def unlink(self) -> None:
         """Remove the name of a file; that of another ring goes with its last peer."""
         if self._presence is not None:
-            raise Unsupported(
-                "a ring's name goes with its last peer",
-                subject=self._subject,
-                remedy="close it: that is all",
-            )
+            raise ring_limits.name_goes_by_itself(self._subject)
         ring_file.unlink(self._memory, self._name, self._subject)
 
     def close(self) -> None:
@@ -194,7 +188,9 @@ class _RingEnd:
         )
 
     def _refused(self, error: OSError) -> NoReturn:
-        raise failure(error, self._subject, self._memory.fileno(), self._native, self.limits)
+        raise ring_limits.failure(
+            error, self._subject, self._memory.fileno(), self._native, self.limits
+        )
 
 
 class RingSender(_RingEnd, SendTransport):
@@ -373,7 +369,6 @@ class RingReceiver(_RingEnd, ReceiveTransport):
     def _end(self) -> Message | None:
         """End, as every sender has gone; or the message that the last one sent between two looks."""
         last: list[Message] = []
-
         presence = self._presence
         assert presence is not None  # else nobody is missed
 
@@ -388,15 +383,6 @@ class RingReceiver(_RingEnd, ReceiveTransport):
         if self._ended:
             raise EndOfChannel("every sender has gone", subject=self._subject)
         return last[0] if last else None
-
-
-def _raise_dropped(subject: str) -> NoReturn:
-    raise Closed(
-        "this end is closed",
-        subject=subject,
-        why="nobody had it any more, but for one of its methods",
-        remedy="keep the end in a variable, or use it in a with block",
-    )
 
 
 def rebuilt(

@@ -1,15 +1,25 @@
-/* Ring.take_owed, Ring.acknowledge and their like: messages that belong to who received them until he has acknowledged them. See
- * ring_binding.c and arena_acknowledge.c.
+/* Ring.take_owed: messages that belong to who received them until he has acknowledged them. See ring_binding.c and
+ * arena_acknowledge.c.
  *
- * Rule: what is returned is a copy. It is made while nobody else can receive the message. All is done without the GIL, as the guard
- * of the arena is waited for.
+ *     Claim                      of Ring.take_owed: this process's hold on one message
+ *       .settle(done)            acknowledge it, or give it back; once. OSError: ESTALE, EBADF: it is not (any more) to be settled here
+ *       .redelivered             whether somebody may have had it before
+ *
+ * Rules:
+ * 1. What is returned is a copy. It is made while nobody else can receive the message. All is done without the GIL, as the guard
+ *    of the arena is waited for.
+ * 2. A claim that is garbage gives back: a signal handler may raise before anybody has it, and then nobody could.
+ * 3. It is there before the message is taken, so nothing can fail in between.
  */
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "heap_type_binding.h"
 #include "ring_binding.h"
+
+int kin_add_claim(PyObject *module);
 
 struct owed {
     struct kin_block block;
@@ -22,7 +32,7 @@ static int
 take_next(struct kin_ring *ring, struct owed *owed)
 {
     struct kin_ring_frame frame;
-    int error = kin_ring_enter(ring, 0);
+    int error = kin_ring_enter_soon(ring);
     if (error != 0)
         return error;
     error = kin_ring_next(ring, &frame);
@@ -65,14 +75,39 @@ take(struct kin_ring *ring, struct owed *owed)
     }
 }
 
+struct claim {
+    PyObject_HEAD
+    struct kin_ring_object *end; /* NULL: it is on nothing */
+    uint32_t unit, stamp, forks;
+    bool settled, repeated;
+};
+
+static PyTypeObject *claim_type; /* of the one module that there is in a process; it lives as long */
+
+/* NULL without memory for it: then it goes back. */
+static PyObject *
+copy_of(struct kin_ring *ring, const struct kin_block *block)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)block->length);
+    if (bytes == NULL)
+        return NULL;
+    char *to = PyBytes_AsString(bytes);
+    Py_BEGIN_ALLOW_THREADS
+    memcpy(to, kin_arena_bytes(&ring->arena, block), block->length);
+    Py_END_ALLOW_THREADS
+    return bytes;
+}
+
 PyObject *
 kin_ring_py_take_owed(PyObject *object, PyObject *unused)
 {
-    struct kin_ring *ring = kin_ring_of((struct kin_ring_object *)object);
+    struct kin_ring_object *self = (struct kin_ring_object *)object;
+    struct kin_ring *ring = kin_ring_of(self);
+    struct claim *claim = ring == NULL ? NULL : kin_allocate(claim_type);
     (void)unused;
-    if (ring == NULL)
+    if (claim == NULL)
         return NULL;
-    struct kin_opened_ring *opened = ((struct kin_ring_object *)object)->opened;
+    struct kin_opened_ring *opened = self->opened;
     struct owed owed;
     PyObject *bytes = NULL;
     int error;
@@ -82,55 +117,71 @@ kin_ring_py_take_owed(PyObject *object, PyObject *unused)
         error = take(ring, &owed);
         Py_END_ALLOW_THREADS
     } while (error == EINTR && PyErr_CheckSignals() == 0);
-    if (error == 0)
-        bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)owed.block.length);
-    char *to = bytes == NULL ? NULL : PyBytes_AsString(bytes);
     if (error == 0) {
-        Py_BEGIN_ALLOW_THREADS
-        if (to != NULL)
-            memcpy(to, kin_arena_bytes(&ring->arena, &owed.block), owed.block.length);
-        else
-            kin_arena_return(&ring->arena, owed.block.unit, owed.block.stamp);
-        Py_END_ALLOW_THREADS
+        claim->end = (struct kin_ring_object *)Py_NewRef(object);
+        claim->unit = owed.block.unit;
+        claim->stamp = owed.block.stamp;
+        claim->forks = kin_robust_forks();
+        claim->repeated = owed.repeated;
+        bytes = copy_of(ring, &owed.block);
     }
     kin_ring_come_out(opened);
     if (bytes != NULL)
-        return Py_BuildValue("iNIIN", (int)owed.kind, bytes, owed.block.unit, owed.block.stamp,
-                             PyBool_FromLong(owed.repeated));
+        return Py_BuildValue("iNN", (int)owed.kind, bytes, claim);
+    Py_DECREF(claim);
     if (error == EAGAIN)
         Py_RETURN_NONE;
     return error == 0 || PyErr_Occurred() ? NULL : kin_ring_fail(error);
 }
 
-static PyObject *
-settle_by(int (*how)(struct kin_arena *, uint32_t, uint32_t), PyObject *object, PyObject *args)
+/* 0 or an errno. */
+static int
+settle(struct claim *claim, bool done)
 {
-    struct kin_ring *ring = kin_ring_of((struct kin_ring_object *)object);
-    unsigned int unit, stamp;
-    if (ring == NULL || !PyArg_ParseTuple(args, "II", &unit, &stamp))
-        return NULL;
-    struct kin_opened_ring *opened = ((struct kin_ring_object *)object)->opened;
+    struct kin_opened_ring *opened = claim->end == NULL ? NULL : claim->end->opened;
+    if (claim->settled || claim->forks != kin_robust_forks())
+        return ESTALE;
+    if (opened == NULL)
+        return EBADF;
+    struct kin_arena *arena = &opened->ring.arena;
     int error;
+    claim->settled = true; /* also while another thread tries */
     opened->inside++;
     Py_BEGIN_ALLOW_THREADS
-    error = how(&ring->arena, unit, stamp);
+    error = (done ? kin_arena_acknowledge : kin_arena_return)(arena, claim->unit, claim->stamp);
     Py_END_ALLOW_THREADS
     kin_ring_come_out(opened);
+    claim->settled = error == 0;
+    return error;
+}
+
+static PyObject *
+claim_settle(PyObject *object, PyObject *args, PyObject *keywords)
+{
+    static char *names[] = {"done", NULL};
+    int done;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "$p:settle", names, &done))
+        return NULL;
+    int error = settle((struct claim *)object, done != 0);
     if (error != 0)
         return kin_ring_fail(error);
     Py_RETURN_NONE;
 }
 
-PyObject *
-kin_ring_py_acknowledge(PyObject *object, PyObject *args)
+static PyObject *
+claim_redelivered(PyObject *object, void *unused)
 {
-    return settle_by(kin_arena_acknowledge, object, args);
+    (void)unused;
+    return PyBool_FromLong(((struct claim *)object)->repeated);
 }
 
-PyObject *
-kin_ring_py_give_back(PyObject *object, PyObject *args)
+static void
+claim_dealloc(PyObject *object)
 {
-    return settle_by(kin_arena_return, object, args);
+    struct claim *claim = (struct claim *)object;
+    (void)settle(claim, false); /* rule 2; what can't be is another's, or went with its end */
+    Py_XDECREF((PyObject *)claim->end);
+    kin_release(object);
 }
 
 PyObject *
@@ -148,4 +199,40 @@ kin_ring_py_may_come(PyObject *object, PyObject *unused)
     Py_END_ALLOW_THREADS
     kin_ring_come_out(opened);
     return PyBool_FromLong(may);
+}
+
+static PyMethodDef claim_methods[] = {
+    {"settle", (PyCFunction)(void (*)(void))claim_settle, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("Acknowledge it, or give it back.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef claim_attributes[] = {
+    {"redelivered", claim_redelivered, NULL, PyDoc_STR("Whether somebody may have had it."), NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot claim_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("A hold on a message that is to be acknowledged.")},
+    {Py_tp_dealloc, claim_dealloc},
+    {Py_tp_methods, claim_methods},
+    {Py_tp_getset, claim_attributes},
+    {0, NULL},
+};
+
+static PyType_Spec claim_spec = {
+    .name = "kinfolk._native.Claim",
+    .basicsize = sizeof(struct claim),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = claim_slots,
+};
+
+int
+kin_add_claim(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &claim_spec, NULL);
+    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Claim", type);
+    Py_XDECREF((PyObject *)claim_type);
+    claim_type = (PyTypeObject *)type;
+    return result;
 }

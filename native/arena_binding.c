@@ -201,7 +201,7 @@ put_block(struct kin_opened_ring *opened, const struct kin_block *block, uint8_t
     opened->inside++;
     do {
         Py_BEGIN_ALLOW_THREADS
-        error = kin_ring_enter(ring, 0);
+        error = kin_ring_enter_soon(ring);
         if (error == 0)
             error = put_and_leave(ring, block, kind);
         Py_END_ALLOW_THREADS

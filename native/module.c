@@ -34,6 +34,7 @@ int kin_add_opening(PyObject *module);
 int kin_add_mutex(PyObject *module);
 int kin_add_ring(PyObject *module);
 int kin_add_block(PyObject *module);
+int kin_add_claim(PyObject *module);
 int kin_add_semaphore(PyObject *module);
 int kin_add_semaphore_wait(PyObject *module);
 int kin_add_event(PyObject *module);
@@ -63,6 +64,7 @@ static PyModuleDef_Slot slots[] = {
     {Py_mod_exec, kin_add_mutex},
     {Py_mod_exec, kin_add_ring},
     {Py_mod_exec, kin_add_block},
+    {Py_mod_exec, kin_add_claim},
     {Py_mod_exec, kin_add_semaphore},
     {Py_mod_exec, kin_add_semaphore_wait},
     {Py_mod_exec, kin_add_event},

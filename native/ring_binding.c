@@ -10,8 +10,7 @@
  *       .allocate(length)                   -> a Block for a large message, or None
  *       .put_block(kind, block)             -> whether there was room
  *       .wait_for_block(length, milliseconds, alarm)   as wait; then allocate, or .give_up()
- *       .take_owed()                        -> (kind, bytes, unit, stamp, whether it is repeated), or None
- *       .acknowledge(unit, stamp), .give_back(unit, stamp)
+ *       .take_owed()                        -> (kind, bytes, Claim), or None
  *       .may_come()                         whether others may give one back; then `wait` is for that, too
  *       .wait(milliseconds, alarm)          sleeps until either may do better; None: for ever
  *       .poll()                             -> a new descriptor that speaks of news
@@ -22,7 +21,7 @@
  *       .look()                             nothing but a departure or an alarm from now on is news
  *       .alarms, .depth, .capacity, .arena, .most, .most_in_block, .messages, .size, .waits, .waker
  *
- *       .shorten(end, guards)               from then on, for an end of the channel:
+ *       .shorten(end, guards, dropped)      from then on, for an end of the channel, until it is `dropped`, which raises:
  *       .send_bytes, .send, .send_many      quicker than its own; of the same meaning
  *       .recv_bytes, .recv, .recv_many */
 
@@ -180,6 +179,7 @@ ring_traverse(PyObject *object, visitproc visit, void *arg)
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->end);
+    Py_VISIT(self->dropped);
     for (int i = 0; i < KIN_RING_GUARDS; i++)
         Py_VISIT(self->guards[i]);
     return 0;
@@ -190,6 +190,7 @@ ring_clear(PyObject *object)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     Py_CLEAR(self->end);
+    Py_CLEAR(self->dropped);
     for (int i = 0; i < KIN_RING_GUARDS; i++)
         Py_CLEAR(self->guards[i]);
     return 0;
@@ -345,8 +346,6 @@ static PyMethodDef methods[] = {
     {"put_block_now", kin_ring_py_put_block_now, METH_VARARGS, PyDoc_STR("Likewise.")},
     {"take_owed", kin_ring_py_take_owed, METH_NOARGS,
      PyDoc_STR("A message that is to be acknowledged, if one is there.")},
-    {"acknowledge", kin_ring_py_acknowledge, METH_VARARGS, PyDoc_STR("It is done with.")},
-    {"give_back", kin_ring_py_give_back, METH_VARARGS, PyDoc_STR("It is received again.")},
     {"may_come", kin_ring_py_may_come, METH_NOARGS, PyDoc_STR("Whether others may give one back.")},
     {"put_block", kin_ring_py_put_block, METH_VARARGS, PyDoc_STR("Send one, if there is room.")},
     {"wait_for_block", kin_ring_py_wait_for_block, METH_VARARGS,

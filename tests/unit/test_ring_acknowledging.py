@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import signal
 import threading
@@ -10,6 +12,7 @@ import threading
 import pytest
 
 import kinfolk as kin
+from tests.faults.test_interrupted_waits import TIMEOUTS, Storm
 
 np = pytest.importorskip("numpy")
 
@@ -99,9 +102,10 @@ def test_who_dies_has_not_acknowledged(ends, waits):
     sender.send("job")
 
     def work():
-        receiver.recv_message(timeout=HANG)
+        held = receiver.recv_message(timeout=HANG)
         os.write(there, b".")
         signal.pause()
+        held.acknowledge()
 
     pid = in_child(work)
     os.read(here, 1)
@@ -266,3 +270,107 @@ def test_blocks_come_back(ends):
         sender.send(number)
         with receiver.recv_message(timeout=HANG) as message:
             assert message.object == number
+
+
+def test_what_is_given_back_after_the_end_comes_again(ends):
+    """Whoever has some himself does not wait for the end, and yet loses nothing."""
+    receiver, sender = ends
+    sender.send("job")
+    sender.close()
+    message = receiver.recv_message(timeout=HANG)
+    with pytest.raises(kin.EndOfChannel):
+        receiver.recv_message(timeout=HANG)
+    message.give_back()
+    with receiver.recv_message(timeout=HANG) as again:
+        assert (again.object, again.redelivered) == ("job", True)
+    with pytest.raises(kin.EndOfChannel):
+        receiver.recv_message(timeout=HANG)
+
+
+def test_what_is_dropped_is_given_back(ends):
+    receiver, sender = ends
+    sender.send("job")
+    receiver.recv_message(timeout=HANG)
+    again = receiver.recv_message(timeout=HANG)
+    assert (again.object, again.redelivered) == ("job", True)
+
+
+def test_what_was_settled_settles_nothing_that_comes_later(ends):
+    receiver, sender = ends
+    sender.send("job")
+    first = receiver.recv_message(timeout=HANG)
+    first.give_back()
+    second = receiver.recv_message(timeout=HANG)
+    with pytest.raises(kin.UsageError):
+        first.acknowledge()
+    del first
+    with pytest.raises(kin.Timeout):
+        receiver.recv_message(timeout=0)
+    second.acknowledge()
+
+
+def test_a_copy_of_it_in_a_child_gives_nothing_back(ends):
+    receiver, sender = ends
+    sender.send("job")
+    message = receiver.recv_message(timeout=HANG)
+    here, there = os.pipe()
+
+    def receive_it_too():
+        nonlocal message
+        os.read(here, 1)
+        own = receiver.recv_message(timeout=HANG)
+        del message
+        with pytest.raises(kin.Timeout):
+            receiver.recv_message(timeout=0)
+        own.acknowledge()
+
+    pid = in_child(receive_it_too)
+    message.give_back()
+    os.write(there, b".")
+    assert ended(pid) == 0
+    os.close(here)
+    os.close(there)
+
+
+class Unloadable:
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+def test_what_can_not_be_decoded_can_be_settled(ends):
+    receiver, sender = ends
+    sender.send(Unloadable())
+    with (
+        pytest.raises(kin.DecodeError, match="ring:"),
+        receiver.recv_message(timeout=HANG) as message,
+    ):
+        assert message.object
+    with receiver.recv_message(timeout=HANG) as again:
+        assert again.redelivered
+    with pytest.raises(kin.Timeout):
+        receiver.recv_message(timeout=0)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_interrupts_leave_nothing_with_nobody(ends, fails):
+    receiver, sender = ends
+    storm = Storm()
+
+    def work():
+        for timeout in TIMEOUTS:
+            with contextlib.suppress(kin.Timeout):
+                sender.send_bytes(bytes(10), timeout=timeout)
+            with contextlib.suppress(kin.Timeout, ZeroDivisionError):
+                with receiver.recv_message(timeout=timeout):
+                    if fails:
+                        raise ZeroDivisionError
+
+    with storm.raging():
+        storm.until(300, work)
+    gc.collect()
+    with contextlib.suppress(kin.Timeout):
+        while True:
+            receiver.recv_message(timeout=0).acknowledge()
+    assert sender.statistics().depth == 0
+    with sender.reserve(sender.limits.max_message, timeout=HANG):
+        pass  # so all blocks are free

@@ -2,17 +2,19 @@
 
     recv_message() ──> Delivery ── acknowledge() ──> done with
                           │
-                          └── give_back(), the end is closed, its process dies ──> another receiver gets it, `redelivered`
+                          └── give_back(), it is garbage, the end is closed, its process dies ──> it is received again, `redelivered`
 
 Rules:
 1. Each is acknowledged by itself: several may be at work at once, in threads or tasks, and end in any order.
 2. A ``with`` block acknowledges at its end, and gives back when it raises.
-3. Dropping one without either keeps it: its receiver has it until the end is closed.
+3. Dropping one without either gives it back: a signal handler may raise before anybody has it, and then nobody else could.
+4. What can't be decoded raises when it is asked for, not when it is received: else nobody could say what is to become of it.
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -20,10 +22,11 @@ from kinfolk.errors import UsageError, from_os_error
 
 
 class Claim(Protocol):
-    """A message's hold on its transport."""
+    """A message's hold on its transport, which gives it back when it is garbage."""
 
-    #: whether it may have been delivered before
-    redelivered: bool
+    @property
+    def redelivered(self) -> bool:
+        """Whether it may have been delivered before."""
 
     def settle(self, *, done: bool) -> None:
         """Acknowledge it, or give it back. Raises OSError: ESTALE when it is not ours (any more)."""
@@ -32,13 +35,21 @@ class Claim(Protocol):
 class Delivery:
     """An object that was received and is to be acknowledged. Thread-safe; a forked copy can't acknowledge."""
 
-    __slots__ = ("_address", "_claim", "_settled", "object")
+    __slots__ = ("_address", "_claim", "_decode", "_object", "_settled")
 
-    def __init__(self, obj: Any, claim: Claim, address: str) -> None:
+    def __init__(self, decode: Callable[[], Any], claim: Claim, address: str) -> None:
         """Made by `Receiver.recv_message`."""
-        #: what was sent
-        self.object = obj
+        self._decode: Callable[[], Any] | None = decode
+        self._object: Any = None
         self._claim, self._address, self._settled = claim, address, False
+
+    @property
+    def object(self) -> Any:
+        """What was sent, always the same object. Raises DecodeError, CorruptChannel: as `Receiver.recv` does."""
+        if (decode := self._decode) is not None:
+            self._object = decode()
+            self._decode = None
+        return self._object
 
     @property
     def redelivered(self) -> bool:

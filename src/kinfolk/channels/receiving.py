@@ -6,6 +6,7 @@ the next call: none is lost by asking wrongly.
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -221,7 +222,8 @@ class Receives(End):
 
     def _delivered(self, message: Message, copy: bool) -> Delivery:
         assert message.claim is not None  # _check_asked saw to it
-        return Delivery(self._decoded(message, copy), message.claim, self._address)
+        decode = functools.partial(self._decoded, message, copy)
+        return Delivery(decode, message.claim, self._address)
 
     def _check_most(self, most: int) -> None:
         if not isinstance(most, int) or most < 1:
@@ -254,9 +256,10 @@ class Receives(End):
     def recv_message(self, *, timeout: float | None = None, copy: bool = False) -> Delivery:
         """The next object of an end that was opened with ``acknowledge=True``, which is this end's until it is acknowledged.
 
-        Another receiver gets it when this end is closed before, or its process dies. ``with receiver.recv_message() as message:``
-        acknowledges at the end of the block. EndOfChannel waits until the other receivers have acknowledged theirs, unless this
-        process has some itself. Raises Unsupported elsewhere, and like `recv`. Thread-safe.
+        It is received again when it is given back, or garbage, when this end is closed before, or its process dies. ``with
+        receiver.recv_message() as message:`` acknowledges at the end of the block. EndOfChannel waits until the other receivers
+        have acknowledged theirs, unless this process has some itself. Raises Unsupported elsewhere, and like `recv`; but what
+        can't be decoded raises when ``message.object`` is asked for. Thread-safe.
         """
         return self._delivered(self._receive(timeout, to_be_acknowledged), copy)
 

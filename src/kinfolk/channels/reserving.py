@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
+import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
@@ -175,12 +176,14 @@ def array_layout(shape: Any, dtype: Any, subject: str) -> Layout[Any]:
         lengths = tuple(map(operator.index, shape if np.iterable(shape) else (shape,)))
         if min(lengths, default=0) < 0:
             raise ValueError(f"shape {lengths} has a negative length")
+        nbytes = math.prod(lengths) * made.itemsize
+        if max(nbytes, *lengths, 0) > sys.maxsize:
+            raise ValueError(f"shape {lengths} is more than memory can hold")
         head = array_head(made, lengths)
     except KinfolkError:
         raise
     except (TypeError, ValueError) as error:
         raise InvalidValue("there is no such array", subject=subject, why=str(error)) from None
-    nbytes = math.prod(lengths) * made.itemsize
     return Layout(
         ARRAY | OUT_OF_BAND, head, nbytes, lambda memory: np.ndarray(lengths, made, memory)
     )

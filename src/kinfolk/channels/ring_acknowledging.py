@@ -2,13 +2,13 @@
 
 Rules:
 1. All of a ring's receivers acknowledge, or none: who makes it decides.
-2. It ends when nothing is left that might come back; but who has something to acknowledge himself waits for nobody.
+2. It ends when nothing is left that might come back; but who has something to acknowledge himself waits for nobody. If he gives
+   it back after that, he gets it again.
 3. Who waits sleeps, and learns of deaths, by a call: there is no descriptor that tells of them all. A task has a helper thread.
 """
 
 from __future__ import annotations
 
-from kinfolk._native import Ring
 from kinfolk.channels.codec import RAW
 from kinfolk.channels.contract import Message
 from kinfolk.channels.presence import Presence
@@ -17,20 +17,6 @@ from kinfolk.channels.ring_transport import RingReceiver
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import Unsupported
 from kinfolk.interest import Interest
-
-
-class RingClaim:
-    """A Claim of `kinfolk.channels.delivery`."""
-
-    __slots__ = ("_native", "_number", "redelivered")
-
-    def __init__(self, native: Ring, number: tuple[int, int], redelivered: bool) -> None:
-        """On a block of a ring."""
-        self._native, self._number, self.redelivered = native, number, redelivered
-
-    def settle(self, *, done: bool) -> None:
-        """Acknowledge it, or give it back. Raises OSError."""
-        (self._native.acknowledge if done else self._native.give_back)(*self._number)
 
 
 class AcknowledgingReceiver(RingReceiver):
@@ -66,9 +52,14 @@ class AcknowledgingReceiver(RingReceiver):
             self._refused(error)
         if taken is None:
             return None
-        kind, body, unit, stamp, redelivered = taken
-        claim = RingClaim(self._native, (unit, stamp), redelivered)
+        kind, body, claim = taken
         return Message(RAW if self._terms.raw else kind, (body,), claim=claim)
+
+    def try_receive(self) -> Message | None:
+        """Take the next message if there is one: also after the end, if it was given back since."""
+        if self._ended and (message := self._take()) is not None:
+            return message
+        return super().try_receive()
 
     def _may_end(self) -> bool:
         if not self._native.may_come():

@@ -137,7 +137,7 @@ def _meaning(
             subject=subject,
             remedy="reserve it where it is sent",
         )
-    if error.errno in {errno.EBADMSG, errno.EILSEQ}:
+    if error.errno in {errno.EBADMSG, errno.EILSEQ, errno.EDEADLK, errno.ENOTRECOVERABLE}:
         return CorruptChannel(
             "the memory of the ring was overwritten",
             subject=subject,

@@ -11,6 +11,8 @@ Rules:
 2. Before it is looked whether there is something to wait for, the hang-up is watched and the count of alarms is read: so
    neither a hang-up nor a close gets lost between looking and sleeping.
 3. A receiver that finds the senders gone looks into the ring once more: what they sent before is received.
+4. A process may be stopped with the lock of its side. Nobody waits for it longer than a blink: what can't be had is as what is not there,
+   so time limits, closes and cancellations are looked at in between.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, NoReturn
 
 from kinfolk._native import Block, Ring, Watch, object_maker
@@ -30,7 +33,7 @@ from kinfolk.channels.ring_limits import failure, limits_of, refusal
 from kinfolk.channels.ring_options import Terms
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError, Unsupported
+from kinfolk.errors import BrokenChannel, Closed, EndOfChannel, KinfolkError, Unsupported
 from kinfolk.interest import Interest, Steps
 from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
@@ -135,7 +138,7 @@ class _RingEnd:
         """Sending and receiving at once."""
         if self._native.acknowledged:
             return {}
-        self._native.shorten(end, guards)
+        self._native.shorten(end, guards, partial(_raise_dropped, self._subject))
         return {name: getattr(self._native, name) for name in _SHORTCUTS[self.sends]}
 
     def uncounted(self) -> tuple[int, int, int]:
@@ -375,12 +378,21 @@ class RingReceiver(_RingEnd, ReceiveTransport):
                 return True
             if (message := self._take()) is not None:
                 last.append(message)
-            return bool(last)
+            return bool(last) or self._native.depth > 0  # of whoever is about to take it, or dies
 
         self._ended = self._may_end() and presence.end(found, self._forget)
         if self._ended:
             raise EndOfChannel("every sender has gone", subject=self._subject)
         return last[0] if last else None
+
+
+def _raise_dropped(subject: str) -> NoReturn:
+    raise Closed(
+        "this end is closed",
+        subject=subject,
+        why="nobody had it any more, but for one of its methods",
+        remedy="keep the end in a variable, or use it in a with block",
+    )
 
 
 def rebuilt(

@@ -31,6 +31,7 @@ from kinfolk.channels.presence import Presence
 from kinfolk.channels.ring_blocks import BlockWait, RingRoom
 from kinfolk.channels.ring_limits import failure, limits_of, refusal
 from kinfolk.channels.ring_options import Terms
+from kinfolk.channels.ring_passing import rebuilt
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import BrokenChannel, Closed, EndOfChannel, KinfolkError, Unsupported
@@ -393,18 +394,3 @@ def _raise_dropped(subject: str) -> NoReturn:
         why="nobody had it any more, but for one of its methods",
         remedy="keep the end in a variable, or use it in a with block",
     )
-
-
-def rebuilt(
-    kind: type[RingSender] | type[RingReceiver],
-    memory: int,
-    member: int | None,
-    path: str | None,
-    name: str,
-    subject: str,
-    sizes: tuple[int, int],
-    terms: tuple[int | None, bool, bool],
-) -> RingSender | RingReceiver:
-    """An end that came from another process, or a clone."""
-    presence = None if member is None else Presence.passed(member, path)
-    return kind(Descriptor(memory, subject), presence, name, subject, sizes, Terms(*terms))

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -335,7 +336,7 @@ def test_no_array_that_nothing_could_hold(small, shape):
 
 @pytest.mark.parametrize("way", ["sends", "receives"])
 def test_an_end_of_which_just_a_method_was_kept(way):
-    ends = dict(zip(("receives", "sends"), kin.channel(SMALL), strict=True))
+    ends: dict[str, Any] = dict(zip(("receives", "sends"), kin.channel(SMALL), strict=True))
     call = ends["sends"].send if way == "sends" else ends["receives"].recv
     with pytest.warns(ResourceWarning, match="unclosed"):
         del ends[way]

@@ -127,8 +127,10 @@ finish(struct kin_end *end, struct kin_message *message, const struct timespec *
     if (end->presence.fd < 0 || kin_presence_end(&end->presence, is_not_over, forget, &ending))
         end->ended = true;
     kin_local_leave(&end->lock);
-    if (end->ended)
+    if (end->ended) {
+        kin_ring_alarm(&end->ring); /* the watch that would have woken other threads is no more */
         return KIN_END_OF_CHANNEL;
+    }
     return ending.error == EAGAIN ? KIN_TIMED_OUT : kin_peer_error(ending.error);
 }
 

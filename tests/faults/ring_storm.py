@@ -1,6 +1,6 @@
 """Senders and receivers of a ring, killed at random moments: a program of its own, which says in one line what came of it.
 
-    python -m tests.faults.ring_storm small|large MISTAKE SENDERS RECEIVERS KILLS SEED LIMIT
+    python -m tests.faults.ring_storm small|large|acknowledged MISTAKE SENDERS RECEIVERS KILLS SEED LIMIT
 
 Theory of operation: whoever sends notes each message when its call has returned, and whoever receives looks whether it is whole
 and notes that it came, both in memory that survives them. A killed one is replaced, and somebody has to get on before
@@ -8,7 +8,8 @@ the next is killed: a hang can't hide behind the death that wakes all. At the en
 left is received, and the arena has to be free.
 
 Rules:
-1. A message is lost if its call has returned, and nobody got it. A killed receiver may take one with him.
+1. A message is lost if its call has returned, and nobody got it. A killed receiver may take one with him, unless he has
+   to acknowledge it. It comes twice if it was noted before, and doesn't say that it comes again.
 2. Receivers of large messages keep the last few, and look at them again before they let go.
 3. A `MISTAKE`, if it is not empty, is made by the storm itself: the negative controls of what it notes.
 """
@@ -38,8 +39,16 @@ EACH = 2000
 KEPT = 6
 
 _HEAD = np.dtype([("sender", "u4"), ("number", "u4"), ("length", "u4"), ("sum", "u4")])
-SIZES = {"small": (0, 1, 40, 200, 900), "large": (0, 40, 900, 2000, 5000, 12_000, 30_000)}
-ADDRESS = {"small": "ring:?capacity=4096&arena=64K", "large": "ring:?capacity=4096&arena=256K"}
+SIZES = {
+    "small": (0, 1, 40, 200, 900),
+    "large": (0, 40, 900, 2000, 5000, 12_000, 30_000),
+    "acknowledged": (0, 40, 900, 5000, 30_000),
+}
+ADDRESS = {
+    "small": "ring:?capacity=4096&arena=64K",
+    "large": "ring:?capacity=4096&arena=256K",
+    "acknowledged": "ring:?capacity=4096&arena=256K&acknowledge=yes",
+}
 
 
 def shared(shape: Any, dtype: str) -> Any:
@@ -120,16 +129,17 @@ class Storm:
         while kept:
             self.check(*kept.popleft(), place)
 
-    def note(self, body: Any, place: int, last: dict[int, int]) -> int:
-        """It came; its sum."""
+    def note(self, body: Any, place: int, last: dict[int, int], again: bool = False) -> int:
+        """It came, and says whether ``again``; its sum."""
         sender, number, _, total = (int(each) for each in body[: _HEAD.itemsize].view(_HEAD)[0])
         if sender >= self.lives or number >= EACH:
             self.torn[place] += 1
             return total
-        self.twice[place] += self.came[sender, number]
+        if not again:
+            self.twice[place] += self.came[sender, number]
+            self.disorder[place] += last.get(sender, -1) >= number
+            last[sender] = number
         self.came[sender, number] = 1
-        self.disorder[place] += last.get(sender, -1) >= number
-        last[sender] = number
         self.check(body, total, place)
         return total
 
@@ -203,9 +213,7 @@ class Storm:
         self.reap(self.receive)
         with contextlib.suppress(kin.Timeout):
             while True:
-                last = np.frombuffer(self.receiver.recv_bytes(timeout=0), "u1")
-                if len(last):
-                    self.note(last, 0, {})
+                self.receive_what_is_left()
         returned = np.arange(EACH)[None, :] < self.sent[: self.next_life, None]
         lost = int((returned & (self.came[: self.next_life] == 0)).sum())
         return {
@@ -219,6 +227,12 @@ class Storm:
             "disorder": int(self.disorder.sum()),
             "leaked": not self.is_all_free(),
         }
+
+    def receive_what_is_left(self) -> None:
+        """One of them."""
+        last = np.frombuffer(self.receiver.recv_bytes(timeout=0), "u1")
+        if len(last):
+            self.note(last, 0, {})
 
     def reap(self, what: Callable[..., None]) -> None:
         """Those of one side end by themselves."""
@@ -253,6 +267,52 @@ class Storm:
         return False
 
 
+class Acknowledged(Storm):
+    """One whose receivers acknowledge, in any order, and give some back.
+
+    Who keeps some does not wait for more: all of the arena may be what they keep.
+    """
+
+    def receive(self, place: int, life: int, dice: random.Random) -> None:
+        """Receive until an empty message comes."""
+        self.sender.close()
+        kept: list[Any] = []
+        last: dict[int, int] = {}
+        while True:
+            try:
+                message = self.receiver.recv_message(timeout=0 if kept else None)
+            except kin.Timeout:
+                self.part_with(kept.pop(), dice)
+                continue
+            if not len(message.object):
+                message.acknowledge()
+                break
+            self.take(message, place, last)
+            kept.append(message)
+            if len(kept) > dice.randrange(KEPT):
+                self.part_with(kept.pop(dice.randrange(len(kept))), dice)
+            self.got_on[place] += 1
+        for message in kept:
+            self.part_with(message, dice)
+
+    def take(self, message: Any, place: int, last: dict[int, int]) -> None:
+        """It has just come."""
+        self.note(np.frombuffer(message.object, "u1"), place, last, message.redelivered)
+
+    def part_with(self, message: Any, dice: random.Random) -> None:
+        """It was kept for a while."""
+        if dice.randrange(8) == 0:
+            message.give_back()
+        else:
+            message.acknowledge()
+
+    def receive_what_is_left(self) -> None:
+        """One of them."""
+        with self.receiver.recv_message(timeout=0) as message:
+            if len(message.object):
+                self.take(message, 0, {})
+
+
 def live(what: Callable[..., None], *arguments: Any) -> NoReturn:
     """The life of a child."""
     code = 1
@@ -284,17 +344,17 @@ class WritesAfterwards(Storm):
 class TakesTwice(Storm):
     """Notes a message once more."""
 
-    def note(self, body: Any, place: int, last: dict[int, int]) -> int:
-        super().note(body, place, last)
-        return super().note(body, place, last)
+    def note(self, body: Any, place: int, last: dict[int, int], again: bool = False) -> int:
+        super().note(body, place, last, again)
+        return super().note(body, place, last, again)
 
 
 class ForgetsOne(Storm):
     """Receives, and notes now and then only."""
 
-    def note(self, body: Any, place: int, last: dict[int, int]) -> int:
+    def note(self, body: Any, place: int, last: dict[int, int], again: bool = False) -> int:
         if self.dice.random() < 0.5:
-            return super().note(body, place, last)
+            return super().note(body, place, last, again)
         return int(body[: _HEAD.itemsize].view(_HEAD)[0]["sum"])
 
 
@@ -306,18 +366,41 @@ class KeepsABlock(Storm):
             return super().is_all_free()
 
 
+class AcknowledgesFirst(Acknowledged):
+    """And notes it a while later."""
+
+    def take(self, message: Any, place: int, last: dict[int, int]) -> None:
+        message.acknowledge()
+        for _ in range(1000):
+            os.sched_yield()
+        super().take(message, place, last)
+
+    def part_with(self, message: Any, dice: random.Random) -> None:
+        pass
+
+
+class OverlooksTheFlag(Acknowledged):
+    """Takes each for the first time."""
+
+    def note(self, body: Any, place: int, last: dict[int, int], again: bool = False) -> int:
+        return super().note(body, place, last)
+
+
+KINDS = {"small": Storm, "large": Storm, "acknowledged": Acknowledged}
 MISTAKES = {
     "torn": WritesAfterwards,
     "twice": TakesTwice,
     "lost": ForgetsOne,
     "leaked": KeepsABlock,
+    "lost, acknowledged": AcknowledgesFirst,
+    "twice, acknowledged": OverlooksTheFlag,
 }
 
 
 def main(size: str, mistake: str, *numbers: int) -> None:
     """One line of JSON, unless somebody hangs."""
     senders, receivers, kills, seed, limit = numbers
-    kind = MISTAKES[mistake] if mistake else Storm
+    kind = MISTAKES[mistake] if mistake else KINDS[size]
     storm = kind(senders, receivers, size, kills, seed, limit)
     try:
         print(json.dumps(storm.run()))

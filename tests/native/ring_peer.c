@@ -8,6 +8,7 @@
  *     ring_peer try ADDRESS             what is there now: says the error
  *     ring_peer fork ADDRESS COUNT      sends half of them, and a forked child the rest
  *     ring_peer threads ADDRESS COUNT   two threads send and two receive, within this process
+ *     ring_peer ends ADDRESS COUNT      the same COUNT times, for two messages
  *     ring_peer close ADDRESS           a thread waits for a message, and is told of the close
  *     ring_peer cycles ADDRESS COUNT    opens and closes both ends so often; says how many descriptors there are more
  *
@@ -122,19 +123,21 @@ send_all(void *first)
 }
 
 static void
-threads(void)
+threads(long rounds)
 {
     pthread_t all[4];
-    must(kin_open_receiver(&receiver, address, &SIZES, NULL), "open");
-    must(kin_open_sender(&sender, address, NULL), "open");
-    for (uintptr_t i = 0; i < 4; i++)
-        pthread_create(&all[i], NULL, i < 2 ? receive_all : send_all, (void *)(i % 2));
-    pthread_join(all[2], NULL);
-    pthread_join(all[3], NULL);
-    kin_close(sender);
-    pthread_join(all[0], NULL);
-    pthread_join(all[1], NULL);
-    kin_close(receiver);
+    for (long round = 0; round < rounds; round++) {
+        must(kin_open_receiver(&receiver, address, &SIZES, NULL), "open");
+        must(kin_open_sender(&sender, address, NULL), "open");
+        for (uintptr_t i = 0; i < 4; i++)
+            pthread_create(&all[i], NULL, i < 2 ? receive_all : send_all, (void *)(i % 2));
+        pthread_join(all[2], NULL);
+        pthread_join(all[3], NULL);
+        kin_close(sender);
+        pthread_join(all[0], NULL);
+        pthread_join(all[1], NULL);
+        kin_close(receiver);
+    }
     printf("%ld\n", received);
 }
 
@@ -272,6 +275,7 @@ main(int argc, char *argv[])
     count = argc > 3 ? atol(argv[3]) : 0;
     if (strcmp(what, "send") == 0) {
         must(kin_open_sender(&sender, address, NULL), "open");
+        say("open");
         for (long i = 0; i < count; i++)
             send_one((uint64_t)i);
         kin_close(sender);
@@ -292,7 +296,11 @@ main(int argc, char *argv[])
     } else if (strcmp(what, "fork") == 0) {
         send_forked();
     } else if (strcmp(what, "threads") == 0) {
-        threads();
+        threads(1);
+    } else if (strcmp(what, "ends") == 0) {
+        long rounds = count;
+        count = 2;
+        threads(rounds);
     } else if (strcmp(what, "close") == 0) {
         close_meanwhile();
     } else if (strcmp(what, "cycles") == 0) {

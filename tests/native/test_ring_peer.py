@@ -183,7 +183,9 @@ def test_both_are_receivers(how, peer, name):
     with kin.open_receiver(f"ring:{name}?{SIZES}", timeout=HANG) as receiver:
         others = [peer(how, "recv") for _ in range(2)]
         assert [other.stdout.readline() for other in others] == ["open\n"] * 2
-        senders = [peer(how, "send") for _ in range(2)]
+        with kin.open_sender(f"ring:{name}"):  # or it may end before the second has come
+            senders = [peer(how, "send") for _ in range(2)]
+            assert [sender.stdout.readline() for sender in senders] == ["open\n"] * 2
         numbers = [checked(body) for body in receiver]
         for sender in senders:
             ended(sender)
@@ -220,6 +222,12 @@ def test_what_is_built_in_place_is_looked_at_in_place(name, compiled, size):
 @pytest.mark.parametrize("how", SANITIZERS)
 def test_threads(how, peer):
     assert ended(peer(how, "threads")) == f"{COUNT}\n"
+
+
+@pytest.mark.parametrize("how", ["plain", "address"])
+def test_all_threads_are_told_of_the_end(how, peer):
+    """Also that one who slept before another has found it."""
+    assert ended(peer(how, "ends", 500)) == "1000\n"
 
 
 @pytest.mark.parametrize("how", SANITIZERS)

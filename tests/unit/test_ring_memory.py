@@ -19,8 +19,8 @@ from kinfolk.sync.findings import Finding
 from kinfolk.watcher import core
 from tests.conformance.peers import HANG, Peers, state, until
 from tests.leaks.cycles import growth
-from tests.other_user import User
 from tests.namespaces import CLONE_NEWNS, in_namespaces, mount_shared_memory
+from tests.other_user import User
 
 PAGE = 4096
 SIZES = "capacity=4096&arena=64K"

@@ -29,6 +29,7 @@ from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport,
 from kinfolk.channels.presence import Presence
 from kinfolk.channels.ring_blocks import BlockWait, RingRoom
 from kinfolk.channels.ring_options import Terms
+from kinfolk.channels.ring_passing import rebuilt
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError
@@ -36,10 +37,7 @@ from kinfolk.interest import Interest, Steps
 from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
 
-_SHORTCUTS = {
-    True: ("send", "send_bytes", "send_many"),
-    False: ("recv", "recv_bytes", "recv_many"),
-}
+_SHORTCUTS = {True: ("send", "send_bytes", "send_many"), False: ("recv", "recv_bytes", "recv_many")}
 _MOST_PIECES = 512
 #: Bytes from which on nobody is to wait while a message is copied: larger ones take a block.
 _LONG = 64 << 10
@@ -383,18 +381,3 @@ class RingReceiver(_RingEnd, ReceiveTransport):
         if self._ended:
             raise EndOfChannel("every sender has gone", subject=self._subject)
         return last[0] if last else None
-
-
-def rebuilt(
-    kind: type[RingSender] | type[RingReceiver],
-    memory: int,
-    member: int | None,
-    path: str | None,
-    name: str,
-    subject: str,
-    sizes: tuple[int, int],
-    terms: tuple[int | None, bool, bool],
-) -> RingSender | RingReceiver:
-    """An end that came from another process, or a clone."""
-    presence = None if member is None else Presence.passed(member, path)
-    return kind(Descriptor(memory, subject), presence, name, subject, sizes, Terms(*terms))

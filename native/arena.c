@@ -279,7 +279,7 @@ static int
 take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block)
 {
     uint32_t units = kin_arena_units_for(arena, block->length);
-    int error = kin_arena_enter(arena);
+    int error = kin_arena_enter_soon(arena);
     if (error != 0)
         return error;
     bool others = false;
@@ -331,7 +331,7 @@ kin_arena_allocate(struct kin_arena *arena, uint64_t length, struct kin_block *b
     if (error == EAGAIN && (error = kin_members_look(&arena->members, KIN_LOOK_ALL)) == 0)
         error = take(arena, row, block);
     if (error != 0)
-        return error;
+        return error == EBUSY ? EAGAIN : error;
     error = populate(arena, block, MADV_POPULATE_WRITE);
     if (error != 0)
         kin_arena_release(arena, block);

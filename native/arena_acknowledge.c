@@ -285,9 +285,9 @@ kin_arena_take_returned(struct kin_arena *arena, struct kin_block *block, uint8_
     while ((row = kin_members_row(&arena->members)) == NULL)
         if ((error = kin_members_join(&arena->members)) != 0)
             return error;
-    error = kin_arena_enter(arena);
+    error = kin_arena_enter_soon(arena);
     if (error != 0)
-        return error;
+        return error == EBUSY ? EAGAIN : error;
     error = take(arena, row, block, kind);
     kin_mutex_unlock(&arena->guard);
     return error;

@@ -32,7 +32,7 @@ static int
 take_next(struct kin_ring *ring, struct owed *owed)
 {
     struct kin_ring_frame frame;
-    int error = kin_ring_enter(ring, 0);
+    int error = kin_ring_enter_soon(ring);
     if (error != 0)
         return error;
     error = kin_ring_next(ring, &frame);

@@ -36,8 +36,9 @@ static PyTypeObject *block_type; /* of the one module that there is in a process
 
 /* -------------------------------------------------------------------------------- getting one */
 
-void
-kin_block_give_back(struct kin_opened_ring *opened, const struct kin_block *block)
+/* Never waits with the GIL. */
+static void
+give_back(struct kin_opened_ring *opened, const struct kin_block *block)
 {
     if (kin_arena_release_now(&opened->ring.arena, block) == 0)
         return;
@@ -53,7 +54,7 @@ object_of(struct kin_opened_ring *opened, const struct kin_block *block, bool se
 {
     struct block_object *self = kin_allocate(block_type);
     if (self == NULL) {
-        kin_block_give_back(opened, block);
+        give_back(opened, block);
         return NULL;
     }
     opened->references++;
@@ -201,7 +202,7 @@ put_block(struct kin_opened_ring *opened, const struct kin_block *block, uint8_t
     opened->inside++;
     do {
         Py_BEGIN_ALLOW_THREADS
-        error = kin_ring_enter(ring, 0);
+        error = kin_ring_enter_soon(ring);
         if (error == 0)
             error = put_and_leave(ring, block, kind);
         Py_END_ALLOW_THREADS
@@ -331,7 +332,7 @@ let_go(struct block_object *self)
 {
     struct kin_opened_ring *opened = self->opened;
     self->opened = NULL;
-    kin_block_give_back(opened, &self->block);
+    give_back(opened, &self->block);
     kin_ring_release(opened);
 }
 

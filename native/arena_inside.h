@@ -8,6 +8,9 @@
 /* The guard. 0 or an errno. */
 int kin_arena_enter(struct kin_arena *arena);
 
+/* The same for who has a time limit, which is not known here: EBUSY when somebody holds it who does not seem to run. */
+int kin_arena_enter_soon(struct kin_arena *arena);
+
 static inline uint64_t
 kin_arena_word(const struct kin_arena *arena, uint32_t unit)
 {

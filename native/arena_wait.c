@@ -19,6 +19,7 @@
 #include <limits.h>
 
 #include "arena_inside.h"
+#include "futex.h"
 #include "ring.h"
 
 void
@@ -35,6 +36,17 @@ kin_arena_tell(struct kin_arena *arena)
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&arena->state->asleep, memory_order_relaxed) != 0)
         kin_arena_wake(arena);
+}
+
+int
+kin_arena_enter_soon(struct kin_arena *arena)
+{
+    const struct timespec until = kin_timespec(kin_now() + KIN_RING_PATIENCE);
+    int error;
+    do
+        error = kin_mutex_take(&arena->guard, &until, 0);
+    while (error == EINTR);
+    return error == EOWNERDEAD ? 0 : error == ETIMEDOUT ? EBUSY : error;
 }
 
 /* In a forked child, and before it has joined, a handle is nobody. */
@@ -65,12 +77,10 @@ kin_arena_step_back(struct kin_arena *arena)
 void
 kin_arena_give_up(struct kin_arena *arena)
 {
-    uint64_t first = atomic_load_explicit(&arena->state->first, memory_order_relaxed);
-    if (first == 0 || first != self_of(arena) || kin_arena_enter(arena) != 0)
-        return;
-    bool others = kin_arena_step_back(arena);
-    kin_mutex_unlock(&arena->guard);
-    if (others)
+    /* Without the guard, which may not be had: nobody else changes it while it is this one's. */
+    uint64_t self = self_of(arena);
+    if (self != 0 && atomic_compare_exchange_strong_explicit(&arena->state->first, &self, 0, memory_order_relaxed,
+                                                             memory_order_relaxed))
         kin_arena_tell(arena);
 }
 
@@ -79,7 +89,7 @@ static int
 look_for(struct kin_arena *arena, uint64_t length, bool *found)
 {
     uint32_t first;
-    int error = kin_arena_enter(arena);
+    int error = kin_arena_enter_soon(arena);
     if (error != 0)
         return error;
     uint64_t self = self_of(arena);
@@ -90,6 +100,15 @@ look_for(struct kin_arena *arena, uint64_t length, bool *found)
     }
     kin_mutex_unlock(&arena->guard);
     return 0;
+}
+
+static int
+can_be_entered(struct kin_arena *arena)
+{
+    int error = kin_arena_enter_soon(arena);
+    if (error == 0)
+        kin_mutex_unlock(&arena->guard);
+    return error;
 }
 
 int
@@ -104,12 +123,18 @@ kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
     while (error == 0) {
         bool found = false;
         uint32_t turn = kin_members_turn(&arena->members);
-        error = kin_members_look(&arena->members, KIN_LOOK_TOLD);
+        error = can_be_entered(arena); /* as `look` may, without a time limit */
+        if (error == 0)
+            error = kin_members_look(&arena->members, KIN_LOOK_TOLD);
         atomic_store_explicit(&arena->state->asleep, 1, memory_order_seq_cst);
         /* SYNC POINT: kin_arena_tell */
         atomic_thread_fence(memory_order_seq_cst);
         if (error == 0)
             error = look_for(arena, length, &found);
+        if (error == EBUSY) { /* it can't be known */
+            error = kin_has_passed(deadline) ? ETIMEDOUT : 0;
+            found = true;
+        }
         if (error == 0 && atomic_load_explicit(&ring->alarm, memory_order_seq_cst) != alarm)
             error = ECANCELED;
         if (error != 0 || found)

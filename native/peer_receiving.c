@@ -33,10 +33,11 @@ copy_or_hold(struct kin_ring *ring, const struct kin_ring_frame *frame, struct k
 }
 
 static int
-take(struct kin_ring *ring, struct kin_message *message, struct kin_block *block, bool *is_block)
+take(struct kin_ring *ring, struct kin_message *message, struct kin_block *block, bool *is_block,
+     const struct timespec *deadline)
 {
     struct kin_ring_frame frame;
-    int error = kin_ring_enter(ring, 0);
+    int error = kin_ring_enter_until(ring, deadline);
     if (error != 0)
         return error;
     error = kin_ring_next(ring, &frame);
@@ -77,12 +78,12 @@ receive_block(struct kin_end *end, const struct kin_block *block, struct kin_mes
 }
 
 static int
-try_receive(struct kin_end *end, struct kin_message *message)
+try_receive(struct kin_end *end, struct kin_message *message, const struct timespec *deadline)
 {
     struct kin_block block;
     bool is_block = false;
     int error;
-    while ((error = take(&end->ring, message, &block, &is_block)) == ENOENT) /* its first block */
+    while ((error = take(&end->ring, message, &block, &is_block, deadline)) == ENOENT) /* its first block */
         if ((error = kin_members_join(&end->ring.arena.members)) != 0)
             return error;
     if (error == 0 && is_block)
@@ -93,6 +94,7 @@ try_receive(struct kin_end *end, struct kin_message *message)
 struct ending {
     struct kin_end *end;
     struct kin_message *message;
+    const struct timespec *deadline;
     int error; /* of the last look; EAGAIN: there is nothing */
 };
 
@@ -103,7 +105,7 @@ is_not_over(void *argument)
     struct ending *ending = argument;
     if (!kin_presence_others_gone(&ending->end->presence))
         return true;
-    ending->error = try_receive(ending->end, ending->message);
+    ending->error = try_receive(ending->end, ending->message, ending->deadline);
     return ending->error != EAGAIN;
 }
 
@@ -115,9 +117,9 @@ forget(void *argument)
 
 /* Ends as every sender has gone; or there is a message still, or they have come back: EAGAIN. */
 static enum kin_error
-finish(struct kin_end *end, struct kin_message *message)
+finish(struct kin_end *end, struct kin_message *message, const struct timespec *deadline)
 {
-    struct ending ending = {end, message, EAGAIN};
+    struct ending ending = {end, message, deadline, EAGAIN};
     kin_local_enter(&end->lock);
     if (end->presence.fd >= 0 && end->watch != 0 && end->watched_forks == kin_robust_forks())
         kin_watcher_remove(kin_peer_watcher(), end->watch);
@@ -142,12 +144,12 @@ kin_recv(struct kin_end *end, struct kin_message *message, const struct timespec
     if (failed != KIN_OK)
         return failed;
     for (;;) {
-        int error = end->ended ? EAGAIN : try_receive(end, message);
+        int error = end->ended ? EAGAIN : try_receive(end, message, deadline);
         failed = kin_peer_error(error);
         if (error != EAGAIN || (failed = kin_peer_look(end, &alarm, &gone)) != KIN_OK)
             break;
         if (gone) {
-            failed = finish(end, message);
+            failed = finish(end, message, deadline);
             if (failed != KIN_TIMED_OUT)
                 break;
             continue;

@@ -20,9 +20,10 @@ check_receivers(struct kin_end *end, uint32_t *alarm)
 }
 
 static int
-put(struct kin_ring *ring, const struct kin_block *block, struct iovec piece, uint8_t encoding)
+put(struct kin_ring *ring, const struct kin_block *block, struct iovec piece, uint8_t encoding,
+    const struct timespec *deadline)
 {
-    int error = kin_ring_enter(ring, 0);
+    int error = kin_ring_enter_until(ring, deadline);
     if (error != 0)
         return error;
     error = block != NULL ? kin_ring_put_block(ring, block, encoding)
@@ -45,7 +46,7 @@ send_in(struct kin_end *end, const struct kin_block *block, struct iovec piece, 
     int error = 0;
     if (atomic_load(&end->known) != kin_peer_news(end, alarm))
         failed = check_receivers(end, &alarm);
-    while (failed == KIN_OK && (error = put(ring, block, piece, encoding)) == EAGAIN) {
+    while (failed == KIN_OK && (error = put(ring, block, piece, encoding, deadline)) == EAGAIN) {
         failed = check_receivers(end, &alarm);
         if (failed == KIN_OK && !kin_ring_spin(ring, kin_ring_most(ring)))
             error = kin_ring_wait(ring, alarm, deadline);

@@ -23,6 +23,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "futex.h"
 #include "ring_bell.h"
 
 /* ------------------------------------------------------------------------------------- opening */
@@ -180,10 +181,10 @@ look(struct kin_ring *ring)
     return true;
 }
 
-int
-kin_ring_enter(struct kin_ring *ring, unsigned flags)
+static int
+enter(struct kin_ring *ring, const struct timespec *deadline, unsigned flags)
 {
-    int error = kin_mutex_take(&ring->lock, NULL, flags);
+    int error = kin_mutex_take(&ring->lock, deadline, flags);
     if (error != 0 && error != EOWNERDEAD) /* rule 2: there is nothing to repair */
         return error;
     ring->from = ring->at = atomic_load_explicit(&ring->mine->position, memory_order_relaxed);
@@ -192,6 +193,26 @@ kin_ring_enter(struct kin_ring *ring, unsigned flags)
         return 0;
     kin_ring_withdraw(ring);
     return EBADMSG;
+}
+
+int
+kin_ring_enter(struct kin_ring *ring, unsigned flags)
+{
+    return enter(ring, NULL, flags);
+}
+
+int
+kin_ring_enter_until(struct kin_ring *ring, const struct timespec *deadline)
+{
+    return enter(ring, deadline, 0);
+}
+
+int
+kin_ring_enter_soon(struct kin_ring *ring)
+{
+    const struct timespec until = kin_timespec(kin_now() + KIN_RING_PATIENCE);
+    int error = enter(ring, &until, 0);
+    return error == ETIMEDOUT ? EAGAIN : error;
 }
 
 void

@@ -85,6 +85,14 @@ uint64_t kin_ring_depth(const struct kin_ring *ring);
  */
 
 int kin_ring_enter(struct kin_ring *ring, unsigned flags);
+
+/* The same until a time of CLOCK_MONOTONIC, then ETIMEDOUT: who is inside may be stopped. NULL: without a limit. */
+int kin_ring_enter_until(struct kin_ring *ring, const struct timespec *deadline);
+
+/* The same where the caller's time limit is not known: EAGAIN after some time slices, so that he looks at it and comes again. */
+enum { KIN_RING_PATIENCE = 50 * 1000 * 1000 }; /* nanoseconds */
+int kin_ring_enter_soon(struct kin_ring *ring);
+
 void kin_ring_leave(struct kin_ring *ring);
 void kin_ring_withdraw(struct kin_ring *ring);
 

@@ -21,7 +21,7 @@
  *       .look()                             nothing but a departure or an alarm from now on is news
  *       .alarms, .depth, .capacity, .arena, .most, .most_in_block, .messages, .size, .waits, .waker
  *
- *       .shorten(end, guards)               from then on, for an end of the channel:
+ *       .shorten(end, guards, dropped)      from then on, for an end of the channel, until it is `dropped`, which raises:
  *       .send_bytes, .send, .send_many      quicker than its own; of the same meaning
  *       .recv_bytes, .recv, .recv_many */
 
@@ -179,6 +179,7 @@ ring_traverse(PyObject *object, visitproc visit, void *arg)
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(self->end);
+    Py_VISIT(self->dropped);
     for (int i = 0; i < KIN_RING_GUARDS; i++)
         Py_VISIT(self->guards[i]);
     return 0;
@@ -189,6 +190,7 @@ ring_clear(PyObject *object)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     Py_CLEAR(self->end);
+    Py_CLEAR(self->dropped);
     for (int i = 0; i < KIN_RING_GUARDS; i++)
         Py_CLEAR(self->guards[i]);
     return 0;

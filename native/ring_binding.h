@@ -45,6 +45,7 @@ struct kin_ring_object {
     uint32_t departures, alarms; /* as they were when it was looked who is there */
     unsigned long long messages, size, waits; /* that went through shortcuts */
     PyObject *end;                     /* a weak reference; NULL: not shortened */
+    PyObject *dropped;                 /* what to call when the end is no more */
     PyObject *guards[KIN_RING_GUARDS];
 };
 
@@ -92,9 +93,6 @@ PyObject *kin_ring_py_give_up(PyObject *self, PyObject *unused);
 /* Of arena_acknowledge_binding.c. */
 PyObject *kin_ring_py_take_owed(PyObject *self, PyObject *unused);
 PyObject *kin_ring_py_may_come(PyObject *self, PyObject *unused);
-
-/* Releases a block, never waiting with the GIL. */
-void kin_block_give_back(struct kin_opened_ring *opened, const struct kin_block *block);
 
 /* Whether messages of a kind are read where they are. */
 bool kin_is_looked_at(uint8_t kind);

@@ -39,7 +39,7 @@ send_one(struct kin_opened_ring *opened, const struct iovec *pieces, int count, 
     opened->inside++;
     do {
         Py_BEGIN_ALLOW_THREADS
-        error = kin_ring_enter(ring, 0);
+        error = kin_ring_enter_soon(ring);
         if (error == 0)
             error = kin_ring_put_and_leave(ring, pieces, count, length, kind);
         Py_END_ALLOW_THREADS
@@ -92,7 +92,7 @@ take_from_others(struct kin_opened_ring *opened, struct kin_ring_frame *frame,
     opened->inside++;
     do {
         Py_BEGIN_ALLOW_THREADS
-        error = kin_ring_enter(ring, 0);
+        error = kin_ring_enter_soon(ring);
         if (error == 0)
             error = next_or_block(ring, frame, block);
         if (error == 0 && !(frame->flags & KIN_RING_IN_BLOCK))

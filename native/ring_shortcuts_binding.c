@@ -24,8 +24,8 @@ PyObject *
 kin_ring_py_shorten(PyObject *object, PyObject *args)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
-    PyObject *end, *guards;
-    if (!PyArg_ParseTuple(args, "OO!:shorten", &end, &PyTuple_Type, &guards))
+    PyObject *end, *guards, *dropped;
+    if (!PyArg_ParseTuple(args, "OO!O:shorten", &end, &PyTuple_Type, &guards, &dropped))
         return NULL;
     Py_ssize_t count = PyTuple_Size(guards);
     if (count > KIN_RING_GUARDS)
@@ -35,6 +35,8 @@ kin_ring_py_shorten(PyObject *object, PyObject *args)
         return NULL;
     Py_CLEAR(self->end);
     self->end = reference;
+    Py_CLEAR(self->dropped);
+    self->dropped = Py_NewRef(dropped);
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_CLEAR(self->guards[i]);
         self->guards[i] = Py_NewRef(PyTuple_GetItem(guards, i));
@@ -69,15 +71,18 @@ kin_ring_is_clear(struct kin_ring_object *self)
     return is_watched(self);
 }
 
-/* What the method of the end says: that of its class, with the same arguments. */
+/* What the method of the end says: that of its class, with the same arguments. The end is there no more when just its method was
+ * kept: a reference to it would be a cycle, and an end that is dropped is to be closed at once. */
 static PyObject *
 detour(struct kin_ring_object *self, const char *name, PyObject *const *arguments, Py_ssize_t count,
        PyObject *names)
 {
     PyObject *end = self->end == NULL ? Py_None : PyWeakref_GetObject(self->end);
     Py_ssize_t named = names == NULL ? 0 : PyTuple_Size(names);
-    if (end == Py_None || end == NULL)
+    if (end == NULL)
         return kin_ring_fail(EBADF);
+    if (end == Py_None)
+        return PyObject_CallNoArgs(self->dropped); /* which raises */
     Py_INCREF(end);
     PyObject *result = NULL;
     PyObject *method = PyObject_GetAttrString((PyObject *)Py_TYPE(end), name);
@@ -194,11 +199,7 @@ take_block(struct kin_ring_object *self, const struct kin_ring_frame *frame)
         kin_ring_withdraw(ring);
         return NULL;
     }
-    if (!block.in_place) {
-        kin_ring_withdraw(ring);
-        kin_block_give_back(opened, &block);
-        return NULL;
-    }
+    /* Taken, wherever it lies: what is held and not taken, another end of this process may receive meanwhile, under the same bit. */
     kin_ring_take(ring, frame);
     kin_ring_leave(ring);
     self->messages++;

@@ -97,7 +97,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits ring_options ring_blocks",
                 "pipe_transport queue_transport ring_memory",
                 "posix_queue sysv_queue ring_file",
-                "ring_polling",
+                "ring_polling ring_passing",
                 "ring_transport",
                 "ring_acknowledging",
                 "pipe_sender pipe_receiver stream_reader packet_reader socket_names",  # what several mechanisms move their bytes with

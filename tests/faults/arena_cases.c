@@ -175,7 +175,17 @@ get_one(void *memory)
 {
     struct kin_block block;
     allocate_waiting(LONG, &block);
+    kin_arena_release(&sender.arena, &block);
     ((struct shared *)memory)->ended++;
+}
+
+/* The victim is no bystander, for whom the others would wait. */
+static void
+get_mine(void *memory)
+{
+    struct kin_block block;
+    (void)memory;
+    allocate_waiting(LONG, &block);
     kin_arena_release(&sender.arena, &block);
 }
 
@@ -408,7 +418,7 @@ const struct fault_case fault_cases[] = {
     {"give-back", sizeof(struct shared), fill, be_victim, receive_one, NULL, NULL,
      {{EARLY, be_victim, get_one}, {EARLY, be_victim, get_one}, {AFTERWARDS, be_victim, end_two}}},
     /* It sleeps itself, beside another. */
-    {"wait", sizeof(struct shared), fill, be_victim, get_one, receive_here, NULL,
+    {"wait", sizeof(struct shared), fill, be_victim, get_mine, receive_here, NULL,
      {{EARLY, be_victim, get_one}, {AFTERWARDS, be_victim, end_one}}},
     {"adopt", sizeof(struct shared), leave_behind, NULL, adopt, NULL, NULL,
      {{AFTERWARDS, adopt_and_open, receive_and_have_all}}},

@@ -197,6 +197,13 @@ receive_one(void *memory)
     ((struct shared *)memory)->ended++;
 }
 
+/* The victim is no bystander: who counted it as one would take from those what they wait for. */
+static void
+receive_mine(void *memory)
+{
+    receive(memory, true);
+}
+
 static void
 send_another(void *memory)
 {
@@ -475,9 +482,9 @@ const struct fault_case fault_cases[] = {
     {"give-room", sizeof(struct shared), fill, be_victim, take_all, take_instead, NULL,
      {{EARLY, open_both, send_another}, {EARLY, open_both, send_another}, ENDS(drain)}},
     /* It sleeps itself, beside others. */
-    {"wait", sizeof(struct shared), open_both, be_victim, receive_one, send_two, NULL,
+    {"wait", sizeof(struct shared), open_both, be_victim, receive_mine, send_two, NULL,
      {{EARLY, open_both, receive_one}, ENDS(end_one)}},
-    {"wait-with-others", sizeof(struct shared), open_both, be_victim, receive_one, send_two, NULL,
+    {"wait-with-others", sizeof(struct shared), open_both, be_victim, receive_mine, send_two, NULL,
      {{EARLY, open_both, receive_one}, {NEXT, open_both, receive_one}, {MEANWHILE, open_both, send_third},
       ENDS(end_two)}},
     {"wait-for-room", sizeof(struct shared), fill, be_victim, send_long, take_all, NULL,

@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -325,6 +326,24 @@ def test_what_is_no_size(small, wrong):
         sender.reserve(wrong)
     with pytest.raises(kin.InvalidValue):
         sender.reserve_array(wrong)
+
+
+@pytest.mark.parametrize("shape", [(2**40, 2**40), (2**70, 0), (2**62, 2)])
+def test_no_array_that_nothing_could_hold(small, shape):
+    with pytest.raises(kin.InvalidValue, match="more than memory"):
+        small[1].reserve_array(shape, "f8")
+
+
+@pytest.mark.parametrize("way", ["sends", "receives"])
+def test_an_end_of_which_just_a_method_was_kept(way):
+    ends: dict[str, Any] = dict(zip(("receives", "sends"), kin.channel(SMALL), strict=True))
+    call = ends["sends"].send if way == "sends" else ends["receives"].recv
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        del ends[way]
+    with pytest.raises(kin.Closed, match="variable"):
+        call(b"x") if way == "sends" else call(timeout=0)
+    for other in ends.values():
+        other.close()
 
 
 def test_no_array_of_python_objects(small):

@@ -184,12 +184,15 @@ def array_layout(shape: Any, dtype: Any, subject: str) -> Layout[Any]:
 
 @lru_cache(64)
 def _array_layout(dtype: Any, lengths: tuple[int, ...]) -> Layout[Any]:
-    ndarray = sys.modules["numpy"].ndarray
     if min(lengths, default=0) < 0:
         raise ValueError(f"shape {lengths} has a negative length")
+    nbytes = math.prod(lengths) * dtype.itemsize
+    if max(nbytes, *lengths, 0) > sys.maxsize:
+        raise ValueError(f"shape {lengths} is more than memory can hold")
+    ndarray = sys.modules["numpy"].ndarray
     return Layout(
         ARRAY | OUT_OF_BAND,
         array_head(dtype, lengths),
-        math.prod(lengths) * dtype.itemsize,
+        nbytes,
         lambda memory: ndarray(lengths, dtype, memory),
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import NoReturn
 
 from kinfolk._native import Ring
 from kinfolk.channels.contract import Limits
 from kinfolk.errors import (
+    Closed,
     CorruptChannel,
     KinfolkError,
     LimitReached,
@@ -53,6 +55,23 @@ def cut_short(subject: str, size: int) -> CorruptChannel:
         subject=subject,
         why=f"its file was made shorter, to {size} bytes",
         remedy="remove the file; what was in it is lost",
+    )
+
+
+def name_goes_by_itself(subject: str) -> Unsupported:
+    """The error for who would remove the name of a ring that has no file of its user's."""
+    return Unsupported(
+        "a ring's name goes with its last peer", subject=subject, remedy="close it: that is all"
+    )
+
+
+def raise_dropped(subject: str) -> NoReturn:
+    """Raise Closed: the end was garbage when one of its shortcuts was called."""
+    raise Closed(
+        "this end is closed",
+        subject=subject,
+        why="nobody had it any more, but for one of its methods",
+        remedy="keep the end in a variable, or use it in a with block",
     )
 
 
@@ -137,7 +156,7 @@ def _meaning(
             subject=subject,
             remedy="reserve it where it is sent",
         )
-    if error.errno in {errno.EBADMSG, errno.EILSEQ}:
+    if error.errno in {errno.EBADMSG, errno.EILSEQ, errno.EDEADLK, errno.ENOTRECOVERABLE}:
         return CorruptChannel(
             "the memory of the ring was overwritten",
             subject=subject,

@@ -11,6 +11,7 @@ Rules:
 2. Before it is looked whether there is something to wait for, the hang-up is watched and the count of alarms is read: so
    neither a hang-up nor a close gets lost between looking and sleeping.
 3. A receiver that finds the senders gone looks into the ring once more: what they sent before is received.
+4. A lock that can't be had for some time, as of a process that is stopped, is as no message, and no room: so time limits hold.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, NoReturn
 
 from kinfolk._native import Block, Ring, Watch, object_maker
-from kinfolk.channels import ring_file, ring_memory
+from kinfolk.channels import ring_file, ring_limits, ring_memory
 from kinfolk.channels.codec import MEMORY, RAW
 from kinfolk.channels.contract import Limits, Message, Passed, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence
 from kinfolk.channels.ring_blocks import BlockWait, RingRoom
-from kinfolk.channels.ring_limits import failure, limits_of, refusal
 from kinfolk.channels.ring_options import Terms
+from kinfolk.channels.ring_passing import rebuilt
 from kinfolk.channels.ring_polling import Polling, Room
 from kinfolk.descriptors import Descriptor
-from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError, Unsupported
+from kinfolk.errors import BrokenChannel, EndOfChannel, KinfolkError
 from kinfolk.interest import Interest, Steps
 from kinfolk.sync.findings import Finding, being_made
 from kinfolk.watcher import core, watching
@@ -69,7 +71,9 @@ class _RingEnd:
         try:
             if (error := self._open(sizes)) is not None:
                 raise error
-            self.limits = limits_of(self._native, terms.most, presence=presence is not None)
+            self.limits = ring_limits.limits_of(
+                self._native, terms.most, presence=presence is not None
+            )
             # Where messages are acknowledged, all of them are in blocks.
             self._inline = -1 if self._native.acknowledged else min(_LONG, self._native.most)
             self._known = self._native.alarms
@@ -83,7 +87,7 @@ class _RingEnd:
         found = self._native.open(mapped, number, *sizes, self._terms.acknowledge, core())
         if found == Finding.BEING_MADE:
             return being_made(object_maker(mapped, 0), "ring", self._subject)
-        return None if found == Finding.SOUND else refusal(found, self._subject)
+        return None if found == Finding.SOUND else ring_limits.refusal(found, self._subject)
 
     # ── who is there ─────────────────────────────────────────────────────────────────────────
 
@@ -129,13 +133,11 @@ class _RingEnd:
     def _awaited(self) -> Interest:
         return self._polling.interest(self)
 
-    # ── the rest ─────────────────────────────────────────────────────────────────────────────
-
     def shortcuts(self, end: object, *guards: Collection[object]) -> dict[str, Callable[..., Any]]:
         """Sending and receiving at once."""
         if self._native.acknowledged:
             return {}
-        self._native.shorten(end, guards)
+        self._native.shorten(end, guards, partial(ring_limits.raise_dropped, self._subject))
         return {name: getattr(self._native, name) for name in _SHORTCUTS[self.sends]}
 
     def uncounted(self) -> tuple[int, int, int]:
@@ -149,11 +151,7 @@ class _RingEnd:
     def unlink(self) -> None:
         """Remove the name of a file; that of another ring goes with its last peer."""
         if self._presence is not None:
-            raise Unsupported(
-                "a ring's name goes with its last peer",
-                subject=self._subject,
-                remedy="close it: that is all",
-            )
+            raise ring_limits.name_goes_by_itself(self._subject)
         ring_file.unlink(self._memory, self._name, self._subject)
 
     def close(self) -> None:
@@ -188,7 +186,9 @@ class _RingEnd:
         )
 
     def _refused(self, error: OSError) -> NoReturn:
-        raise failure(error, self._subject, self._memory.fileno(), self._native, self.limits)
+        raise ring_limits.failure(
+            error, self._subject, self._memory.fileno(), self._native, self.limits
+        )
 
 
 class RingSender(_RingEnd, SendTransport):
@@ -375,24 +375,9 @@ class RingReceiver(_RingEnd, ReceiveTransport):
                 return True
             if (message := self._take()) is not None:
                 last.append(message)
-            return bool(last)
+            return bool(last) or self._native.depth > 0  # of whoever is about to take it, or dies
 
         self._ended = self._may_end() and presence.end(found, self._forget)
         if self._ended:
             raise EndOfChannel("every sender has gone", subject=self._subject)
         return last[0] if last else None
-
-
-def rebuilt(
-    kind: type[RingSender] | type[RingReceiver],
-    memory: int,
-    member: int | None,
-    path: str | None,
-    name: str,
-    subject: str,
-    sizes: tuple[int, int],
-    terms: tuple[int | None, bool, bool],
-) -> RingSender | RingReceiver:
-    """An end that came from another process, or a clone."""
-    presence = None if member is None else Presence.passed(member, path)
-    return kind(Descriptor(memory, subject), presence, name, subject, sizes, Terms(*terms))

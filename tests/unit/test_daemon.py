@@ -650,15 +650,18 @@ def test_a_daemon_that_lost_both_ends_when_it_is_ready(daemons: Daemons) -> None
 
 
 def killed_at(fork: int, side: str) -> Callable[..., Any]:
-    """Makes the fork number ``fork`` end in the death of one side."""
+    """Makes the fork number ``fork`` end in the death of one side, before the other goes on."""
     forks = iter(range(1, 10))
     real = os.fork
 
     def forking() -> int:
-        number = next(forks)
+        number, parent = next(forks), os.pidfd_open(os.getpid())
         pid = real()
         if number == fork and (pid == 0) == (side == "child"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if number == fork and pid == 0:  # whoever is killed has its descriptors for a while yet
+            assert readable(parent)
+        os.close(parent)
         return pid
 
     return forking

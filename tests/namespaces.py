@@ -55,8 +55,13 @@ def enter(flags: int) -> None:
 
 def mount_shared_memory(options: str) -> None:
     """Mount a /dev/shm in this mount namespace alone. Raises OSError."""
+    mount_memory("/dev/shm", options)
+
+
+def mount_memory(path: str, options: str) -> None:
+    """Mount a tmpfs in this mount namespace alone. Raises OSError."""
     _mount(None, "/", None, _MS_REC | _MS_PRIVATE, None)
-    _mount("tmpfs", "/dev/shm", "tmpfs", 0, options)
+    _mount("tmpfs", path, "tmpfs", 0, options)
 
 
 def be_alone() -> bool:

@@ -37,6 +37,10 @@ GRACE = 3.0
 
 MARK_VARIABLE = "KINFOLK_TEST_RUN"
 
+#: Not set: this run is the machine's only one. NAMESPACE: its IPC namespace and /dev/shm are its own. Else it looks at itself alone.
+VARIABLE = "KINFOLK_TEST_OWN_LEAKS"
+NAMESPACE = "namespace"
+
 
 class LeakCheck:
     """One run of the tests: the state before it, and who is to blame for each excess since."""
@@ -103,7 +107,7 @@ def settled(excess: Callable[[], Snapshot]) -> Snapshot:
 def take_snapshot(sources: Iterable[Callable[[], Iterable[Key]]] | None = None) -> Snapshot:
     """Count everything that can leak and is quick to count."""
     found: Snapshot = Counter()
-    for source in own_sources() if sources is None else sources:
+    for source in OF_THIS_PROCESS + shared_sources() if sources is None else sources:
         found.update(source())
     return found
 
@@ -225,19 +229,17 @@ OF_THE_NAMESPACE: tuple[Callable[[], Iterable[Key]], ...] = (
 OF_THE_MACHINE = (*OF_THE_NAMESPACE, _socket_files)
 
 
-def own_sources() -> tuple[Callable[[], Iterable[Key]], ...]:
-    """What this run answers for. Several at a time on one machine would blame each other for what they have open just now."""
-    return OF_THIS_PROCESS + OF_WHOM[os.environ.get(VARIABLE, "")]
-
-
-#: KINFOLK_TEST_OWN_LEAKS: not set for a run that is the only one of the machine, or whose namespaces are its own.
-VARIABLE = "KINFOLK_TEST_OWN_LEAKS"
-OF_WHOM = {"": OF_THE_MACHINE, "namespace": OF_THE_NAMESPACE, "1": ()}
+def shared_sources() -> tuple[Callable[[], Iterable[Key]], ...]:
+    """What this run answers for beside itself. Several at a time would blame each other for what they have open just now."""
+    whose = os.environ.get(VARIABLE)
+    if not whose:
+        return OF_THE_MACHINE
+    return OF_THE_NAMESPACE if whose == NAMESPACE else ()
 
 
 def remove_empty_runtime_directories() -> None:
     """The library's private directory may stay while it is empty; the tests take it away, if nobody else is at work."""
-    if os.environ.get(VARIABLE) == "1":
+    if _shared_memory not in shared_sources():
         return
     for path in Path("/dev/shm").glob("kinfolk-*"):
         if re.fullmatch(r"kinfolk-\d+", path.name):

@@ -69,7 +69,7 @@ def take_directory() -> Path | None:
     if path is None:
         return None
     if namespaces.be_alone():
-        os.environ[leak_check.VARIABLE] = "namespace"
+        os.environ[leak_check.VARIABLE] = leak_check.NAMESPACE
     return Path(path)
 
 

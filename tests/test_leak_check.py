@@ -15,6 +15,8 @@ import posix_ipc
 import pytest
 import sysv_ipc
 
+from tests import leak_check
+
 ROOT = Path(__file__).parent.parent
 
 CLEAN = """
@@ -77,7 +79,7 @@ def run_pytest(directory: Path, text: str) -> subprocess.CompletedProcess[str]:
     file.write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     command += ["-c", os.devnull, "--rootdir", str(directory), "--basetemp", str(directory / "t")]
-    whole = {name: text for name, text in os.environ.items() if name != "KINFOLK_TEST_OWN_LEAKS"}
+    whole = {name: text for name, text in os.environ.items() if name != leak_check.VARIABLE}
     return subprocess.run(
         [*command, str(file)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
         env=whole,

@@ -12,7 +12,6 @@ Each test runs in a peer, whose limits may be lowered.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from tests.conformance.link import Link
 from tests.conformance.peers import HANG, Call, Peers, open_descriptors, thread_of
 from tests.conformance.test_messages import pattern
 from tests.conftest import start_what_stays
+from tests.namespaces import CLONE_NEWNS, enter, mount_memory
 
 MOST = 24  # descriptors that opening one end may need
 WATCHER = 2  # descriptors of the one watcher of a process, which stay
@@ -278,21 +278,11 @@ def test_the_bytes_of_all_posix_queues(link: Link, peers: Peers):
 
 # ------------------------------------------------------------------------------------ full disks
 
-_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x00020000, 0x4000, 1 << 18
-
 
 def small_disk(path: str, inodes: int) -> None:
     """Mount a file system with room for so many files, for this process alone. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def check(result: int) -> None:
-        if result:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    check(libc.unshare(_CLONE_NEWNS))
-    check(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
-    options = f"nr_inodes={inodes + 1},size=64k,mode=0777".encode()  # the root is one
-    check(libc.mount(b"none", path.encode(), b"tmpfs", 0, options))
+    enter(CLONE_NEWNS)
+    mount_memory(path, f"nr_inodes={inodes + 1},size=64k,mode=0777")  # the root is one
 
 
 def why_no_small_disk() -> str:

@@ -17,12 +17,11 @@ from kinfolk._native import sysv_sem_get, sysv_sem_set_value
 from kinfolk.sync import sysv_set
 from kinfolk.sysctl import kernel_numbers
 from tests.conformance.peers import HANG, thread_of, until
-from tests.namespaces import in_namespaces
+from tests.namespaces import CLONE_NEWIPC, in_namespaces
 from tests.unit.semaphores import sem_key as sem_key
 from tests.unit.semaphores import set_of, sets, until_blocked
 
 IPC_CREAT, IPC_EXCL = 0o1000, 0o2000
-CLONE_NEWIPC = 0x08000000
 MOST = 32767
 
 

@@ -24,7 +24,9 @@
  *    know it. Units have no memory until they are first used: then the kernel gives it, or says ENOSPC. A touch never fails.
  * 6. What ends in the upper half is never left to a receiver: he copies it and gives it back. So whatever receivers keep, half of the
  *    arena comes back as soon as what was sent is received, and no message is larger than that.
- * 7. What others wrote is not believed: the shape is checked and copied, entries and frames are checked before they are used.
+ * 7. Whoever gives up something waits for nobody: who has the guard may be stopped. He takes his bit away; and if he can't have the
+ *    guard he counts `left_over` up, so that whoever has it next, before he looks for a block, does the rest (arena_wait.c).
+ * 8. What others wrote is not believed: the shape is checked and copied, entries and frames are checked before they are used.
  */
 
 #include "arena_inside.h"
@@ -185,13 +187,6 @@ left(struct kin_members *members, struct kin_member *row, bool is_dead)
     return true;
 }
 
-int
-kin_arena_enter(struct kin_arena *arena)
-{
-    int error = kin_mutex_enter(&arena->guard);
-    return error == EOWNERDEAD ? 0 : error; /* rule 2: there is nothing to repair */
-}
-
 /* Whether this process holds it; as what it does, it was inherited. */
 static bool
 holds(const struct kin_arena *arena, const struct kin_block *block, enum kin_hold *hold)
@@ -202,46 +197,28 @@ holds(const struct kin_arena *arena, const struct kin_block *block, enum kin_hol
            (arena->inherited_by == forks && arena->inherited_from <= block->forks);
 }
 
-/* Under the guard, which it leaves. */
-static void
-let_go(struct kin_arena *arena, const struct kin_block *block, enum kin_hold hold)
-{
-    struct kin_member *row = kin_members_row(&arena->members);
-    bool is_free = false;
-    if (row != NULL) {
-        atomic_fetch_and_explicit(kin_arena_hold_word(arena, kin_arena_row(arena, row), hold, block->unit),
-                                  ~kin_arena_bit(block->unit), memory_order_release);
-        atomic_fetch_and_explicit(&arena->own[block->unit / BITS], ~kin_arena_bit(block->unit),
-                                  memory_order_relaxed);
-        uint64_t word = kin_arena_word(arena, block->unit);
-        is_free = word >> 32 == block->stamp && kin_arena_free_if_unused(arena, block->unit, word);
-    }
-    kin_mutex_unlock(&arena->guard);
-    if (is_free)
-        kin_arena_tell(arena);
-}
-
 void
 kin_arena_release(struct kin_arena *arena, const struct kin_block *block)
 {
+    struct kin_member *row = kin_members_row(&arena->members);
     enum kin_hold hold;
-    /* If it can't be entered it stays as long as the process. */
-    if (holds(arena, block, &hold) && kin_arena_enter(arena) == 0)
-        let_go(arena, block, hold);
-}
-
-int
-kin_arena_release_now(struct kin_arena *arena, const struct kin_block *block)
-{
-    enum kin_hold hold;
-    if (!holds(arena, block, &hold))
-        return 0;
+    if (row == NULL || !holds(arena, block, &hold))
+        return;
+    /* This one first: a child that is forked just now shall not hold it. */
+    atomic_fetch_and_explicit(&arena->own[block->unit / BITS], ~kin_arena_bit(block->unit),
+                              memory_order_relaxed);
+    atomic_fetch_and_explicit(kin_arena_hold_word(arena, kin_arena_row(arena, row), hold, block->unit),
+                              ~kin_arena_bit(block->unit), memory_order_release);
     int error = kin_mutex_take(&arena->guard, NULL, KIN_MUTEX_AWAKE);
-    if (error == 0 || error == EOWNERDEAD) {
-        let_go(arena, block, hold);
-        return 0;
+    if (error != 0 && error != EOWNERDEAD) {
+        kin_arena_leave_over(arena);
+        return;
     }
-    return error;
+    uint64_t word = kin_arena_word(arena, block->unit);
+    bool is_free = word >> 32 == block->stamp && kin_arena_free_if_unused(arena, block->unit, word);
+    kin_mutex_unlock(&arena->guard);
+    if (is_free)
+        kin_arena_tell(arena);
 }
 
 /* ---------------------------------------------------------------------------------- allocating */
@@ -283,6 +260,7 @@ take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *bl
     if (error != 0)
         return error;
     bool others = false;
+    kin_arena_tidy_here(arena);
     error = kin_arena_is_behind(arena) ? EAGAIN : kin_arena_find(arena, units, &block->unit);
     if (error == 0) {
         others = kin_arena_step_back(arena);
@@ -325,10 +303,10 @@ kin_arena_allocate(struct kin_arena *arena, uint64_t length, struct kin_block *b
     if (length > kin_arena_most(arena))
         return EMSGSIZE;
     while ((row = kin_members_row(&arena->members)) == NULL)
-        if ((error = kin_members_join(&arena->members)) != 0)
-            return error;
+        if ((error = kin_arena_join(arena)) != 0)
+            return error == EBUSY ? EAGAIN : error;
     error = take(arena, row, block);
-    if (error == EAGAIN && (error = kin_members_look(&arena->members, KIN_LOOK_ALL)) == 0)
+    if (error == EAGAIN && (error = kin_arena_look(arena, KIN_LOOK_ALL)) == 0)
         error = take(arena, row, block);
     if (error != 0)
         return error == EBUSY ? EAGAIN : error;
@@ -382,8 +360,10 @@ void
 kin_arena_close(struct kin_arena *arena)
 {
     kin_arena_forget(arena);
-    if (arena->members.state != NULL)
-        kin_arena_give_up(arena);
-    if (arena->members.state != NULL)
-        kin_members_close(&arena->members);
+    if (arena->members.state == NULL)
+        return;
+    kin_arena_give_up(arena);
+    if (!kin_members_leave(&arena->members))
+        kin_arena_leave_over(arena);
+    kin_members_close(&arena->members);
 }

@@ -69,7 +69,7 @@ uint64_t kin_arena_most(const struct kin_arena *arena);
  *     ENOSPC    the kernel has no memory for it
  *     EUSERS    as many processes use it as it has rows
  *     EBADMSG   the memory was overwritten
- *     else      as kin_members_look, kin_mutex_lock
+ *     else      as kin_members_look
  */
 int kin_arena_allocate(struct kin_arena *arena, uint64_t length, struct kin_block *block);
 
@@ -79,11 +79,12 @@ void *kin_arena_bytes(const struct kin_arena *arena, const struct kin_block *blo
 /* Has its pages in this process's tables, if they were not: at once, not by a fault each. */
 void kin_arena_touch(struct kin_arena *arena, const struct kin_block *block);
 
-/* This process needs it no more: it is free if it is in no ring, and nobody else's. Not in a forked copy. */
+/* This process needs it no more: it is free if it is in no ring, and nobody else's. Not in a forked copy. Waits for nobody. */
 void kin_arena_release(struct kin_arena *arena, const struct kin_block *block);
 
-/* The same if that takes no wait: else EBUSY. */
-int kin_arena_release_now(struct kin_arena *arena, const struct kin_block *block);
+/* As kin_members_join and kin_members_look, for a short time: EBUSY when somebody has the guard who does not seem to run. */
+int kin_arena_join(struct kin_arena *arena);
+int kin_arena_look(struct kin_arena *arena, enum kin_look how);
 
 /* Sleeps until it may be worth to ask for so many bytes again. As kin_ring_wait, or kin_members_look. */
 int kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
@@ -119,18 +120,18 @@ kin_arena_has_ended(const struct kin_arena *arena)
 }
 
 /* It is done with, or to be received again. ESTALE: by this handle, in this process, it is not to be acknowledged (any more);
- * or as kin_mutex_lock. */
+ * EBUSY: somebody has the guard who does not seem to run; or as kin_mutex_lock. Who returns waits for nobody. */
 int kin_arena_acknowledge(struct kin_arena *arena, uint32_t unit, uint32_t stamp);
 int kin_arena_return(struct kin_arena *arena, uint32_t unit, uint32_t stamp);
 
-/* All that are to be acknowledged by this handle are to be received again. */
+/* All that are to be acknowledged by this handle are to be received again. Waits for nobody. */
 void kin_arena_return_all(struct kin_arena *arena);
 
 /* Under the guard: those of a process that is dead, or has closed its last handle. */
 void kin_arena_return_of(struct kin_arena *arena, const struct kin_member *row);
 
-/* Whether some other process may still return one; not if this one may too, which then waits for nobody. Then kin_ring_wait
- * also ends when that has changed. */
+/* Whether some other process may still return one, or it can't be known for now; not if this one may too, which then waits for
+ * nobody. Then kin_ring_wait also ends when that has changed. */
 bool kin_arena_may_come(struct kin_arena *arena);
 
 /* ------------------------------------------------------------------------ between enter and leave of its ring */
@@ -141,7 +142,7 @@ int kin_ring_put_block(struct kin_ring *ring, const struct kin_block *block, uin
 struct kin_ring_frame;
 
 /* The block of the next message, whose frame `next` gave, with KIN_RING_IN_BLOCK: it is held from here on, as a receiver; to be
- * released if it is not taken. EBADMSG: there is none; or as kin_members_join, which comes before `enter`, or EUSERS. */
+ * released if it is not taken. EBADMSG: there is none; ENOENT: kin_arena_join comes before `enter`. */
 int kin_ring_next_block(struct kin_ring *ring, const struct kin_ring_frame *frame,
                         struct kin_block *block);
 

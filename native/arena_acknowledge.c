@@ -3,13 +3,15 @@
  *                     bit of a receiver   in the ring   RETURNED     killed here: whose it is
  *      receive               1            position          0        the ring's; then the receiver's, so returned
  *      acknowledge           0                              0        returned; then nobody's: free
- *      return                1                              1        returned
+ *      drop                  1                              D        the receiver's, so returned
+ *      whoever has the guard 1                              1, D     returned
+ *                            0                              1, D
  *                            0                              1
  *      receive again         1                              1        returned
  *                            1                              0        the receiver's, so returned
  *
  * Rules:
- * 1. All of it but the receiving out of the ring is under the guard. A message is acknowledged by one store, of a bit that
+ * 1. All of it but the receiving out of the ring, and the dropping, is under the guard. A message is acknowledged by one store, of a bit that
  *    becomes 0; it is returned by one, of RETURNED.
  * 2. Whoever has a message has the bit before the frame is taken out of the ring, or RETURNED taken away. So he may be killed with
  *    a bit and without the message: when it lies in the ring yet, or is RETURNED, or another receiver has the bit too, then it is not
@@ -19,6 +21,9 @@
  * 4. `ending` is set and looked at under the guard, with the bits: so who waits for the last one to be acknowledged hears of it.
  * 5. What is read is a copy, made while the bit is there: a bit is one for the whole process, and the same block may come to it
  *    twice.
+ * 6. Who returns a message waits for nobody: he *drops* it, by one store, of DROPPED, in the block that is his; then whoever has the
+ *    guard next returns it, first of all he himself. To acknowledge one, or to drop it, its bit in the handle has to be taken away: one
+ *    thread alone does so. RETURNED and DROPPED are taken away together, so DROPPED is never of somebody before.
  */
 
 #include <errno.h>
@@ -75,10 +80,13 @@ know_process(struct kin_arena *arena)
     arena->ends = false;
 }
 
-static void
+/* Whether this thread is the one to settle it: rule 6. */
+static bool
 forget(struct kin_arena *arena, uint32_t unit)
 {
-    atomic_fetch_and_explicit(&arena->owes[unit / 64], ~kin_arena_bit(unit), memory_order_relaxed);
+    return atomic_fetch_and_explicit(&arena->owes[unit / 64], ~kin_arena_bit(unit),
+                                     memory_order_relaxed) &
+           kin_arena_bit(unit);
 }
 
 void
@@ -103,22 +111,63 @@ receivers_of(const struct kin_arena *arena)
 
 /* Under the guard. */
 static void
+say_returned(struct kin_arena *arena, uint32_t unit)
+{
+    struct kin_ring_side *receivers = receivers_of(arena);
+    atomic_fetch_add_explicit(&arena->state->returns, 1, memory_order_release);
+    atomic_fetch_or_explicit(&arena->entries[unit].word, KIN_BLOCK_RETURNED, memory_order_seq_cst);
+    /* SYNC POINT: sleep_until_there */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (kin_ring_has_sleepers(receivers))
+        kin_ring_wake(receivers);
+}
+
+/* Under the guard. */
+static void
 give_back(struct kin_arena *arena, uint32_t row, uint32_t unit)
 {
-    struct kin_arena_entry *entry = &arena->entries[unit];
     uint64_t word = kin_arena_word(arena, unit), length;
     /* Into the ring first: who has received it meanwhile has the bit. */
     if (word & KIN_BLOCK_SENT && !kin_arena_is_sent(arena, unit, word, &length) &&
-        !others_owe(arena, row, unit)) {
-        struct kin_ring_side *receivers = receivers_of(arena);
-        atomic_fetch_add_explicit(&arena->state->returns, 1, memory_order_release);
-        atomic_fetch_or_explicit(&entry->word, KIN_BLOCK_RETURNED, memory_order_seq_cst);
-        /* SYNC POINT: sleep_until_there */
-        atomic_thread_fence(memory_order_seq_cst);
-        if (kin_ring_has_sleepers(receivers))
-            kin_ring_wake(receivers);
-    }
+        !others_owe(arena, row, unit))
+        say_returned(arena, unit);
     owes_no_more(arena, row, unit);
+}
+
+void
+kin_arena_return_dropped(struct kin_arena *arena)
+{
+    for (uint32_t unit = 0; unit < arena->shape.units; unit++) {
+        uint64_t word = kin_arena_word(arena, unit);
+        if (!(word & KIN_BLOCK_DROPPED))
+            continue;
+        if (!(word & KIN_BLOCK_RETURNED))
+            say_returned(arena, unit);
+        forgive_others(arena, UINT32_MAX, unit);
+        atomic_fetch_and_explicit(&arena->entries[unit].word, ~(uint64_t)KIN_BLOCK_DROPPED,
+                                  memory_order_release);
+    }
+}
+
+/* Of what this thread alone may settle. */
+static void
+drop(struct kin_arena *arena, uint32_t unit)
+{
+    atomic_fetch_or_explicit(&arena->entries[unit].word, KIN_BLOCK_DROPPED, memory_order_release);
+}
+
+/* After `drop`: whoever receives sees to it that they come back, if it can't be done here. */
+static void
+return_soon(struct kin_arena *arena)
+{
+    struct kin_ring_side *receivers = receivers_of(arena);
+    if (kin_arena_tidy(arena))
+        return;
+    atomic_fetch_add_explicit(&arena->state->returns, 1, memory_order_seq_cst);
+    /* SYNC POINT: sleep_until_there */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (kin_ring_has_sleepers(receivers))
+        kin_ring_wake(receivers);
 }
 
 void
@@ -132,19 +181,16 @@ kin_arena_return_of(struct kin_arena *arena, const struct kin_member *row)
 void
 kin_arena_return_all(struct kin_arena *arena)
 {
-    uint64_t any = 0;
-    for (int i = 0; i < KIN_ARENA_MOST_UNITS / 64; i++)
-        any |= atomic_load_explicit(&arena->owes[i], memory_order_relaxed);
-    if (any == 0 || arena->owes_as != kin_robust_forks() || kin_arena_enter(arena) != 0)
-        return; /* if it can't be entered they stay as long as the process */
-    const struct kin_member *row = kin_members_row(&arena->members);
-    for (uint32_t unit = 0; row != NULL && unit < arena->shape.units; unit++)
-        if (atomic_load_explicit(&arena->owes[unit / 64], memory_order_relaxed) &
-            kin_arena_bit(unit)) {
-            give_back(arena, kin_arena_row(arena, row), unit);
-            forget(arena, unit);
+    bool any = false;
+    if (arena->owes_as != kin_robust_forks())
+        return;
+    for (uint32_t unit = 0; unit < arena->shape.units; unit++)
+        if (arena->owes[unit / 64] != 0 && forget(arena, unit)) {
+            drop(arena, unit);
+            any = true;
         }
-    kin_mutex_unlock(&arena->guard);
+    if (any)
+        return_soon(arena);
 }
 
 /* ------------------------------------------------------------------- acknowledged, or returned */
@@ -159,19 +205,18 @@ is_last(const struct kin_arena *arena)
     return true;
 }
 
-/* 0 with the guard held, and the row; or an errno. */
+/* 0 with the guard held, and the row, for whoever is to settle it; or an errno. */
 static int
 enter_for(struct kin_arena *arena, uint32_t unit, uint32_t stamp, uint32_t *row)
 {
     if (unit >= arena->shape.units || arena->owes_as != kin_robust_forks())
         return ESTALE;
-    int error = kin_arena_enter(arena);
+    int error = kin_arena_enter_soon(arena);
     if (error != 0)
         return error;
     const struct kin_member *own = kin_members_row(&arena->members);
-    uint64_t mine = atomic_load_explicit(&arena->owes[unit / 64], memory_order_relaxed);
-    if (own != NULL && mine & kin_arena_bit(unit) && kin_arena_word(arena, unit) >> 32 == stamp &&
-        owes(arena, *row = kin_arena_row(arena, own), unit))
+    if (own != NULL && kin_arena_word(arena, unit) >> 32 == stamp &&
+        owes(arena, *row = kin_arena_row(arena, own), unit) && forget(arena, unit))
         return 0;
     kin_mutex_unlock(&arena->guard);
     return ESTALE;
@@ -184,7 +229,6 @@ kin_arena_acknowledge(struct kin_arena *arena, uint32_t unit, uint32_t stamp)
     int error = enter_for(arena, unit, stamp, &row);
     if (error != 0)
         return error;
-    forget(arena, unit);
     forgive_others(arena, row, unit);
     owes_no_more(arena, row, unit);
     bool is_free = kin_arena_free_if_unused(arena, unit, kin_arena_word(arena, unit));
@@ -201,13 +245,11 @@ kin_arena_acknowledge(struct kin_arena *arena, uint32_t unit, uint32_t stamp)
 int
 kin_arena_return(struct kin_arena *arena, uint32_t unit, uint32_t stamp)
 {
-    uint32_t row;
-    int error = enter_for(arena, unit, stamp, &row);
-    if (error != 0)
-        return error;
-    forget(arena, unit);
-    give_back(arena, row, unit);
-    kin_mutex_unlock(&arena->guard);
+    if (unit >= arena->shape.units || arena->owes_as != kin_robust_forks() ||
+        kin_arena_word(arena, unit) >> 32 != stamp || !forget(arena, unit))
+        return ESTALE;
+    drop(arena, unit);
+    return_soon(arena);
     return 0;
 }
 
@@ -216,8 +258,9 @@ kin_arena_may_come(struct kin_arena *arena)
 {
     bool any = false, own = false;
     know_process(arena);
-    if (kin_arena_enter(arena) != 0)
-        return false;
+    if (kin_arena_enter_soon(arena) != 0)
+        return arena->ends = true; /* it may */
+    kin_arena_tidy_here(arena);
     const struct kin_member *member = kin_members_row(&arena->members);
     uint32_t row = member == NULL ? UINT32_MAX : kin_arena_row(arena, member);
     for (uint32_t unit = 0; unit < arena->shape.units; unit++) {
@@ -258,6 +301,7 @@ static int
 take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *block, uint8_t *kind)
 {
     uint32_t returns = atomic_load_explicit(&arena->state->returns, memory_order_acquire), unit = 0;
+    kin_arena_tidy_here(arena); /* what was dropped before it was counted */
     if (!find(arena, &unit)) {
         atomic_store_explicit(&arena->state->taken_up, returns, memory_order_release);
         return EAGAIN;
@@ -271,7 +315,8 @@ take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *bl
         return EBADMSG;
     forgive_others(arena, kin_arena_row(arena, row), unit);
     kin_arena_owe(arena, row, block);
-    atomic_fetch_and_explicit(&entry->word, ~(uint64_t)KIN_BLOCK_RETURNED, memory_order_release);
+    atomic_fetch_and_explicit(&entry->word, ~(uint64_t)(KIN_BLOCK_RETURNED | KIN_BLOCK_DROPPED),
+                              memory_order_release);
     return 0;
 }
 
@@ -283,8 +328,8 @@ kin_arena_take_returned(struct kin_arena *arena, struct kin_block *block, uint8_
     if (!kin_arena_has_returned(arena))
         return EAGAIN;
     while ((row = kin_members_row(&arena->members)) == NULL)
-        if ((error = kin_members_join(&arena->members)) != 0)
-            return error;
+        if ((error = kin_arena_join(arena)) != 0)
+            return error == EBUSY ? EAGAIN : error;
     error = kin_arena_enter_soon(arena);
     if (error != 0)
         return error == EBUSY ? EAGAIN : error;

@@ -6,8 +6,8 @@
  *       .redelivered             whether somebody may have had it before
  *
  * Rules:
- * 1. What is returned is a copy. It is made while nobody else can receive the message. All is done without the GIL, as the guard
- *    of the arena is waited for.
+ * 1. What is returned is a copy. It is made while nobody else can receive the message. Where the guard of the arena is waited for the
+ *    GIL is not held, and signal handlers run now and then.
  * 2. A claim that is garbage gives back: a signal handler may raise before anybody has it, and then nobody could.
  * 3. It is there before the message is taken, so nothing can fail in between.
  */
@@ -64,14 +64,14 @@ take(struct kin_ring *ring, struct owed *owed)
             error = take_next(ring, owed);
         }
         if (error == ENOENT)
-            error = kin_members_join(&arena->members);
+            error = kin_arena_join(arena);
         else if (error == EAGAIN && !looked) {
             looked = true;
-            error = kin_members_look(&arena->members, KIN_LOOK_ALL);
+            error = kin_arena_look(arena, KIN_LOOK_ALL);
         } else
             return error;
         if (error != 0)
-            return error;
+            return error == EBUSY ? EAGAIN : error;
     }
 }
 
@@ -134,7 +134,7 @@ kin_ring_py_take_owed(PyObject *object, PyObject *unused)
     return error == 0 || PyErr_Occurred() ? NULL : kin_ring_fail(error);
 }
 
-/* 0 or an errno. */
+/* 0 or an errno; EBUSY with an exception set, by a signal handler. To give it back takes no wait. */
 static int
 settle(struct claim *claim, bool done)
 {
@@ -147,9 +147,14 @@ settle(struct claim *claim, bool done)
     int error;
     claim->settled = true; /* also while another thread tries */
     opened->inside++;
-    Py_BEGIN_ALLOW_THREADS
-    error = (done ? kin_arena_acknowledge : kin_arena_return)(arena, claim->unit, claim->stamp);
-    Py_END_ALLOW_THREADS
+    if (!done)
+        error = kin_arena_return(arena, claim->unit, claim->stamp);
+    else
+        do {
+            Py_BEGIN_ALLOW_THREADS
+            error = kin_arena_acknowledge(arena, claim->unit, claim->stamp);
+            Py_END_ALLOW_THREADS
+        } while (error == EBUSY && PyErr_CheckSignals() == 0);
     kin_ring_come_out(opened);
     claim->settled = error == 0;
     return error;
@@ -163,6 +168,8 @@ claim_settle(PyObject *object, PyObject *args, PyObject *keywords)
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "$p:settle", names, &done))
         return NULL;
     int error = settle((struct claim *)object, done != 0);
+    if (PyErr_Occurred())
+        return NULL;
     if (error != 0)
         return kin_ring_fail(error);
     Py_RETURN_NONE;

@@ -36,25 +36,12 @@ static PyTypeObject *block_type; /* of the one module that there is in a process
 
 /* -------------------------------------------------------------------------------- getting one */
 
-/* Never waits with the GIL. */
-static void
-give_back(struct kin_opened_ring *opened, const struct kin_block *block)
-{
-    if (kin_arena_release_now(&opened->ring.arena, block) == 0)
-        return;
-    opened->inside++;
-    Py_BEGIN_ALLOW_THREADS
-    kin_arena_release(&opened->ring.arena, block);
-    Py_END_ALLOW_THREADS
-    kin_ring_come_out(opened);
-}
-
 static PyObject *
 object_of(struct kin_opened_ring *opened, const struct kin_block *block, bool sealed)
 {
     struct block_object *self = kin_allocate(block_type);
     if (self == NULL) {
-        give_back(opened, block);
+        kin_arena_release(&opened->ring.arena, block);
         return NULL;
     }
     opened->references++;
@@ -332,7 +319,7 @@ let_go(struct block_object *self)
 {
     struct kin_opened_ring *opened = self->opened;
     self->opened = NULL;
-    give_back(opened, &self->block);
+    kin_arena_release(&opened->ring.arena, &self->block);
     kin_ring_release(opened);
 }
 

@@ -8,8 +8,8 @@
  * Rules:
  * 1. Each handle has a row of its own made, with what was got by that handle. A process that holds nothing pays nothing.
  * 2. Until the child has it, the row is the parent's, who waits: a block is never without a row that lives.
- * 3. When there is no row, or the parent was killed before the child had it, the child's views lead nowhere (SIGSEGV): never to
- *    the memory of another message.
+ * 3. When there is no row, or the parent was killed before the child had it, or somebody who is stopped has the guard, the child's
+ *    views lead nowhere (SIGSEGV): never to the memory of another message. A fork is not kept waiting.
  * 4. What is inherited is held as a receiver holds it, also what was reserved: it can be looked at, and not be sent.
  */
 
@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "arena_inside.h"
+#include "futex.h"
 #include "local_lock.h"
 
 enum { WORDS = KIN_ARENA_MOST_UNITS / 64 };
@@ -36,6 +37,14 @@ static struct known *all;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int born[2] = {-1, -1}; /* a pipe, during a fork */
 
+enum { PATIENCE = 1 }; /* seconds that a fork may take, if somebody has a guard who is stopped */
+
+static struct timespec
+soon(void)
+{
+    return kin_timespec(kin_now() + (uint64_t)PATIENCE * KIN_SECOND);
+}
+
 static bool
 holds_any(struct kin_arena *arena)
 {
@@ -48,11 +57,15 @@ holds_any(struct kin_arena *arena)
 /* ----------------------------------------------------------------------------------- the parent */
 
 static void
-beget(struct known *known)
+beget(struct known *known, const struct timespec *deadline)
 {
     struct kin_arena *arena = known->arena;
     uint32_t row;
-    if (kin_arena_enter(arena) != 0)
+    int error;
+    do
+        error = kin_mutex_lock(&arena->guard, deadline);
+    while (error == EINTR);
+    if (error != 0 && error != EOWNERDEAD)
         return;
     if (kin_members_beget(&arena->members, &row)) {
         for (uint32_t unit = 0; unit < arena->shape.units; unit += 64) {
@@ -68,11 +81,12 @@ static void
 before(void)
 {
     bool any = false;
+    const struct timespec deadline = soon();
     kin_local_enter(&lock);
     for (struct known *one = all; one != NULL; one = one->next) {
         one->row = 0;
         if (holds_any(one->arena)) {
-            beget(one);
+            beget(one, &deadline);
             any = true;
         }
     }
@@ -93,8 +107,8 @@ after_in_parent(void)
         born[0] = born[1] = -1;
     }
     for (struct known *one = all; one != NULL; one = one->next)
-        if (one->row != 0)
-            kin_members_disown(&one->arena->members, one->row - 1);
+        if (one->row != 0 && kin_members_disown(&one->arena->members, one->row - 1))
+            kin_arena_tidy(one->arena);
     kin_local_leave(&lock);
     errno = error;
 }
@@ -117,6 +131,7 @@ lose(struct kin_arena *arena)
 static void
 after_in_child(void)
 {
+    const struct timespec deadline = soon();
     for (struct known *one = all; one != NULL; one = one->next) {
         struct kin_arena *arena = one->arena;
         uint32_t forks = kin_robust_forks();
@@ -125,7 +140,7 @@ after_in_child(void)
             had_any |= atomic_load_explicit(&arena->own[i], memory_order_relaxed) != 0;
         if (!had_any)
             continue;
-        if (one->row != 0 && kin_members_adopt(&arena->members, one->row - 1)) {
+        if (one->row != 0 && kin_members_adopt(&arena->members, one->row - 1, &deadline)) {
             if (arena->inherited_by != forks - 1)
                 arena->inherited_from = forks - 1;
             arena->inherited_by = forks;

@@ -5,10 +5,8 @@
 
 #include "arena.h"
 
-/* The guard. 0 or an errno. */
-int kin_arena_enter(struct kin_arena *arena);
-
-/* The same for who has a time limit, which is not known here: EBUSY when somebody holds it who does not seem to run. */
+/* The guard, for who has a time limit, which is not known here. 0; EBUSY when somebody holds it who does not seem to run; or an
+ * errno. */
 int kin_arena_enter_soon(struct kin_arena *arena);
 
 static inline uint64_t
@@ -59,6 +57,18 @@ bool kin_arena_free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t w
 
 /* After a block became free, and the guard was left. */
 void kin_arena_tell(struct kin_arena *arena);
+
+/* Something was left over, as the guard can't be had at once. */
+void kin_arena_leave_over(struct kin_arena *arena);
+
+/* The same, after an attempt: it is done now, or, if somebody has the guard, by whoever has it next; then false. Waits for nobody. */
+bool kin_arena_tidy(struct kin_arena *arena);
+
+/* Under the guard: does what others have left. */
+void kin_arena_tidy_here(struct kin_arena *arena);
+
+/* Under the guard: returns what was dropped. */
+void kin_arena_return_dropped(struct kin_arena *arena);
 
 static inline uint64_t
 kin_arena_bit(uint32_t unit)

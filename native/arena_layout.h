@@ -18,7 +18,7 @@
  *      blocks    │ free  │    A      │ B │ free  │
  *      entries     0   0   3   0   0   1   0   0      a block's first entry says how long it is; all others are 0
  *
- *      word      0 units │ 16 KIN_BLOCK_SENT │ 17 KIN_BLOCK_RETURNED │ 32 stamp, which tells it from the blocks that were there before
+ *      word      0 units │ 16 KIN_BLOCK_SENT │ 17 KIN_BLOCK_RETURNED │ 18 KIN_BLOCK_DROPPED │ 32 stamp, which tells it from the blocks that were there before
  *      frame     8 number of the first unit, stamp │ 16 bytes of the message
  */
 
@@ -35,6 +35,7 @@ enum {
     KIN_BLOCK_UNITS = 0xffff,
     KIN_BLOCK_SENT = 1 << 16,       /* it lies where `at` says, if what lies there says so too */
     KIN_BLOCK_RETURNED = 1 << 17,   /* it was received, not acknowledged, and is to be received again */
+    KIN_BLOCK_DROPPED = 1 << 18,    /* … is to become that: who has it wants it no more */
 };
 
 /* Written once, by who makes the ring. */
@@ -51,9 +52,11 @@ struct kin_arena_state {
     _Atomic uint32_t returns;   /* counts blocks that were returned */
     _Atomic uint32_t taken_up;  /* … as it was when none of them was left */
     _Atomic uint32_t ending;    /* 1: somebody may wait until all are acknowledged */
-    uint32_t unused;
+    _Atomic uint32_t left_over; /* counts what was left to whoever has the guard next, as it could not be had at once */
     _Atomic uint64_t first; /* row + 1 │ 16 handle: who has waited in vain, and gets the next block; 0: nobody */
-    uint64_t reserved[4];
+    _Atomic uint32_t tidied; /* … as it was when all of it was done */
+    uint32_t unused;
+    uint64_t reserved[3];
 };
 
 struct kin_arena_entry {

@@ -12,7 +12,8 @@
  *    up, or dies. Half of the arena comes back whatever receivers keep, so he gets it.
  * 2. Who frees and is killed before he wakes is a member, whose death wakes all; they look again. Who sleeps and is killed
  *    leaves the flag set: somebody wakes nobody then, once.
- * 3. What concerns this process alone (a close, a hang-up) is the alarm of the ring.
+ * 3. What could not be done, since the guard was held, is told as a freed block is: who sleeps looks, and does it (rule 7 of arena.c).
+ * 4. What concerns this process alone (a close, a hang-up) is the alarm of the ring.
  */
 
 #include <errno.h>
@@ -30,6 +31,40 @@ kin_arena_wake(struct kin_arena *arena)
 }
 
 void
+kin_arena_leave_over(struct kin_arena *arena)
+{
+    /* SYNC POINT: kin_arena_tidy_here */
+    atomic_fetch_add_explicit(&arena->state->left_over, 1, memory_order_release);
+    kin_arena_tell(arena);
+}
+
+void
+kin_arena_tidy_here(struct kin_arena *arena)
+{
+    uint32_t left_over = atomic_load_explicit(&arena->state->left_over, memory_order_acquire);
+    if (left_over == atomic_load_explicit(&arena->state->tidied, memory_order_relaxed))
+        return;
+    kin_members_sweep(&arena->members);
+    kin_arena_return_dropped(arena);
+    if (kin_arena_sweep(arena))
+        kin_arena_wake(arena);
+    /* Last: who is killed before leaves it to the next. */
+    atomic_store_explicit(&arena->state->tidied, left_over, memory_order_relaxed);
+}
+
+bool
+kin_arena_tidy(struct kin_arena *arena)
+{
+    kin_arena_leave_over(arena);
+    int error = kin_mutex_take(&arena->guard, NULL, KIN_MUTEX_AWAKE);
+    if (error != 0 && error != EOWNERDEAD)
+        return false;
+    kin_arena_tidy_here(arena);
+    kin_mutex_unlock(&arena->guard);
+    return true;
+}
+
+void
 kin_arena_tell(struct kin_arena *arena)
 {
     /* SYNC POINT: kin_arena_wait. Either it finds the block, or is seen to sleep. */
@@ -38,15 +73,33 @@ kin_arena_tell(struct kin_arena *arena)
         kin_arena_wake(arena);
 }
 
+/* Signal handlers of Python run when the call is over, which is soon. */
+#define SOON(error, call)                                                                      \
+    const struct timespec until = kin_timespec(kin_now() + KIN_RING_PATIENCE);                 \
+    int error;                                                                                 \
+    do                                                                                         \
+        error = call;                                                                          \
+    while (error == EINTR);
+
 int
 kin_arena_enter_soon(struct kin_arena *arena)
 {
-    const struct timespec until = kin_timespec(kin_now() + KIN_RING_PATIENCE);
-    int error;
-    do
-        error = kin_mutex_take(&arena->guard, &until, 0);
-    while (error == EINTR);
+    SOON(error, kin_mutex_take(&arena->guard, &until, 0))
     return error == EOWNERDEAD ? 0 : error == ETIMEDOUT ? EBUSY : error;
+}
+
+int
+kin_arena_join(struct kin_arena *arena)
+{
+    SOON(error, kin_members_join(&arena->members, &until))
+    return error == ETIMEDOUT ? EBUSY : error;
+}
+
+int
+kin_arena_look(struct kin_arena *arena, enum kin_look how)
+{
+    SOON(error, kin_members_look(&arena->members, how, &until))
+    return error == ETIMEDOUT ? EBUSY : error;
 }
 
 /* In a forked child, and before it has joined, a handle is nobody. */
@@ -93,6 +146,7 @@ look_for(struct kin_arena *arena, uint64_t length, bool *found)
     if (error != 0)
         return error;
     uint64_t self = self_of(arena);
+    kin_arena_tidy_here(arena);
     if (!kin_arena_is_behind(arena)) {
         *found = kin_arena_find(arena, kin_arena_units_for(arena, length), &first) != EAGAIN;
         if (!*found)
@@ -100,15 +154,6 @@ look_for(struct kin_arena *arena, uint64_t length, bool *found)
     }
     kin_mutex_unlock(&arena->guard);
     return 0;
-}
-
-static int
-can_be_entered(struct kin_arena *arena)
-{
-    int error = kin_arena_enter_soon(arena);
-    if (error == 0)
-        kin_mutex_unlock(&arena->guard);
-    return error;
 }
 
 int
@@ -123,9 +168,7 @@ kin_arena_wait(struct kin_arena *arena, uint64_t length, uint32_t alarm,
     while (error == 0) {
         bool found = false;
         uint32_t turn = kin_members_turn(&arena->members);
-        error = can_be_entered(arena); /* as `look` may, without a time limit */
-        if (error == 0)
-            error = kin_members_look(&arena->members, KIN_LOOK_TOLD);
+        error = kin_arena_look(arena, KIN_LOOK_TOLD);
         atomic_store_explicit(&arena->state->asleep, 1, memory_order_seq_cst);
         /* SYNC POINT: kin_arena_tell */
         atomic_thread_fence(memory_order_seq_cst);

@@ -53,11 +53,11 @@ left(struct kin_members *members, struct kin_member *row, bool is_dead)
 }
 
 int
-kin_condition_join(struct kin_condition *condition)
+kin_condition_join(struct kin_condition *condition, const struct timespec *deadline)
 {
     if (kin_members_row(&condition->members) != NULL)
         return 0;
-    return kin_members_join(&condition->members);
+    return kin_members_join(&condition->members, deadline);
 }
 
 static uint32_t
@@ -83,14 +83,15 @@ identify(const struct kin_mutex *mutex, uint64_t *identity)
 
 /* Rule 6, for a mutex that is held, by who has joined. 0; EMEDIUMTYPE: others use another one; or an errno. */
 static int
-check_mutex(struct kin_condition *condition, const struct kin_mutex *mutex)
+check_mutex(struct kin_condition *condition, const struct kin_mutex *mutex,
+            const struct timespec *deadline)
 {
     _Atomic uint64_t *its = &condition->state->mutex;
     uint64_t identity;
     int error = identify(mutex, &identity);
     if (error != 0 || atomic_load_explicit(its, memory_order_relaxed) == identity)
         return error;
-    error = kin_mutex_enter(&condition->guard);
+    error = kin_mutex_lock(&condition->guard, deadline);
     if (error != 0 && error != EOWNERDEAD)
         return error;
     uint64_t found = atomic_load_explicit(its, memory_order_relaxed);
@@ -105,16 +106,16 @@ check_mutex(struct kin_condition *condition, const struct kin_mutex *mutex)
 
 int
 kin_condition_begin(struct kin_condition *condition, struct kin_mutex *mutex,
-                    struct kin_condition_wait *wait)
+                    struct kin_condition_wait *wait, const struct timespec *deadline)
 {
     if (!kin_mutex_is_held(mutex))
         return EPERM;
-    int error = kin_condition_join(condition);
+    int error = kin_condition_join(condition, deadline);
     if (error == 0)
-        error = check_mutex(condition, mutex);
+        error = check_mutex(condition, mutex, deadline);
     /* What stands against watching is said before the mutex is released. */
     if (error == 0)
-        error = kin_members_look(&condition->members, KIN_LOOK_TOLD);
+        error = kin_members_look(&condition->members, KIN_LOOK_TOLD, deadline);
     if (error != 0)
         return error;
     *wait = (struct kin_condition_wait){.mutex = mutex, .seen = notified(condition)};
@@ -137,7 +138,7 @@ step(struct kin_condition *condition, struct kin_condition_wait *wait,
      const struct timespec *deadline)
 {
     uint32_t turn = kin_members_turn(&condition->members);
-    int error = kin_members_look(&condition->members, KIN_LOOK_TOLD);
+    int error = kin_members_look(&condition->members, KIN_LOOK_TOLD, deadline);
     if (wait->released && kin_condition_was_notified(condition, wait))
         return 0; /* first: it may have been woken for it */
     if (error != 0)
@@ -158,7 +159,7 @@ int
 kin_condition_sleep(struct kin_condition *condition, struct kin_condition_wait *wait,
                     const struct timespec *deadline)
 {
-    int error = kin_condition_join(condition); /* a signal handler may have forked */
+    int error = kin_condition_join(condition, deadline); /* a signal handler may have forked */
     if (error != 0)
         return error;
     do
@@ -177,13 +178,14 @@ wake(struct kin_condition *condition, int count)
 }
 
 int
-kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count)
+kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count,
+                     const struct timespec *deadline)
 {
     if (!kin_mutex_is_held(mutex))
         return EPERM;
-    int error = kin_condition_join(condition);
+    int error = kin_condition_join(condition, deadline);
     if (error == 0)
-        error = check_mutex(condition, mutex);
+        error = check_mutex(condition, mutex, deadline);
     if (error != 0)
         return error;
     if (atomic_load_explicit(&condition->state->sleepers, memory_order_relaxed) != 0 &&

@@ -60,29 +60,30 @@ void kin_condition_close(struct kin_condition *condition);
 
 /* Makes this process a member, if it is none: before it changes anything for which others wait. 0; EUSERS: there
  * are as many as there can be; or as kin_members_look, kin_mutex_lock. */
-int kin_condition_join(struct kin_condition *condition);
+int kin_condition_join(struct kin_condition *condition, const struct timespec *deadline);
 
 /* Waiting is three steps, so that what a signal handler does may come in between:
  *
- *     error = kin_condition_begin(&condition, &mutex, &wait);           0; else the mutex is held as before
+ *     error = kin_condition_begin(&condition, &mutex, &wait, deadline); 0; else the mutex is held as before
  *     while ((error = kin_condition_sleep(&condition, &wait, deadline)) == EINTR)
  *         …                                                             the mutex is not held
  *     kin_mutex_take(&mutex, …)                                         as often as it takes
  *     kin_condition_was_notified(&condition, &wait)                     the result, for sure
  *
  * begin: 0; EPERM: the mutex is not held by this thread and handle; EMEDIUMTYPE: others use the condition with
- *        another one; EILSEQ; or as `join`, kin_members_look.
+ *        another one; EILSEQ; or as `join`, kin_members_look: ETIMEDOUT, EINTR: who has the guard is slow, or stopped.
  * sleep: 0; ETIMEDOUT at `deadline` on CLOCK_MONOTONIC, NULL: never; EINTR; or as kin_members_look.
  */
 int kin_condition_begin(struct kin_condition *condition, struct kin_mutex *mutex,
-                        struct kin_condition_wait *wait);
+                        struct kin_condition_wait *wait, const struct timespec *deadline);
 int kin_condition_sleep(struct kin_condition *condition, struct kin_condition_wait *wait,
                         const struct timespec *deadline);
 bool kin_condition_was_notified(const struct kin_condition *condition,
                                 const struct kin_condition_wait *wait);
 
 /* Wakes as many of those who wait, at least. 0; EPERM, EMEDIUMTYPE: as begin; or as `join`. */
-int kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count);
+int kin_condition_notify(struct kin_condition *condition, const struct kin_mutex *mutex, int count,
+                         const struct timespec *deadline);
 
 /* Wakes all, whoever holds the mutex: there is none any more. */
 void kin_condition_wake(struct kin_condition *condition);

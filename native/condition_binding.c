@@ -8,7 +8,7 @@
  *       .acquire(timeout=None), .release(), .__enter__(), .__exit__(), ._enter(timeout)      the mutex's
  *       .wait(timeout=None)                 -> whether it was notified, or something may have changed
  *       .notify(n=1), .notify_all()
- *       ._join()                            this process becomes a member, if it is none
+ *       ._join(timeout)                     this process becomes a member, if it is none
  *       ._wake()                            wakes all, without the mutex, which is given up
  *       ._most                              as many members there can be
  *       ._refused(errno, argument)          of the subclass: raises what an errno of the core means
@@ -34,6 +34,9 @@
 #include "watcher_binding.h"
 
 int kin_add_condition(PyObject *module);
+
+/* A deadline that has passed: nothing is waited for. */
+static const struct timespec AT_ONCE;
 
 /* ------------------------------------------------------------------------ opening and closing */
 
@@ -152,7 +155,7 @@ come_back(struct kin_condition_handle *self, const struct kin_condition_wait *wa
     if (!PyErr_Occurred())
         return true;
     if (kin_condition_was_notified(&self->core, wait))
-        kin_condition_notify(&self->core, wait->mutex, 1);
+        kin_condition_notify(&self->core, wait->mutex, 1, &AT_ONCE);
     return false;
 }
 
@@ -162,9 +165,13 @@ wait_for(struct kin_condition_handle *self, struct kin_mutex *mutex, const struc
 {
     struct kin_condition_wait wait;
     int error;
-    Py_BEGIN_ALLOW_THREADS
-    error = kin_condition_begin(&self->core, mutex, &wait);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        error = kin_condition_begin(&self->core, mutex, &wait, deadline);
+        Py_END_ALLOW_THREADS
+    } while (error == EINTR && PyErr_CheckSignals() == 0); /* while somebody is slow with the guard */
+    if (error == ETIMEDOUT)
+        return 0;
     if (error == 0) {
         do {
             Py_BEGIN_ALLOW_THREADS
@@ -206,28 +213,52 @@ condition_wait(PyObject *object, PyObject *const *arguments, Py_ssize_t count, P
 /* ------------------------------------------------------------------------------------- waking */
 
 bool
-kin_condition_is_joined(struct kin_condition_handle *self)
+kin_condition_is_joined(struct kin_condition_handle *self, PyObject *timeout)
 {
+    struct timespec deadline;
+    if (self->core.state != NULL && kin_members_row(&self->core.members) != NULL)
+        return true;
+    if (timeout != Py_None && !kin_read_timeout(timeout, &deadline))
+        return kin_refuse((PyObject *)self, EINVAL, timeout) != NULL;
     if (self->core.state == NULL)
         return kin_refuse((PyObject *)self, EBADF, NULL) != NULL;
-    if (kin_members_row(&self->core.members) != NULL)
-        return true;
     uint32_t entered = kin_sleepers_enter(&self->sleepers);
     int error;
-    Py_BEGIN_ALLOW_THREADS
-    error = kin_condition_join(&self->core);
-    Py_END_ALLOW_THREADS
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        error = kin_condition_join(&self->core, timeout == Py_None ? NULL : &deadline);
+        Py_END_ALLOW_THREADS
+    } while (error == EINTR && PyErr_CheckSignals() == 0);
     kin_sleepers_leave(&self->sleepers, entered);
-    return error == 0 || kin_refuse((PyObject *)self, error, NULL) != NULL;
+    return error == 0 || kin_refuse((PyObject *)self, error, timeout) != NULL;
+}
+
+/* The guard is to be waited for. */
+static int
+notify_without_the_gil(struct kin_condition_handle *self, struct kin_mutex *mutex, int count)
+{
+    uint32_t entered = kin_sleepers_enter(&self->sleepers);
+    uint32_t entered_mutex = kin_sleepers_enter(&self->mutex->sleepers);
+    int error;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        error = kin_condition_notify(&self->core, mutex, count, NULL);
+        Py_END_ALLOW_THREADS
+    } while (error == EINTR && PyErr_CheckSignals() == 0);
+    kin_sleepers_leave(&self->mutex->sleepers, entered_mutex);
+    kin_sleepers_leave(&self->sleepers, entered);
+    return error;
 }
 
 static PyObject *
 notify(struct kin_condition_handle *self, int count)
 {
     struct kin_mutex *mutex = kin_condition_mutex(self);
-    if (mutex == NULL || !kin_condition_is_joined(self))
+    if (mutex == NULL || !kin_condition_is_joined(self, Py_None))
         return NULL;
-    int error = kin_condition_notify(&self->core, mutex, count);
+    int error = kin_condition_notify(&self->core, mutex, count, &AT_ONCE);
+    if (error == ETIMEDOUT)
+        error = notify_without_the_gil(self, mutex, count);
     if (error != 0)
         return kin_refuse((PyObject *)self, error, NULL);
     Py_RETURN_NONE;
@@ -262,10 +293,9 @@ condition_notify_all(PyObject *object, PyObject *const *arguments, Py_ssize_t co
 }
 
 static PyObject *
-condition_join(PyObject *object, PyObject *unused)
+condition_join(PyObject *object, PyObject *timeout)
 {
-    (void)unused;
-    if (!kin_condition_is_joined((struct kin_condition_handle *)object))
+    if (!kin_condition_is_joined((struct kin_condition_handle *)object, timeout))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -324,7 +354,7 @@ static PyMethodDef methods[] = {
      PyDoc_STR("__enter__($self)\n--\n\nAcquire the mutex; gives it.")},
     {"__exit__", kin_condition_exit, METH_VARARGS,
      PyDoc_STR("__exit__($self, *exception)\n--\n\nRelease the mutex, unless it was given up.")},
-    {"_join", condition_join, METH_NOARGS, PyDoc_STR("Let others watch this process.")},
+    {"_join", condition_join, METH_O, PyDoc_STR("Let others watch this process.")},
     {"_wake", condition_wake, METH_NOARGS, PyDoc_STR("Wake all, without the mutex.")},
     {NULL, NULL, 0, NULL},
 };

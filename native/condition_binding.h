@@ -25,8 +25,8 @@ struct kin_condition_handle {
 /* Its mutex; NULL with an exception set when one of them is closed. */
 struct kin_mutex *kin_condition_mutex(struct kin_condition_handle *self);
 
-/* True if this process is a member, by now; else an exception is set. */
-bool kin_condition_is_joined(struct kin_condition_handle *self);
+/* True if this process is a member, by now; else an exception is set, also at the end of `timeout`, as of `acquire`. */
+bool kin_condition_is_joined(struct kin_condition_handle *self, PyObject *timeout);
 
 /* Methods, of condition_mutex_binding.c. */
 PyObject *kin_condition_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t count,

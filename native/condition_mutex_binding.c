@@ -16,7 +16,7 @@ kin_condition_acquire(PyObject *object, PyObject *const *arguments, Py_ssize_t c
 {
     struct kin_condition_handle *self = (struct kin_condition_handle *)object;
     PyObject *timeout = kin_timeout_among("acquire", arguments, count, names);
-    if (timeout == NULL || !kin_condition_is_joined(self) || kin_condition_mutex(self) == NULL)
+    if (timeout == NULL || !kin_condition_is_joined(self, timeout) || kin_condition_mutex(self) == NULL)
         return NULL;
     return PyObject_CallMethod((PyObject *)self->mutex, "acquire", "O", timeout);
 }
@@ -35,7 +35,7 @@ PyObject *
 kin_condition_enter_within(PyObject *object, PyObject *timeout)
 {
     struct kin_condition_handle *self = (struct kin_condition_handle *)object;
-    if (!kin_condition_is_joined(self) || kin_condition_mutex(self) == NULL)
+    if (!kin_condition_is_joined(self, timeout) || kin_condition_mutex(self) == NULL)
         return NULL;
     return PyObject_CallMethod((PyObject *)self->mutex, "_enter", "O", timeout);
 }

@@ -16,6 +16,7 @@
 enum {
     KIN_SEMAPHORE_MOST = (1 << 24) - 1, /* as a value */
     KIN_MOST_HELD = 1 << 30,            /* by one process */
+    KIN_SEMAPHORE_PATIENCE = 50000000,  /* nanoseconds */
 };
 
 /* In shared memory, behind struct kin_object; semaphore_word.h draws the word. */
@@ -87,7 +88,8 @@ int kin_semaphore_take_one(struct kin_semaphore *semaphore);
 int kin_semaphore_acquire(struct kin_semaphore *semaphore, uint32_t count,
                           const struct timespec *deadline, struct kin_semaphore_stop *stop);
 
-/* The same without waiting: EBUSY when there are not so many, also after the dead were looked for. */
+/* The same without waiting: EBUSY when there are not so many, also after the dead were looked for, if that takes no more than
+ * KIN_SEMAPHORE_PATIENCE: who has the guard may be stopped. */
 int kin_semaphore_try(struct kin_semaphore *semaphore, uint32_t count);
 
 /* Whoever waits by `stop`, or is about to, leaves soon. */
@@ -96,11 +98,11 @@ void kin_semaphore_stop_wait(struct kin_semaphore *semaphore, struct kin_semapho
 /* Gives one back without more than a wake-up: else EBUSY, and kin_semaphore_release has to see to it. */
 int kin_semaphore_give_one(struct kin_semaphore *semaphore);
 
-/* Gives back, or adds, `count`. 0; EOVERFLOW: it would be more than the maximum, and nothing was given; or as
- * acquire. */
+/* Gives back, or adds, `count`. 0; or nothing was given: EOVERFLOW: it would be more than the maximum; EINTR: a signal handler
+ * ran while somebody had the guard, for whom it waits; or as acquire. */
 int kin_semaphore_release(struct kin_semaphore *semaphore, uint32_t count);
 
-/* How many are there; what the dead took is looked for first. */
+/* How many are there; what the dead took is looked for first, for as long. */
 int kin_semaphore_value(struct kin_semaphore *semaphore, uint32_t *value);
 
 /* How many a process has taken more than it gave. */

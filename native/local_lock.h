@@ -27,8 +27,9 @@ kin_local_word(enum kin_local_how how)
     return (uint64_t)kin_robust_forks() << 32 | (uint32_t)how;
 }
 
-static inline void
-kin_local_enter(struct kin_local_lock *lock)
+/* 0; or ETIMEDOUT at a deadline on CLOCK_MONOTONIC (NULL: never), EINTR: then it is not held. */
+static inline int
+kin_local_enter_until(struct kin_local_lock *lock, const struct timespec *deadline)
 {
     enum kin_local_how how = KIN_LOCKED;
     for (;;) {
@@ -40,10 +41,19 @@ kin_local_enter(struct kin_local_lock *lock)
                                                    memory_order_acquire, memory_order_relaxed))
             continue;
         if (!taken)
-            return;
+            return 0;
         how = KIN_WANTED; /* there may be others */
-        kin_futex_sleep(&lock->word, KIN_WANTED, NULL);
+        int error = kin_futex_sleep(&lock->word, KIN_WANTED, deadline);
+        if (error != 0)
+            return error;
     }
+}
+
+static inline void
+kin_local_enter(struct kin_local_lock *lock)
+{
+    while (kin_local_enter_until(lock, NULL) != 0)
+        ;
 }
 
 static inline void

@@ -23,6 +23,9 @@
  *    `forks` is another's.
  * 5. The guard is held while rows are read and written, never while descriptors are opened (but for the rare question
  *    whether one is alone): for that there is a lock of the process's own, which a forked child finds free.
+ * 6. Whoever has the guard may be stopped. So who waits for it, or for the other lock, has a deadline, and goes when a signal
+ *    handler ran. Who leaves waits for nobody: his row is *left* from the one instruction on by which it counts no handles,
+ *    and whoever has the guard next does the rest: he himself, if it is free; else who joins.
  * A process that executes another program stays who it is, with what it holds.
  */
 
@@ -56,25 +59,28 @@ has_ended(int pidfd)
     return poll(&look, 1, 0) > 0;
 }
 
-/* What is known privately is for one thread at a time. */
-static void
-lock(struct kin_members *members)
+/* What is known privately is for one thread at a time. 0 or as kin_local_enter_until. */
+static int
+lock(struct kin_members *members, const struct timespec *deadline)
 {
-    kin_local_enter(&members->lock);
+    int error = kin_local_enter_until(&members->lock, deadline);
+    if (error != 0)
+        return error;
     if (members->forks != kin_robust_forks()) { /* it is the parent's */
         free(members->watched);
         members->watched = NULL;
         members->forks = kin_robust_forks();
         members->changes = 0;
     }
+    return 0;
 }
 
 /* ------------------------------------------------------------------------------------ rows */
 
 static int
-enter(struct kin_members *members)
+enter(struct kin_members *members, const struct timespec *deadline)
 {
-    int error = kin_mutex_enter(members->terms.guard);
+    int error = kin_mutex_lock(members->terms.guard, deadline);
     return error == EOWNERDEAD ? 0 : error;
 }
 
@@ -84,32 +90,17 @@ leave(struct kin_members *members)
     kin_mutex_unlock(members->terms.guard);
 }
 
+uint32_t
+kin_members_used(const struct kin_members *members)
+{
+    uint32_t number = __atomic_load_n(&members->state->used, __ATOMIC_RELAXED);
+    return number < members->count ? number : members->count;
+}
+
 static bool
 is_row_of(const struct kin_member *row, uint32_t pid, uint64_t start)
 {
     return row->pid == pid && row->start == start;
-}
-
-/* Under the guard. */
-static void
-count_change(struct kin_members_state *state)
-{
-    atomic_fetch_add_explicit(&state->changes, 1, memory_order_release);
-}
-
-static void
-free_row(struct kin_members *members, struct kin_member *row)
-{
-    count_change(members->state);
-    __atomic_store_n(&row->pid, 0, __ATOMIC_RELEASE);
-}
-
-/* How many rows have been used; what lies in the memory is not believed. */
-static uint32_t
-used(const struct kin_members *members)
-{
-    uint32_t number = __atomic_load_n(&members->state->used, __ATOMIC_RELAXED);
-    return number < members->count ? number : members->count;
 }
 
 /* Under the guard: the row of this process, or a free one that becomes it, or NULL. */
@@ -118,21 +109,22 @@ take_row(struct kin_members *members, uint32_t pid, uint64_t start)
 {
     struct kin_members_state *state = members->state;
     struct kin_member *free_one = NULL;
-    for (uint32_t i = 0; i < used(members); i++) {
+    for (uint32_t i = 0; i < kin_members_used(members); i++) {
         struct kin_member *row = &state->rows[i];
-        if (is_row_of(row, pid, start) && row->handles != KIN_EMBRYO)
+        if (is_row_of(row, pid, start) &&
+            __atomic_load_n(&row->handles, __ATOMIC_RELAXED) != KIN_EMBRYO)
             return row;
         if (row->pid == 0 && free_one == NULL)
             free_one = row;
     }
     if (free_one == NULL) {
-        uint32_t number = used(members);
+        uint32_t number = kin_members_used(members);
         if (number == members->count)
             return NULL;
         __atomic_store_n(&state->used, number + 1, __ATOMIC_RELAXED);
         free_one = &state->rows[number];
     }
-    count_change(state);
+    kin_members_count_change(state);
     /* Somebody may look whether the object is blank, who has just seen that it was. */
     __atomic_store_n(&free_one->handles, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&free_one->start, start, __ATOMIC_RELAXED);
@@ -142,15 +134,16 @@ take_row(struct kin_members *members, uint32_t pid, uint64_t start)
 
 /* With the lock. */
 static int
-join(struct kin_members *members)
+join(struct kin_members *members, const struct timespec *deadline)
 {
     uint64_t start = kin_own_start();
-    int error = enter(members);
+    int error = enter(members, deadline);
     if (error != 0)
         return error;
+    kin_members_sweep(members);
     struct kin_member *row = take_row(members, (uint32_t)getpid(), start);
     if (row != NULL)
-        __atomic_store_n(&row->handles, row->handles + 1, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&row->handles, 1, __ATOMIC_RELAXED);
     leave(members);
     if (row == NULL)
         return EUSERS;
@@ -163,23 +156,25 @@ join(struct kin_members *members)
 }
 
 static int
-join_once(struct kin_members *members)
+join_once(struct kin_members *members, const struct timespec *deadline)
 {
-    lock(members);
-    /* Else another thread was quicker. */
-    int error = kin_members_row(members) == NULL ? join(members) : 0;
+    int error = lock(members, deadline);
+    if (error != 0)
+        return error;
+    if (kin_members_row(members) == NULL) /* else another thread was quicker */
+        error = join(members, deadline);
     kin_local_leave(&members->lock);
     return error;
 }
 
 int
-kin_members_join(struct kin_members *members)
+kin_members_join(struct kin_members *members, const struct timespec *deadline)
 {
-    int error = join_once(members);
+    int error = join_once(members, deadline);
     if (error != EUSERS)
         return error;
-    error = kin_members_look(members, KIN_LOOK_ALL);
-    return error != 0 ? error : join_once(members);
+    error = kin_members_look(members, KIN_LOOK_ALL, deadline);
+    return error != 0 ? error : join_once(members, deadline);
 }
 
 /* Asked without the watcher. */
@@ -198,9 +193,11 @@ bool
 kin_members_alone(const struct kin_members *members)
 {
     const struct kin_member *own = kin_members_row(members);
-    for (uint32_t i = 0; i < used(members); i++) {
+    for (uint32_t i = 0; i < kin_members_used(members); i++) {
         const struct kin_member *row = &members->state->rows[i];
-        if (row == own ? row->handles != 1 : row->pid != 0 && !is_over(row->pid, row->start))
+        uint32_t handles = __atomic_load_n(&row->handles, __ATOMIC_RELAXED);
+        if (row == own ? handles != 1
+                       : handles != 0 && row->pid != 0 && !is_over(row->pid, row->start))
             return false;
     }
     return own != NULL;
@@ -248,7 +245,7 @@ watch(struct kin_members *members, struct kin_watched *watched)
 
 /* Compares what is known with the rows. Those that are new are to be watched. */
 static int
-compare(struct kin_members *members)
+compare(struct kin_members *members, const struct timespec *deadline)
 {
     const struct kin_members_state *state = members->state;
     uint32_t changes = atomic_load_explicit(&state->changes, memory_order_acquire);
@@ -261,10 +258,10 @@ compare(struct kin_members *members)
         free(now);
         return ENOMEM;
     }
-    int error = enter(members);
+    int error = enter(members, deadline);
     if (error == 0) {
         changes = atomic_load_explicit(&state->changes, memory_order_relaxed);
-        for (uint32_t i = 0; i < used(members); i++) {
+        for (uint32_t i = 0; i < kin_members_used(members); i++) {
             now[i].pid = state->rows[i].pid;
             now[i].start = state->rows[i].start;
         }
@@ -287,14 +284,14 @@ compare(struct kin_members *members)
 }
 
 static int
-drop(struct kin_members *members, struct kin_watched *watched)
+drop(struct kin_members *members, struct kin_watched *watched, const struct timespec *deadline)
 {
     struct kin_member *row = &members->state->rows[watched - members->watched];
-    int error = enter(members);
+    int error = enter(members, deadline);
     if (error != 0)
         return error;
     if (is_row_of(row, watched->pid, watched->start) && members->terms.left(members, row, true))
-        free_row(members, row);
+        kin_members_free_row(members, row);
     leave(members);
     forget(members, watched);
     return 0;
@@ -302,7 +299,8 @@ drop(struct kin_members *members, struct kin_watched *watched)
 
 /* One of the others: watched if it lives, dropped if not. */
 static int
-look_at(struct kin_members *members, struct kin_watched *watched, enum kin_look how)
+look_at(struct kin_members *members, struct kin_watched *watched, enum kin_look how,
+        const struct timespec *deadline)
 {
     bool told = atomic_load_explicit(&watched->told, memory_order_acquire);
     int error = 0;
@@ -317,17 +315,19 @@ look_at(struct kin_members *members, struct kin_watched *watched, enum kin_look 
         error = watch(members, watched);
     if (watched->number != 0 && (told || how == KIN_LOOK_ALL) && has_ended(watched->pidfd))
         watched->is_dead = true;
-    return error == 0 && watched->is_dead ? drop(members, watched) : error;
+    return error == 0 && watched->is_dead ? drop(members, watched, deadline) : error;
 }
 
 int
-kin_members_look(struct kin_members *members, enum kin_look how)
+kin_members_look(struct kin_members *members, enum kin_look how, const struct timespec *deadline)
 {
-    lock(members);
-    int error = compare(members);
+    int error = lock(members, deadline);
+    if (error != 0)
+        return error;
+    error = compare(members, deadline);
     for (uint32_t i = 0; i < members->count && error == 0 && members->watched != NULL; i++)
         if (members->watched[i].pid != 0)
-            error = look_at(members, &members->watched[i], how);
+            error = look_at(members, &members->watched[i], how, deadline);
     kin_local_leave(&members->lock);
     return error;
 }
@@ -356,26 +356,10 @@ kin_members_bind(struct kin_members *members, struct kin_members_state *state, s
 void
 kin_members_close(struct kin_members *members)
 {
-    struct kin_member *own = kin_members_row(members);
+    kin_members_leave(members);
     if (members->watched != NULL && members->forks == kin_robust_forks())
         for (uint32_t i = 0; i < members->count; i++)
             forget(members, &members->watched[i]);
-    /* If it can't be entered the row stays as long as the process, which does no harm. */
-    if (own != NULL && enter(members) == 0) {
-        __atomic_store_n(&own->handles, own->handles - 1, __ATOMIC_RELAXED);
-        if (own->handles == 0 && members->terms.left(members, own, false))
-            free_row(members, own);
-        leave(members);
-    }
     free(members->watched);
     *members = (struct kin_members){0};
-}
-
-void
-kin_members_repair(struct kin_members *members)
-{
-    struct kin_members_state *state = members->state;
-    for (uint32_t i = 0; i < used(members); i++)
-        if (state->rows[i].pid != 0 && members->terms.left(members, &state->rows[i], true))
-            free_row(members, &state->rows[i]);
 }

@@ -12,7 +12,7 @@
  *
  *     for (;;) {
  *         uint32_t turn = kin_members_turn(&members);              1  before anything is looked at
- *         error = kin_members_look(&members, KIN_LOOK_TOLD);       2  all others are watched; the dead are dropped
+ *         error = kin_members_look(&members, KIN_LOOK_TOLD, deadline);   2  all others are watched; the dead are dropped
  *         if (error != 0 || whatever it waits for is there)        3
  *             break;
  *         tell the object that somebody sleeps;                    4  if its makers of changes look at that
@@ -46,7 +46,7 @@ enum { KIN_MEMBERS = 64, KIN_MOST_MEMBERS = 1024 }; /* rows: by default, and at 
 /* In shared memory: a process that uses the object. Written under the guard, but for what is the object's. */
 struct kin_member {
     uint32_t pid;             /* 0: a free row; written last */
-    uint32_t handles;         /* how many of the process have joined */
+    uint32_t handles;         /* how many of the process have joined; 0: it is left to whoever has the guard */
     uint64_t start;           /* ticks since boot, proc_pid_stat(5); 0: not known */
     _Atomic uint64_t balance; /* what the process holds, in the object's own terms; stays when a row becomes free */
     uint64_t reserved[5];     /* for the object, too, and the same holds */
@@ -105,12 +105,19 @@ bool kin_members_bind(struct kin_members *members, struct kin_members_state *sta
                       const struct kin_members_terms *terms);
 
 /* Gets this process a row, its own if another handle has one already. 0; EUSERS: all are taken, by the living; or what
- * kin_mutex_enter or kin_members_look says. */
-int kin_members_join(struct kin_members *members);
+ * kin_mutex_lock or kin_members_look says; ETIMEDOUT, EINTR: who has the guard is slow, or stopped. */
+int kin_members_join(struct kin_members *members, const struct timespec *deadline);
 
 /* With the guard, by who has joined: nobody else who lives is a member, nor is this process by another handle. It asks
  * the kernel for each; the watcher has no part in it. */
 bool kin_members_alone(const struct kin_members *members);
+
+/* This handle has not joined any more. Waits for nobody: false if it was the process's last, and somebody has the guard, who may
+ * be stopped. Then what the object's `left` does is to be done by whoever has it next. */
+bool kin_members_leave(struct kin_members *members);
+
+/* With the guard: that, for all who have left. Whoever joins does it; an object for which it is urgent sees to it sooner. */
+void kin_members_sweep(struct kin_members *members);
 
 /* Leaves, and forgets all that is watched. Nobody is in a call by this handle. It is bound no more. */
 void kin_members_close(struct kin_members *members);
@@ -121,8 +128,9 @@ enum kin_look {
 };
 
 /* Watches all other members, from now on, and drops the rows of the dead. 0; EMFILE and ENFILE: there is no
- * descriptor for one; EAGAIN: no thread for the watcher; ENOMEM; ENOSPC (epoll(7)); or as kin_mutex_enter. */
-int kin_members_look(struct kin_members *members, enum kin_look how);
+ * descriptor for one; EAGAIN: no thread for the watcher; ENOMEM; ENOSPC (epoll(7)); or as kin_mutex_lock, whose deadline
+ * it is. */
+int kin_members_look(struct kin_members *members, enum kin_look how, const struct timespec *deadline);
 
 /* After a reboot, under a lock (kin_object_repair): nobody of then is a member any more. `left` is called for each with
  * is_dead; its `members` is as good as bound, without a watcher. */
@@ -133,10 +141,11 @@ void kin_members_repair(struct kin_members *members);
 bool kin_members_beget(struct kin_members *members, uint32_t *number);
 
 /* In the child: the row is its own, and the handle has joined. False: it was taken back, as the parent is dead. */
-bool kin_members_adopt(struct kin_members *members, uint32_t number);
+bool kin_members_adopt(struct kin_members *members, uint32_t number, const struct timespec *deadline);
 
-/* In the parent, once the child has had its time: takes the row back unless it was adopted. */
-void kin_members_disown(struct kin_members *members, uint32_t number);
+/* In the parent, once the child has had its time: leaves the row unless it was adopted. Whether there is something to be swept
+ * now. */
+bool kin_members_disown(struct kin_members *members, uint32_t number);
 
 /* The own row; NULL when this process has not joined by this handle. */
 static inline struct kin_member *

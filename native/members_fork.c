@@ -1,7 +1,7 @@
 /* Rows of members.h for a child that is about to be forked, which holds from its first instruction on what it inherits.
  *
  * Such a row says the parent's pid and EMBRYO handles, until the child writes its own: so it lives as long as either. Under the
- * guard, all of it. */
+ * guard, but for the parent's giving up: then it has left the row (rule 6 of members.c). */
 
 #include <errno.h>
 #include <limits.h>
@@ -25,7 +25,7 @@ kin_members_beget(struct kin_members *members, uint32_t *number)
             continue;
         if (i >= __atomic_load_n(&state->used, __ATOMIC_RELAXED))
             __atomic_store_n(&state->used, i + 1, __ATOMIC_RELAXED);
-        atomic_fetch_add_explicit(&state->changes, 1, memory_order_release);
+        kin_members_count_change(state);
         __atomic_store_n(&row->handles, KIN_EMBRYO, __ATOMIC_RELAXED);
         __atomic_store_n(&row->start, own->start, __ATOMIC_RELAXED);
         __atomic_store_n(&row->pid, own->pid, __ATOMIC_RELEASE);
@@ -35,24 +35,21 @@ kin_members_beget(struct kin_members *members, uint32_t *number)
     return false;
 }
 
-static bool
-enter(struct kin_members *members)
-{
-    int error = kin_mutex_enter(members->terms.guard);
-    return error == 0 || error == EOWNERDEAD;
-}
-
 bool
-kin_members_adopt(struct kin_members *members, uint32_t number)
+kin_members_adopt(struct kin_members *members, uint32_t number, const struct timespec *deadline)
 {
     struct kin_member *row = &members->state->rows[number];
     uint32_t pid = (uint32_t)getpid();
     uint64_t start = kin_own_start();
-    if (!enter(members))
+    int error;
+    do
+        error = kin_mutex_lock(members->terms.guard, deadline);
+    while (error == EINTR);
+    if (error != 0 && error != EOWNERDEAD)
         return false;
     bool mine = row->pid == (uint32_t)getppid() && row->handles == KIN_EMBRYO;
     if (mine) {
-        atomic_fetch_add_explicit(&members->state->changes, 1, memory_order_release);
+        kin_members_count_change(members->state);
         __atomic_store_n(&row->start, start, __ATOMIC_RELAXED);
         __atomic_store_n(&row->pid, pid, __ATOMIC_RELAXED);
         __atomic_store_n(&row->handles, 1, __ATOMIC_RELEASE);
@@ -66,16 +63,13 @@ kin_members_adopt(struct kin_members *members, uint32_t number)
     return mine;
 }
 
-void
+bool
 kin_members_disown(struct kin_members *members, uint32_t number)
 {
     struct kin_member *row = &members->state->rows[number];
-    if (!enter(members))
-        return;
-    if (row->pid == (uint32_t)getpid() && row->handles == KIN_EMBRYO &&
-        members->terms.left(members, row, true)) {
-        atomic_fetch_add_explicit(&members->state->changes, 1, memory_order_release);
-        __atomic_store_n(&row->pid, 0, __ATOMIC_RELEASE);
-    }
-    kin_mutex_unlock(members->terms.guard);
+    uint32_t embryo = KIN_EMBRYO;
+    /* A child that has not adopted it by now finds that it can't. */
+    return __atomic_load_n(&row->pid, __ATOMIC_RELAXED) == (uint32_t)getpid() &&
+           __atomic_compare_exchange_n(&row->handles, &embryo, 0, false, __ATOMIC_ACQ_REL,
+                                       __ATOMIC_RELAXED);
 }

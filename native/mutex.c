@@ -98,16 +98,6 @@ kin_mutex_trylock(struct kin_mutex *mutex)
     return kin_mutex_take(mutex, NULL, KIN_MUTEX_NOW);
 }
 
-int
-kin_mutex_enter(struct kin_mutex *mutex)
-{
-    int error;
-    do
-        error = kin_mutex_take(mutex, NULL, 0);
-    while (error == EINTR);
-    return error;
-}
-
 /* -------------------------------------------------------------------------------- unlocking */
 
 /* Leaves the word free, with somebody to be woken; or for ever without an owner. */

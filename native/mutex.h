@@ -52,10 +52,6 @@ kin_mutex_is_held(const struct kin_mutex *mutex)
 /* kin_mutex_lock with flags. */
 int kin_mutex_take(struct kin_mutex *mutex, const struct timespec *deadline, unsigned flags);
 
-/* For state of our own that is guarded for a few instructions: waits through signals. 0 or
- * EOWNERDEAD: locked; else an errno. */
-int kin_mutex_enter(struct kin_mutex *mutex);
-
 /* Makes the state of before a reboot one of now: a holder counts as dead. */
 void kin_mutex_state_repair(struct kin_mutex_state *state);
 

@@ -84,7 +84,7 @@ try_receive(struct kin_end *end, struct kin_message *message, const struct times
     bool is_block = false;
     int error;
     while ((error = take(&end->ring, message, &block, &is_block, deadline)) == ENOENT) /* its first block */
-        if ((error = kin_members_join(&end->ring.arena.members)) != 0)
+        if ((error = kin_members_join(&end->ring.arena.members, deadline)) != 0)
             return error;
     if (error == 0 && is_block)
         receive_block(end, &block, message);

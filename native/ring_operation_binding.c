@@ -186,11 +186,13 @@ kin_ring_py_take(PyObject *object, PyObject *unused)
     if (error == ENOENT) { /* its first block */
         opened->inside++;
         Py_BEGIN_ALLOW_THREADS
-        error = kin_members_join(&opened->ring.arena.members);
+        error = kin_arena_join(&opened->ring.arena);
         Py_END_ALLOW_THREADS
         kin_ring_come_out(opened);
         if (error == 0)
             error = take_one(opened, &frame, &block, &body);
+        else if (error == EBUSY)
+            error = EAGAIN;
     }
     if (error == 0 && frame.flags & KIN_RING_IN_BLOCK) {
         body = kin_block_received(opened, &block, frame.kind);

@@ -204,7 +204,11 @@ kin_ring_wait(struct kin_ring *ring, uint32_t alarm, const struct timespec *dead
     struct seen seen = {.returned = ring->acknowledged && ring->way == KIN_RING_RECEIVES};
     if (seen.returned) {
         seen.turn = kin_members_turn(&ring->arena.members);
-        error = kin_members_look(&ring->arena.members, KIN_LOOK_TOLD);
+        error = kin_arena_look(&ring->arena, KIN_LOOK_TOLD);
+        if (error == EBUSY) { /* it can't sleep for now */
+            atomic_fetch_sub_explicit(count, 1, memory_order_seq_cst);
+            return kin_has_passed(deadline) ? ETIMEDOUT : 0;
+        }
     }
     if (error == 0 && !is_alarmed(ring, alarm)) {
         kin_robust_begin(thread, kin_ring_bell(ring->mine));

@@ -43,10 +43,10 @@
 /* -------------------------------------------------------------------------------- changing */
 
 static int
-enter(struct kin_semaphore *semaphore)
+enter(struct kin_semaphore *semaphore, const struct timespec *deadline)
 {
     /* Who died with the guard has left nothing that rule 2 does not cover. */
-    int error = kin_mutex_enter(&semaphore->guard);
+    int error = kin_mutex_lock(&semaphore->guard, deadline);
     return error == EOWNERDEAD ? 0 : error;
 }
 
@@ -95,9 +95,9 @@ change_anew(struct kin_semaphore *semaphore, struct kin_member *row, int32_t cou
 
 static int
 change_by_intent(struct kin_semaphore *semaphore, struct kin_member *row, int32_t count,
-                 uint64_t *word)
+                 uint64_t *word, const struct timespec *deadline)
 {
-    int error = enter(semaphore);
+    int error = enter(semaphore, deadline);
     if (error != 0)
         return error;
     do
@@ -109,7 +109,7 @@ change_by_intent(struct kin_semaphore *semaphore, struct kin_member *row, int32_
 
 int
 kin_semaphore_change(struct kin_semaphore *semaphore, struct kin_member *row, int32_t count,
-                     uint64_t *word)
+                     uint64_t *word, const struct timespec *deadline)
 {
     uint32_t value, number = (uint32_t)(row - semaphore->members.state->rows);
     int error;
@@ -127,7 +127,7 @@ kin_semaphore_change(struct kin_semaphore *semaphore, struct kin_member *row, in
             error = KIN_MOVED_ON;
         } else
             error = kin_fits(count) ? change_anew(semaphore, row, count, word)
-                                    : change_by_intent(semaphore, row, count, word);
+                                    : change_by_intent(semaphore, row, count, word, deadline);
     } while (error == KIN_MOVED_ON);
     return error;
 }
@@ -205,7 +205,7 @@ kin_semaphore_give_one(struct kin_semaphore *semaphore)
     uint64_t word;
     if (row == NULL)
         return EBUSY;
-    int error = kin_semaphore_change(semaphore, row, -1, &word);
+    int error = kin_semaphore_change(semaphore, row, -1, &word, NULL);
     if (error == 0 && word & KIN_SLEEPERS)
         wake(semaphore, 1);
     return error == ERANGE ? EBUSY : error;
@@ -218,13 +218,13 @@ kin_semaphore_release(struct kin_semaphore *semaphore, uint32_t count)
     uint64_t word;
     int error;
     while ((row = kin_members_row(&semaphore->members)) == NULL)
-        if ((error = kin_members_join(&semaphore->members)) != 0)
+        if ((error = kin_members_join(&semaphore->members, NULL)) != 0)
             return error;
-    error = kin_semaphore_change(semaphore, row, -(int32_t)count, &word);
-    if (error == ERANGE && (error = enter(semaphore)) == 0) { /* it has only ever given */
+    error = kin_semaphore_change(semaphore, row, -(int32_t)count, &word, NULL);
+    if (error == ERANGE && (error = enter(semaphore, NULL)) == 0) { /* it has only ever given */
         clear_balance(semaphore, row, false);
         kin_mutex_unlock(&semaphore->guard);
-        error = kin_semaphore_change(semaphore, row, -(int32_t)count, &word);
+        error = kin_semaphore_change(semaphore, row, -(int32_t)count, &word, NULL);
     }
     if (error == 0 && word & KIN_SLEEPERS)
         wake(semaphore, count);

@@ -242,9 +242,11 @@ kin_semaphore_release_here(struct kin_semaphore_handle *self, uint32_t count)
 {
     int error = count == 1 ? kin_semaphore_give_one(&self->core) : EBUSY;
     if (error == EBUSY) {
-        KIN_BEGIN_CALL(self)
-        error = kin_semaphore_release(&self->core, count);
-        KIN_END_CALL(self)
+        do {
+            KIN_BEGIN_CALL(self)
+            error = kin_semaphore_release(&self->core, count);
+            KIN_END_CALL(self)
+        } while (error == EINTR && PyErr_CheckSignals() == 0);
     }
     return error;
 }
@@ -332,7 +334,8 @@ static PyMethodDef methods[] = {
      PyDoc_STR("release($self, n=1)\n--\n\n"
                "Give one back, or `n`; or add them: whoever releases need not have acquired.\n\n"
                "Raises InvalidValue when a bounded one would have more than it began with,\n"
-               "LimitReached beyond 16,777,215, CorruptObject, Closed; then nothing was released.")},
+               "LimitReached beyond 16,777,215, CorruptObject, Closed, and what a signal handler raises\n"
+               "while another process is slow to let this one in; then nothing was released.")},
     {"__enter__", semaphore_enter, METH_NOARGS,
      PyDoc_STR("__enter__($self)\n--\n\nAcquire one; itself.")},
     {"__exit__", (PyCFunction)(void (*)(void))semaphore_exit, METH_FASTCALL,

@@ -40,7 +40,7 @@ uint32_t kin_semaphore_read_count(struct kin_semaphore_handle *semaphore, PyObje
 /* As kin_semaphore_try. */
 int kin_semaphore_try_here(struct kin_semaphore_handle *semaphore, uint32_t count);
 
-/* Gives back so many: 0 or an errno. */
+/* Gives back so many: 0 or an errno; EINTR with an exception set, by a signal handler. */
 int kin_semaphore_release_here(struct kin_semaphore_handle *semaphore, uint32_t count);
 
 /* semaphore_look_binding.c */

@@ -50,7 +50,7 @@ kin_semaphore_take_one(struct kin_semaphore *semaphore)
     uint64_t word;
     if (row == NULL || gives_way(semaphore, kin_semaphore_look(semaphore)))
         return EBUSY;
-    return kin_semaphore_change(semaphore, row, 1, &word);
+    return kin_semaphore_change(semaphore, row, 1, &word, NULL);
 }
 
 /* A short while, in case that it is given back soon. 0 or as kin_semaphore_change. */
@@ -68,7 +68,8 @@ spin(struct wait *wait, struct kin_member *row)
         word = kin_semaphore_look(semaphore);
         error = kin_value_in(word) < wait->count
                     ? EBUSY
-                    : kin_semaphore_change(semaphore, row, (int32_t)wait->count, &word);
+                    : kin_semaphore_change(semaphore, row, (int32_t)wait->count, &word,
+                                           wait->deadline);
     } while (error == EBUSY && ++count < most);
     __atomic_store_n(&semaphore->spins, before + (count - before) / 8, __ATOMIC_RELAXED);
     return error;
@@ -96,9 +97,10 @@ step(struct wait *wait, struct kin_member *row)
 {
     struct kin_semaphore *semaphore = wait->semaphore;
     uint32_t turn = kin_members_turn(&semaphore->members);
-    int unwatched = kin_members_look(&semaphore->members, KIN_LOOK_TOLD);
+    int unwatched = kin_members_look(&semaphore->members, KIN_LOOK_TOLD, wait->deadline);
     uint64_t word;
-    int error = kin_semaphore_change(semaphore, row, (int32_t)wait->count, &word);
+    int error =
+        kin_semaphore_change(semaphore, row, (int32_t)wait->count, &word, wait->deadline);
     if (error != EBUSY)
         return error;
     /* Only now: it may have been woken. */
@@ -134,11 +136,11 @@ wait_for(struct wait *wait, struct kin_member *row)
 
 /* The own row, for whom there is none as yet. */
 static int
-row_for(struct kin_semaphore *semaphore, struct kin_member **row)
+row_for(struct kin_semaphore *semaphore, struct kin_member **row, const struct timespec *deadline)
 {
     int error = 0;
     while (error == 0 && (*row = kin_members_row(&semaphore->members)) == NULL)
-        error = kin_members_join(&semaphore->members);
+        error = kin_members_join(&semaphore->members, deadline);
     return error;
 }
 
@@ -150,7 +152,7 @@ kin_semaphore_acquire(struct kin_semaphore *semaphore, uint32_t count,
     struct kin_member *row;
     if (thread == NULL)
         return ENOTSUP;
-    int error = row_for(semaphore, &row);
+    int error = row_for(semaphore, &row, deadline);
     if (error != 0)
         return error;
     struct wait wait = {semaphore, count, deadline, stop,
@@ -158,18 +160,41 @@ kin_semaphore_acquire(struct kin_semaphore *semaphore, uint32_t count,
     return wait_for(&wait, row);
 }
 
-int
-kin_semaphore_try(struct kin_semaphore *semaphore, uint32_t count)
+/* Looks for the dead, before a deadline. */
+static int
+look_until(struct kin_semaphore *semaphore, const struct timespec *deadline)
+{
+    int error;
+    do
+        error = kin_members_look(&semaphore->members, KIN_LOOK_ALL, deadline);
+    while (error == EINTR);
+    return error;
+}
+
+static int
+try_until(struct kin_semaphore *semaphore, uint32_t count, const struct timespec *deadline)
 {
     struct kin_member *row;
     uint64_t word;
-    int error = row_for(semaphore, &row);
+    int error = row_for(semaphore, &row, deadline);
     if (error == 0)
-        error = kin_semaphore_change(semaphore, row, (int32_t)count, &word);
+        error = kin_semaphore_change(semaphore, row, (int32_t)count, &word, deadline);
     if (error != EBUSY)
         return error;
-    error = kin_members_look(&semaphore->members, KIN_LOOK_ALL);
-    return error != 0 ? error : kin_semaphore_change(semaphore, row, (int32_t)count, &word);
+    error = look_until(semaphore, deadline);
+    return error != 0 ? error
+                      : kin_semaphore_change(semaphore, row, (int32_t)count, &word, deadline);
+}
+
+int
+kin_semaphore_try(struct kin_semaphore *semaphore, uint32_t count)
+{
+    const struct timespec soon = kin_timespec(kin_now() + KIN_SEMAPHORE_PATIENCE);
+    int error;
+    do
+        error = try_until(semaphore, count, &soon);
+    while (error == EINTR);
+    return error == ETIMEDOUT ? EBUSY : error;
 }
 
 void
@@ -188,7 +213,8 @@ kin_semaphore_now(const struct kin_semaphore *semaphore)
 int
 kin_semaphore_value(struct kin_semaphore *semaphore, uint32_t *value)
 {
-    int error = kin_members_look(&semaphore->members, KIN_LOOK_ALL);
+    const struct timespec soon = kin_timespec(kin_now() + KIN_SEMAPHORE_PATIENCE);
+    int error = look_until(semaphore, &soon);
     *value = kin_semaphore_now(semaphore);
-    return error;
+    return error == ETIMEDOUT ? 0 : error;
 }

@@ -150,8 +150,8 @@ kin_semaphore_put(struct kin_semaphore *semaphore, uint64_t word, const struct k
 }
 
 /* Takes `count`, if they are there, or gives as many as −count. 0; EBUSY: they are not; EOVERFLOW; ERANGE; EILSEQ;
- * or as kin_mutex_enter. *word is that by which it was decided. */
+ * or as kin_mutex_lock, with the deadline, where `count` does not fit into the word. *word is that by which it was decided. */
 int kin_semaphore_change(struct kin_semaphore *semaphore, struct kin_member *row, int32_t count,
-                         uint64_t *word);
+                         uint64_t *word, const struct timespec *deadline);
 
 #endif

@@ -49,8 +49,8 @@ be_member(void *memory)
     uint64_t number = 0;
     open_both(memory);
     if (kin_watcher_add(&watcher, &never, &number) != 0 ||
-        kin_members_join(&sender.arena.members) != 0 ||
-        kin_members_join(&receiver.arena.members) != 0)
+        kin_members_join(&sender.arena.members, NULL) != 0 ||
+        kin_members_join(&receiver.arena.members, NULL) != 0)
         violated("can't join");
 }
 
@@ -127,7 +127,10 @@ take(struct shared *shared, struct kin_block *block, uint8_t *number)
 static void
 acknowledge(struct shared *shared, const struct kin_block *block, uint8_t number)
 {
-    if (kin_arena_acknowledge(&receiver.arena, block->unit, block->stamp) != 0)
+    int error;
+    while ((error = kin_arena_acknowledge(&receiver.arena, block->unit, block->stamp)) == EBUSY)
+        ; /* who has the guard is being stepped */
+    if (error != 0)
         violated("it can't be acknowledged");
     shared->acknowledged[number] = 1;
 }
@@ -161,7 +164,7 @@ have_all(void *memory)
     struct shared *shared = memory;
     struct kin_block blocks[ALL];
     uint8_t number;
-    if (kin_members_look(&receiver.arena.members, KIN_LOOK_ALL) != 0)
+    if (kin_members_look(&receiver.arena.members, KIN_LOOK_ALL, NULL) != 0)
         violated("can't look");
     while (take(shared, &blocks[0], &number))
         acknowledge(shared, &blocks[0], number);

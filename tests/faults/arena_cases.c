@@ -52,8 +52,8 @@ be_victim(void *memory)
     uint64_t number = 0;
     open_both(memory);
     if (kin_watcher_add(&watcher, &never, &number) != 0 ||
-        kin_members_join(&sender.arena.members) != 0 ||
-        kin_members_join(&receiver.arena.members) != 0)
+        kin_members_join(&sender.arena.members, NULL) != 0 ||
+        kin_members_join(&receiver.arena.members, NULL) != 0)
         violated("can't join");
 }
 

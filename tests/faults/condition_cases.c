@@ -49,7 +49,7 @@ static void
 opens(void *memory)
 {
     opens_without_joining(memory);
-    if (kin_condition_join(&condition) != 0)
+    if (kin_condition_join(&condition, NULL) != 0)
         violated("it can't be joined");
 }
 
@@ -58,7 +58,7 @@ static void
 opens_and_looks(void *memory)
 {
     opens(memory);
-    if (kin_members_look(&condition.members, KIN_LOOK_TOLD) != 0)
+    if (kin_members_look(&condition.members, KIN_LOOK_TOLD, NULL) != 0)
         violated("it can't look at the others");
 }
 
@@ -95,7 +95,7 @@ static bool
 wait_for(const struct timespec *deadline, bool interrupted)
 {
     struct kin_condition_wait wait;
-    int error = kin_condition_begin(&condition, &mutex, &wait);
+    int error = kin_condition_begin(&condition, &mutex, &wait, NULL);
     if (error != 0)
         violated("can't wait");
     do
@@ -112,7 +112,7 @@ wait_for(const struct timespec *deadline, bool interrupted)
 static void
 notify(int count)
 {
-    if (kin_condition_notify(&condition, &mutex, count) != 0)
+    if (kin_condition_notify(&condition, &mutex, count, NULL) != 0)
         violated("can't notify");
 }
 

@@ -106,7 +106,7 @@ gives_and_stops(void *unused)
     (void)unused;
     while ((row = kin_members_row(&semaphore.members)) == NULL)
         ;
-    if (kin_semaphore_change(&semaphore, row, -1, &word) != 0)
+    if (kin_semaphore_change(&semaphore, row, -1, &word, NULL) != 0)
         violated("can't give");
     for (;;)
         pause();
@@ -125,7 +125,7 @@ static void
 only_joins(void *memory)
 {
     (void)memory;
-    if (kin_members_join(&semaphore.members) != 0)
+    if (kin_members_join(&semaphore.members, NULL) != 0)
         violated("can't join");
 }
 

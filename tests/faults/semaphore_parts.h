@@ -73,7 +73,7 @@ joins(void *memory)
 {
     uint32_t value;
     opens(memory);
-    if (kin_members_join(&semaphore.members) != 0 || kin_semaphore_value(&semaphore, &value) != 0)
+    if (kin_members_join(&semaphore.members, NULL) != 0 || kin_semaphore_value(&semaphore, &value) != 0)
         violated("can't join");
 }
 

@@ -35,12 +35,10 @@ MISTAKES = {
         "take",
     ),
     "it is taken away before it is returned": (
-        "    struct kin_arena_entry *entry = &arena->entries[unit];\n"
-        "    uint64_t word = kin_arena_word(arena, unit), length;\n",
-        "    struct kin_arena_entry *entry = &arena->entries[unit];\n"
-        "    uint64_t word = kin_arena_word(arena, unit), length;\n"
-        "    kin_arena_free_if_unused(arena, unit, word);\n"
-        "    owes_no_more(arena, row, unit);\n",
+        "        if (!(word & KIN_BLOCK_RETURNED))\n            say_returned(arena, unit);\n"
+        "        forgive_others(arena, UINT32_MAX, unit);\n",
+        "        forgive_others(arena, UINT32_MAX, unit);\n"
+        "        if (!(word & KIN_BLOCK_RETURNED))\n            say_returned(arena, unit);\n",
         "return",
     ),
     "what lies in the ring is returned too": (
@@ -50,7 +48,8 @@ MISTAKES = {
     ),
     "it is received again before it is owed": (
         "    kin_arena_owe(arena, row, block);\n    atomic_fetch_and",
-        "    atomic_fetch_and_explicit(&entry->word, ~(uint64_t)KIN_BLOCK_RETURNED, memory_order_release);\n"
+        "    atomic_fetch_and_explicit(&entry->word, ~(uint64_t)(KIN_BLOCK_RETURNED | KIN_BLOCK_DROPPED),\n"
+        "                              memory_order_release);\n"
         "    kin_arena_owe(arena, row, block);\n    atomic_fetch_and",
         "take-again",
     ),

@@ -20,7 +20,7 @@ from tests.faults.harness import Build, broken
 SOURCES = (
     *("ring", "ring_wait", "ring_poll", "ring_adopt"),
     *("arena", "arena_ring", "arena_acknowledge", "arena_wait", "arena_fork"),
-    *("members", "members_fork", "watcher"),
+    *("members", "members_leave", "members_fork", "watcher"),
     *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
 )
 
@@ -56,7 +56,7 @@ MISTAKES = {
     ),
     "nobody looks who is dead before he sleeps": (
         "arena_wait",
-        "error = kin_members_look(&arena->members, KIN_LOOK_TOLD);",
+        "error = kin_arena_look(arena, KIN_LOOK_TOLD);",
         "error = 0;",
         "give-back",
     ),

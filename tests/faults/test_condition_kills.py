@@ -19,7 +19,7 @@ from tests.conformance.peers import Peers
 from tests.faults.harness import Build, broken
 
 SOURCES = (
-    *("condition", "members", "watcher", "child", "sysv_wait"),
+    *("condition", "members", "members_leave", "watcher", "child", "sysv_wait"),
     *("mutex", "mutex_wait", "robust", "sync_object"),
 )
 
@@ -80,7 +80,7 @@ def test_two_thousand_kills_at_random(case, condition):
     assert condition.storm(case, 2000, longest=AT_RANDOM[case]).flawless
 
 
-LOOK = "int error = kin_members_look(&condition->members, KIN_LOOK_TOLD);"
+LOOK = "int error = kin_members_look(&condition->members, KIN_LOOK_TOLD, deadline);"
 
 
 @pytest.mark.parametrize(

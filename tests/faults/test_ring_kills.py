@@ -28,7 +28,7 @@ SOURCES = (
         "arena_fork",
         "members_fork",
     ),
-    *("members", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
+    *("members", "members_leave", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),
     *("child", "sysv_wait", "signal_info"),
 )
 

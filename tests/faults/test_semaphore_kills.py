@@ -22,7 +22,7 @@ from tests.conformance.peers import Peers
 from tests.faults.harness import Build, broken
 
 SOURCES = (
-    *("semaphore", "semaphore_wait", "members", "watcher"),
+    *("semaphore", "semaphore_wait", "members", "members_leave", "watcher"),
     *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
 )
 

@@ -50,7 +50,7 @@ static void
 open_it(struct kin_condition *opened)
 {
     CHECK(kin_condition_open(opened, memory, ROOM, MEMBERS, &watcher, NULL) == KIN_SOUND);
-    CHECK(kin_condition_join(opened) == 0);
+    CHECK(kin_condition_join(opened, NULL) == 0);
 }
 
 static void
@@ -80,7 +80,7 @@ static bool
 wait_by(struct kin_condition *by, const struct timespec *deadline)
 {
     struct kin_condition_wait wait;
-    CHECK(kin_condition_begin(by, &mutex, &wait) == 0);
+    CHECK(kin_condition_begin(by, &mutex, &wait, NULL) == 0);
     int error = kin_condition_sleep(by, &wait, deadline);
     CHECK(error == 0 || error == ETIMEDOUT);
     lock();
@@ -114,7 +114,7 @@ gives_or_takes(void *number)
         lock();
         if ((long)number % 2) {
             things++;
-            CHECK(kin_condition_notify(&condition, &mutex, 1) == 0);
+            CHECK(kin_condition_notify(&condition, &mutex, 1, NULL) == 0);
         } else {
             while (things == 0) {
                 struct timespec soon = kin_timespec(kin_now() + (unsigned)rand_r(&seed) % 20000);
@@ -162,7 +162,7 @@ hears(void *unused)
         while (round_number < i)
             wait_by(&condition, NULL);
         if (++heard == THREADS)
-            CHECK(kin_condition_notify(&condition, &mutex, INT_MAX) == 0);
+            CHECK(kin_condition_notify(&condition, &mutex, INT_MAX, NULL) == 0);
         unlock();
     }
     return NULL;
@@ -178,7 +178,7 @@ all(void)
         lock();
         round_number = i;
         heard = 0;
-        CHECK(kin_condition_notify(&condition, &mutex, INT_MAX) == 0);
+        CHECK(kin_condition_notify(&condition, &mutex, INT_MAX, NULL) == 0);
         while (heard < THREADS)
             wait_by(&condition, NULL);
         unlock();
@@ -224,7 +224,7 @@ several(void)
         for (int j = 1; j <= THREADS; j++) {
             lock();
             things++;
-            CHECK(kin_condition_notify(j % 2 ? &condition : &others[j / 2 % 2], &mutex, 1) == 0);
+            CHECK(kin_condition_notify(j % 2 ? &condition : &others[j / 2 % 2], &mutex, 1, NULL) == 0);
             unlock();
             while (gone < j)
                 sched_yield();
@@ -271,11 +271,11 @@ deaths(void)
         lock();
         pid_t pid = fork_it();
         if (pid == 0) {
-            CHECK(kin_condition_join(&condition) == 0);
+            CHECK(kin_condition_join(&condition, NULL) == 0);
             lock();
             *given = 1;
             if (i % 3 == 0)
-                CHECK(kin_condition_notify(&condition, &mutex, 1) == 0);
+                CHECK(kin_condition_notify(&condition, &mutex, 1, NULL) == 0);
             if (i % 3 == 1)
                 unlock();
             _exit(0); /* with the mutex, or without a word */
@@ -298,11 +298,11 @@ newcomers(void)
         lock();
         pid_t pid = fork_it();
         if (pid == 0) {
-            CHECK(kin_condition_join(&condition) == 0);
+            CHECK(kin_condition_join(&condition, NULL) == 0);
             kin_condition_close(&condition);
             _exit(0);
         }
-        CHECK(kin_condition_begin(&condition, &mutex, &wait) == 0);
+        CHECK(kin_condition_begin(&condition, &mutex, &wait, NULL) == 0);
         CHECK(kin_condition_sleep(&condition, &wait, &later) == ETIMEDOUT);
         reap(pid);
     }
@@ -314,7 +314,7 @@ static int
 notify_by(struct kin_condition *by, struct kin_mutex *with)
 {
     CHECK(kin_mutex_lock(with, NULL) == 0);
-    int error = kin_condition_notify(by, with, 1);
+    int error = kin_condition_notify(by, with, 1, NULL);
     CHECK(kin_mutex_unlock(with) == 0);
     return error;
 }
@@ -331,7 +331,7 @@ mutexes(void)
     CHECK(notify_by(&condition, &mutex) == 0);
     CHECK(notify_by(&second, &other) == EMEDIUMTYPE);
     CHECK(kin_mutex_lock(&other, NULL) == 0);
-    CHECK(kin_condition_begin(&second, &other, &wait) == EMEDIUMTYPE);
+    CHECK(kin_condition_begin(&second, &other, &wait, NULL) == EMEDIUMTYPE);
     CHECK(kin_mutex_unlock(&other) == 0);
 
     char *mirror = mremap(memory, 0, ROOM, MREMAP_MAYMOVE); /* the same memory once more */
@@ -345,7 +345,7 @@ mutexes(void)
     for (int i = 0; i < rounds; i++) {
         pid_t pid = fork_it();
         if (pid == 0) {
-            CHECK(kin_condition_join(&condition) == 0);
+            CHECK(kin_condition_join(&condition, NULL) == 0);
             CHECK(notify_by(&condition, i % 2 ? &mutex : &other) == (i % 2 ? EMEDIUMTYPE : 0));
             _exit(0);
         }
@@ -369,7 +369,7 @@ is_interrupted(void *unused)
     struct kin_condition_wait wait;
     (void)unused;
     lock();
-    CHECK(kin_condition_begin(&condition, &mutex, &wait) == 0);
+    CHECK(kin_condition_begin(&condition, &mutex, &wait, NULL) == 0);
     CHECK(kin_condition_sleep(&condition, &wait, NULL) == EINTR && wait.released);
     lock();
     CHECK(!kin_condition_was_notified(&condition, &wait));
@@ -382,8 +382,8 @@ does_not_hold_it(void *unused)
 {
     struct kin_condition_wait wait;
     (void)unused;
-    CHECK(kin_condition_begin(&condition, &mutex, &wait) == EPERM);
-    CHECK(kin_condition_notify(&condition, &mutex, 1) == EPERM);
+    CHECK(kin_condition_begin(&condition, &mutex, &wait, NULL) == EPERM);
+    CHECK(kin_condition_notify(&condition, &mutex, 1, NULL) == EPERM);
     return NULL;
 }
 
@@ -399,7 +399,7 @@ refuse_more_than_there_is_room_for(void)
         if (pids[i] == 0) {
             close(lines[1]);
             bool one_too_many = i == MEMBERS - 1;
-            CHECK(kin_condition_join(&condition) == (one_too_many ? EUSERS : 0));
+            CHECK(kin_condition_join(&condition, NULL) == (one_too_many ? EUSERS : 0));
             CHECK(one_too_many || read(lines[0], &byte, 1) == 0);
             _exit(0);
         }
@@ -417,7 +417,7 @@ refuse_more_than_there_is_room_for(void)
         CHECK(waitpid(pids[i], &done, 0) == pids[i]);
     pid_t pid = fork_it(); /* the dead make room */
     if (pid == 0)
-        _exit(kin_condition_join(&condition));
+        _exit(kin_condition_join(&condition, NULL));
     reap(pid);
 }
 

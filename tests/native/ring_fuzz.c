@@ -62,6 +62,7 @@ known(int error)
     switch (error) {
     case 0:
     case EAGAIN:
+    case EBUSY:
     case EBADMSG:
     case EILSEQ:
     case ENOENT:
@@ -224,7 +225,7 @@ receive(void)
     free(copy);
     struct timespec deadline = soon();
     if (error == ENOENT)
-        known(kin_members_join(&receiver.arena.members));
+        known(kin_members_join(&receiver.arena.members, NULL));
     if (error == EAGAIN)
         known(kin_ring_wait(&receiver, receiver.alarm, &deadline));
     return error == 0;
@@ -247,12 +248,12 @@ look_around(void)
     kin_arena_depth(&sender.arena);
     if (receiver.acknowledged)
         kin_arena_may_come(&receiver.arena);
-    known(kin_members_look(&receiver.arena.members, KIN_LOOK_ALL));
+    known(kin_members_look(&receiver.arena.members, KIN_LOOK_ALL, NULL));
     enum kin_finding found =
         kin_ring_open(&other, memory, room, KIN_RING_RECEIVES, &terms, &watcher);
     CHECK(found <= KIN_OTHER_TERMS);
     if (found == KIN_SOUND) {
-        known(kin_members_join(&other.arena.members));
+        known(kin_members_join(&other.arena.members, NULL));
         CHECK(kin_ring_close(&other) == 0);
     }
 }

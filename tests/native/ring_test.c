@@ -271,7 +271,7 @@ static void
 blocks(void)
 {
     pthread_t threads[SENDERS + RECEIVERS];
-    CHECK(kin_members_join(&receiver.arena.members) == 0);
+    CHECK(kin_members_join(&receiver.arena.members, NULL) == 0);
     for (long i = 0; i < SENDERS + RECEIVERS; i++)
         CHECK(pthread_create(&threads[i], NULL, i < SENDERS ? send_blocks : receive_blocks,
                              (void *)(uintptr_t)i) == 0);
@@ -297,7 +297,7 @@ noise(void)
 {
     unsigned seed = 1;
     uint32_t refused = 0;
-    CHECK(kin_members_join(&receiver.arena.members) == 0);
+    CHECK(kin_members_join(&receiver.arena.members, NULL) == 0);
     struct kin_arena *arena = &sender.arena;
     for (uint32_t i = 0; i < rounds; i++) {
         struct kin_block block;

@@ -58,7 +58,7 @@ open_as(struct kin_semaphore *opened, char *place, uint32_t number)
 {
     open_at(opened, place);
     struct kin_members_state *members = opened->members.state;
-    CHECK(kin_mutex_enter(&opened->guard) == 0);
+    CHECK(kin_mutex_lock(&opened->guard, NULL) == 0);
     members->rows[number].pid = (uint32_t)getpid();
     members->rows[number].start = 0; /* not known: it is not compared */
     members->rows[number].handles = 1;

@@ -28,7 +28,7 @@ ROUNDS = {
     "misuse": 1,
 }
 CORE = (
-    *("condition", "members", "watcher", "child", "sysv_wait"),
+    *("condition", "members", "members_leave", "watcher", "child", "sysv_wait"),
     *("mutex", "mutex_wait", "robust", "sync_object"),
 )
 
@@ -96,7 +96,7 @@ def test_a_broken_one_hangs(what, old, new, build, tmp_path):
         ("condition", "*identity = __atomic_load_n(&object->header.identity, __ATOMIC_RELAXED);", "*identity = (uintptr_t)object;"),
         ("condition", "found == 0 || kin_members_alone(&condition->members)", "found == 0"),
         ("members", " && !is_over(row->pid, row->start)", ""),
-        ("members", "row == own ? row->handles != 1 : ", "row != own && "),
+        ("members", "row == own ? handles != 1\n                       : ", "row != own && "),
     ],
     ids=["never refused", "by its address", "for ever", "by the dead", "by others alone"],
 )  # fmt: skip

@@ -15,7 +15,7 @@ HANG_LIMIT = 60  # seconds
 HANG_OF_BROKEN = 3
 
 SOURCES = (
-    *("semaphore", "semaphore_wait", "members", "watcher"),
+    *("semaphore", "semaphore_wait", "members", "members_leave", "watcher"),
     *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
 )
 SANITIZERS = {

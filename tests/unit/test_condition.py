@@ -73,7 +73,7 @@ def waits_for(condition: kin.Condition, number: Number, voice) -> int:
 
 def is_member(condition: kin.Condition, voice) -> None:
     """A peer that only is there."""
-    condition._join()
+    condition._join(None)
     voice.say("a member")
     signal.pause()
 
@@ -641,7 +641,7 @@ def test_what_is_no_mutex(mutex):
 
 def test_no_descriptor_to_watch_the_others(peers, condition):
     """It is said with the mutex held, and nothing is lost by it."""
-    member = peers.fork(lambda voice: [condition._join(), voice.say(), voice.hear()])
+    member = peers.fork(lambda voice: [condition._join(None), voice.say(), voice.hear()])
     member.hear()
 
     def waits_in_vain(voice) -> None:

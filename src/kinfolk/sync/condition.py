@@ -34,7 +34,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, TypeVar
 
 from kinfolk import _native, watcher
 from kinfolk.deadlines import deadline
-from kinfolk.errors import Closed, InvalidValue, NotOwner, Unsupported
+from kinfolk.errors import Closed, InvalidValue, NotOwner, Timeout, Unsupported
 from kinfolk.sync import membership, places
 from kinfolk.sync.mutex import Mutex
 from kinfolk.sync.placed import Placed
@@ -136,7 +136,7 @@ class Condition(_native.Condition, Placed):
             self._mutex = mutex
             self._use(mutex)
             self._mutex._waited_by(self)
-            self._join()
+            self._join(None)
         except BaseException:
             self.close()
             raise
@@ -170,7 +170,7 @@ class Condition(_native.Condition, Placed):
         After ``timeout`` seconds, return what it gives then. Raises as `wait`, before it asks, and what the predicate raises.
         """
         limit = deadline(timeout)
-        self._join()
+        self._join(limit.remaining())
         if not self._mutex._held:
             self._refused(errno.EPERM, None)
         result = predicate()
@@ -211,6 +211,13 @@ class Condition(_native.Condition, Placed):
                     subject=self._subject,
                     why=self._mutex._whose(),
                     remedy="wait and notify inside `with condition:`, or with the Mutex object that it was made with",
+                )
+            case errno.ETIMEDOUT:
+                raise Timeout(
+                    "not acquired",
+                    subject=self._subject,
+                    why=f"another process did not let this one in for all the {float(argument):g} s",
+                    remedy="see whether a process that uses it is stopped, or wait longer",
                 )
             case errno.EMEDIUMTYPE:
                 raise InvalidValue(

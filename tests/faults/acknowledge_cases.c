@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "futex.h"
 #include "ring.h"
 
 enum { CAPACITY = 4096, UNIT = 4096, ALL = 8, LENGTH = 100, MOST = 16, ROOM = 1 << 16 };
@@ -23,6 +24,8 @@ struct shared {
     _Alignas(4096) unsigned char ring[ROOM];
     _Atomic int returned; /* of the victim's calls */
     _Atomic int ended;    /* bystanders that have received, or seen the end */
+    _Atomic uint32_t over; /* who has the guard may give it back … */
+    _Atomic int given_back; /* … and has */
     _Atomic int came[MOST], repeated[MOST], acknowledged[MOST];
 };
 
@@ -318,13 +321,53 @@ nothing(void *memory)
     (void)memory;
 }
 
-/* Puts in one for who has to wake up if the victim has not got to it. */
+/* ------------------------------------------------------------------------ the guard can't be had */
+
 static void
-send_instead(void *memory)
+have_guard(void *memory)
 {
-    be_member(memory);
-    send_message(3);
-    close_both();
+    open_both(memory);
+    if (kin_mutex_lock(&receiver.arena.guard, NULL) != 0)
+        violated("the guard is free");
+}
+
+static void
+keep_guard(void *memory)
+{
+    struct shared *shared = memory;
+    while (shared->over == 0)
+        kin_futex_sleep(&shared->over, 0, NULL);
+    kin_mutex_unlock(&receiver.arena.guard);
+    shared->given_back = 1;
+}
+
+static void
+let_go_on(void *memory)
+{
+    struct shared *shared = memory;
+    shared->over = 1;
+    kin_futex_wake(&shared->over, 1);
+}
+
+static void
+have_all_then(void *memory)
+{
+    while (((struct shared *)memory)->given_back == 0)
+        sched_yield();
+    have_all(memory);
+}
+
+/* By the harness, which lives on: a message that it gave back while somebody (here itself) had the guard. */
+static void
+leave_over(void *memory)
+{
+    send_one(memory);
+    have_one(memory);
+    kin_watcher_end(&watcher);
+    if (kin_mutex_lock(&receiver.arena.guard, NULL) != 0)
+        violated("the guard is free");
+    return_it(memory);
+    kin_mutex_unlock(&receiver.arena.guard);
 }
 
 #define THEN(function) {AFTERWARDS, be_member, function}
@@ -345,8 +388,16 @@ const struct fault_case fault_cases[] = {
     /* … or until nothing can come any more. */
     {"end", sizeof(struct shared), send_one, have_one, acknowledge_it, nothing, check_all,
      {{NEXT, be_member, wait_for_end}, THEN(let_one_get)}},
-    /* It sleeps itself, and another one too: of two messages each gets one. */
-    {"wait", sizeof(struct shared), NULL, be_member, get_one, send_instead, NULL,
-     {{AFTERWARDS, be_member, have_all}}},
+    /* It sleeps itself, and another one too: of two messages each gets one, unless the victim is dead. */
+    {"wait", sizeof(struct shared), NULL, be_member, get_one, send_two, check_two,
+     {{EARLY, be_member, receive_one}, THEN(let_one_get)}},
+    /* Somebody has the guard all the while: the victim sleeps for nobody. */
+    {"return-held", sizeof(struct shared), send_one, have_one, return_it, let_go_on, check_one,
+     {{NEXT, have_guard, keep_guard}, THEN(have_all_then)}},
+    {"leave-held", sizeof(struct shared), send_one, have_one, close_here, let_go_on, check_one,
+     {{NEXT, have_guard, keep_guard}, THEN(have_all_then)}},
+    /* What somebody who lives could not do is done by the victim, or by who comes after. */
+    {"tidy", sizeof(struct shared), leave_over, be_member, take_one, nothing, check_one,
+     {THEN(have_all)}},
     {NULL, 0, NULL, NULL, NULL, NULL, NULL, {{NOBODY, NULL, NULL}}},
 };

@@ -25,7 +25,13 @@ CASES = {
     "return-to": 60,
     "end": 150,
     "wait": 800,
+    "return-held": 60,
+    "leave-held": 250,
+    "tidy": 100,
 }
+
+#: Cases in which somebody has the guard, for whom nobody waits.
+HELD = ("return-held", "leave-held")
 
 #: A mistake, what is wrong in arena_acknowledge.c, and the case that shows it.
 MISTAKES = {
@@ -80,6 +86,39 @@ def test_killed_at_any_moment(case, arena):
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_each_instruction(case, arena):
     assert arena.steps(case).flawless
+
+
+@pytest.mark.parametrize("case", HELD)
+def test_who_gives_up_sleeps_for_nobody(case, arena, build, tmp_path):
+    assert arena.steps(case, every=500).asleep == 0
+    waits = broken(
+        tmp_path,
+        "arena_wait.c",
+        (
+            "    kin_arena_leave_over(arena);\n"
+            "    int error = kin_mutex_take(&arena->guard, NULL, KIN_MUTEX_AWAKE);",
+            "    kin_arena_leave_over(arena);\n"
+            "    int error = kin_mutex_take(&arena->guard, NULL, 0);",
+        ),
+    )
+    harness = build("waiting", "acknowledge_cases.c", SOURCES, arena_wait=waits)
+    assert harness.steps(case, every=500).asleep
+
+
+def test_what_is_tidied_up_is_said_last(build, tmp_path):
+    early = broken(
+        tmp_path,
+        "arena_wait.c",
+        (
+            "    kin_members_sweep(&arena->members);\n    kin_arena_return",
+            "    atomic_store(&arena->state->tidied, left_over);\n"
+            "    kin_members_sweep(&arena->members);\n    kin_arena_return",
+        ),
+    )
+    outcome = build("early", "acknowledge_cases.c", SOURCES, arena_wait=early).steps(
+        "tidy", every=5, broken=True
+    )
+    assert outcome.stuck + outcome.violated
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

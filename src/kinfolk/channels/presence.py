@@ -86,6 +86,13 @@ class FifoEnd(Descriptor):
             self.abandon()
             return last and self._remove(if_last)
 
+    def sweep(self, if_last: Callable[[], None]) -> None:
+        """Close one that was opened to see whether anybody is a member: if nobody is, as the last. Under the lock."""
+        last = self._is_ours() and self._seems_last()
+        self.abandon()
+        if last:
+            self._remove(if_last, patience=0)
+
     def end(self, found: Callable[[], bool], if_last: Callable[[], None] | None = None) -> bool:
         """Leave, because everybody else on the other side has left; False if ``found`` under the lock that it is not so.
 
@@ -111,9 +118,9 @@ class FifoEnd(Descriptor):
     def _seems_last(self) -> bool:
         return not self.keep_name and self.alone() and self._made_here()
 
-    def _remove(self, if_last: Callable[[], None] | None) -> bool:
+    def _remove(self, if_last: Callable[[], None] | None, *, patience: float = _STARTING) -> bool:
         """Remove the name, if there is no copy of any end; whether it was removed. This one is closed already."""
-        if self._has_copies():
+        if self._has_copies(patience):
             return False
         if if_last is not None:
             if_last()
@@ -123,14 +130,16 @@ class FifoEnd(Descriptor):
             self.unlink()
         return True
 
-    def _has_copies(self) -> bool:
+    def _has_copies(self, patience: float) -> bool:
         try:
             probe = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return True  # or nothing to remove, or no way to tell
         try:
             status = os.fstat(probe)
-            return (status.st_dev, status.st_ino) != self._inode or not _nobody_shares(probe)
+            return (status.st_dev, status.st_ino) != self._inode or not _nobody_shares(
+                probe, patience
+            )
         finally:
             os.close(probe)
             self._membership.closed()
@@ -209,9 +218,25 @@ def open_end(
         return end
 
 
-def _nobody_shares(fd: int) -> bool:
-    """Whether no end but this one is open anywhere, or about to be closed by an exec."""
-    deadline = time.monotonic() + _STARTING
+def sweep(path: str, if_abandoned: Callable[[], None]) -> None:
+    """Remove the FIFO at ``path``, and what its members shared, if they are all dead. Under the lock of the runtime directory.
+
+    Whoever polls it may see a receiver for a moment; nobody can join meanwhile. What is not kinfolk's, or not ours, stays.
+    """
+    with contextlib.suppress(OSError, AddressError):
+        _check_is_fifo(os.lstat(path), path)
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            end = FifoEnd(opened, path)
+        except BaseException:
+            os.close(opened)
+            raise
+        end.sweep(if_abandoned)
+
+
+def _nobody_shares(fd: int, patience: float) -> bool:
+    """Whether no end but this one is open anywhere, or about to be closed by an exec within so many seconds."""
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,8 @@ Options: capacity (bytes for small messages, 1 MiB) and arena (for blocks, 256 M
 framing; acknowledge on its receivers. Any number of processes send and receive, and each message goes to one of them. See `kinfolk.channels.ring_transport`, and docs/design/ring.md.
 
 Rules:
-1. It lives as long as its peers; a name that all of them left by being killed is taken over by the next receiver.
+1. It lives as long as its peers; a name that all of them left by being killed is taken over by the next receiver, or swept by
+   who opens another one (`ring_sweep`).
 2. A block takes memory when it is first used, so an arena costs what has ever been in it at once. The largest message is half of it.
 3. All ends of a ring are of one user: whoever may write to its memory can do with the others what he likes.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import os
 
-from kinfolk.channels import ring_memory
+from kinfolk.channels import ring_memory, ring_sweep
 from kinfolk.channels.address import Address
 from kinfolk.channels.contract import Duplex, Mechanism, ReceiveTransport, SendTransport
 from kinfolk.channels.presence import Presence, presence_path
@@ -71,6 +72,7 @@ class RingMechanism(Mechanism):
         except BaseException:
             presence.leave()
             raise
+        ring_sweep.sweep(name)
         return receiver_of(memory, presence, name, subject, sizes, terms)
 
     def open_sender(self, address: Address) -> Steps[SendTransport]:
@@ -83,6 +85,7 @@ class RingMechanism(Mechanism):
         except BaseException:
             presence.leave()
             raise
+        ring_sweep.sweep(name)
         return RingSender(memory, presence, name, subject, sizes, terms_of(address))
 
     def channel(self, address: Address) -> Steps[tuple[ReceiveTransport, SendTransport]]:

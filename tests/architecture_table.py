@@ -96,7 +96,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "codec framing claims credentials trust message_reader packet_format to_program",
                 "pipe_size kernel_buffers presence queue_limits packet_limits ring_limits ring_options ring_blocks",
                 "pipe_transport queue_transport ring_memory",
-                "posix_queue sysv_queue ring_file",
+                "posix_queue sysv_queue ring_file ring_sweep",
                 "ring_polling ring_passing",
                 "ring_transport",
                 "ring_acknowledging",

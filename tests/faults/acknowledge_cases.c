@@ -332,6 +332,21 @@ have_guard(void *memory)
 }
 
 static void
+have_block(void *memory)
+{
+    be_member(memory);
+    if (kin_arena_allocate(&sender.arena, LENGTH, &mine) != 0)
+        violated("there is room");
+}
+
+static void
+release_it(void *memory)
+{
+    (void)memory;
+    kin_arena_release(&sender.arena, &mine);
+}
+
+static void
 keep_guard(void *memory)
 {
     struct shared *shared = memory;
@@ -393,6 +408,8 @@ const struct fault_case fault_cases[] = {
      {{EARLY, be_member, receive_one}, THEN(let_one_get)}},
     /* Somebody has the guard all the while: the victim sleeps for nobody. */
     {"return-held", sizeof(struct shared), send_one, have_one, return_it, let_go_on, check_one,
+     {{NEXT, have_guard, keep_guard}, THEN(have_all_then)}},
+    {"release-held", sizeof(struct shared), NULL, have_block, release_it, let_go_on, NULL,
      {{NEXT, have_guard, keep_guard}, THEN(have_all_then)}},
     {"leave-held", sizeof(struct shared), send_one, have_one, close_here, let_go_on, check_one,
      {{NEXT, have_guard, keep_guard}, THEN(have_all_then)}},

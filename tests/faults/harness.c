@@ -64,20 +64,25 @@ now_us(void)
     return time.tv_sec * 1000000L + time.tv_nsec / 1000;
 }
 
+/* What a file of proc(5) says of it; nothing, if there is none. */
+static void
+look_up(pid_t pid, const char *file, char *text, size_t size)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/%s", pid, file);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? 0 : read(fd, text, size - 1);
+    if (fd >= 0)
+        close(fd);
+    text[length > 0 ? length : 0] = 0;
+}
+
 /* The letter of proc_pid_stat(5). */
 static char
 state_of(pid_t pid)
 {
-    char path[64], text[512];
-    snprintf(path, sizeof path, "/proc/%d/stat", pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 'X';
-    ssize_t length = read(fd, text, sizeof text - 1);
-    close(fd);
-    if (length <= 0)
-        return 'X';
-    text[length] = 0;
+    char text[512];
+    look_up(pid, "stat", text, sizeof text);
     char *end = strrchr(text, ')');
     return end == NULL ? 'X' : end[2];
 }
@@ -168,6 +173,15 @@ unblock(struct play *play)
         play->what->unblock(play->shared);
 }
 
+/* What somebody is in who is stuck: his state, and his system call with its arguments (proc_pid_syscall(5)). */
+static void
+tell_where(pid_t pid)
+{
+    char text[256];
+    look_up(pid, "syscall", text, sizeof text);
+    fprintf(stderr, "harness: stuck in state %c, %s\n", state_of(pid), text);
+}
+
 /* Its exit code, or −1 when it is stuck; then it is killed. */
 static int
 end_of(pid_t pid)
@@ -179,12 +193,16 @@ end_of(pid_t pid)
         fail("pidfd_open");
     int ended = poll(&poll_for, 1, (int)hang_ms);
     close(pidfd);
-    if (ended <= 0)
+    if (ended <= 0) {
+        tell_where(pid);
         kill(pid, SIGKILL);
+    }
     if (waitpid(pid, &status, 0) != pid)
         fail("waitpid");
     if (ended <= 0)
         return -1;
+    if (WIFSIGNALED(status))
+        fprintf(stderr, "harness: a bystander was killed by signal %d\n", WTERMSIG(status));
     return WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
 }
 
@@ -204,9 +222,9 @@ begin(struct play *play, const struct fault_case *what)
     let_in(play, EARLY);
 }
 
-/* The victim is dead, and reaped. */
+/* The victim is dead, and reaped, after so many steps, or microseconds. */
 static void
-finish(struct play *play)
+finish(struct play *play, long after)
 {
     bool is_stuck = false, is_violated = false;
     unblock(play);
@@ -216,6 +234,8 @@ finish(struct play *play)
             int code = end_of(play->bystanders[i]);
             is_stuck |= code < 0;
             is_violated |= code > 0;
+            if (code != 0)
+                fprintf(stderr, "harness: bystander %d, the victim killed after %ld\n", i, after);
         }
     if (!is_stuck && !is_violated && play->what->check != NULL)
         is_violated = play->what->check(play->shared) != 0;
@@ -314,7 +334,7 @@ play_steps(const struct fault_case *what, long last)
     bool whole = play.signs->acted;
     kill(play.victim, SIGKILL);
     reap(play.victim);
-    finish(&play);
+    finish(&play, point);
     return !whole;
 }
 
@@ -334,14 +354,14 @@ play_storm(const struct fault_case *what, long longest, unsigned *seed)
     let_in(&play, NEXT);
     let_in(&play, ALONGSIDE);
     play.signs->go = 1;
-    long end = now_us() + rand_r(seed) % (longest + 1);
+    long after = rand_r(seed) % (longest + 1), end = now_us() + after;
     long half = now_us() + (end - now_us()) / 2;
     while (now_us() < end)
         if (now_us() > half)
             unblock(&play); /* while it is at it */
     kill(play.victim, SIGKILL);
     reap(play.victim);
-    finish(&play);
+    finish(&play, after);
 }
 
 /* -------------------------------------------------------------------------------------- the rest */

@@ -26,6 +26,7 @@ CASES = {
     "end": 150,
     "wait": 800,
     "return-held": 60,
+    "release-held": 20,
     "leave-held": 250,
     "tidy": 100,
 }

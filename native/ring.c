@@ -313,6 +313,13 @@ kin_ring_next(struct kin_ring *ring, struct kin_ring_frame *frame)
     return may_lie(ring, there) && kin_ring_framed(frame->length) <= there ? 0 : EBADMSG;
 }
 
+const unsigned char *
+kin_ring_whole(const struct kin_ring *ring, const struct kin_ring_frame *frame)
+{
+    uint64_t place = (ring->at + KIN_RING_FRAME) & (ring->capacity - 1);
+    return frame->length <= ring->capacity - place ? ring->bytes + place : NULL;
+}
+
 void
 kin_ring_copy(const struct kin_ring *ring, const struct kin_ring_frame *frame, void *to)
 {

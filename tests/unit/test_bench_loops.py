@@ -22,6 +22,7 @@ from kinfolk.bench.loops import (
     send_batches,
     take_batches,
     take_counted,
+    take_in_turn,
     take_shared,
 )
 from kinfolk.bench.messages import (
@@ -169,6 +170,19 @@ def test_a_batch_with_a_wrong_message_is_noticed(place):
         take_batches(iter([swapped]).__next__, payloads(0, 48), 10)
     with pytest.raises(WrongMessage, match="3 messages more"):
         take_batches(iter([sent]).__next__, payloads(0, 48), 7)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_messages_of_one_sender_are_compared_in_turn(kind):
+    sent = list(islice(cycle(payloads(0, 48)), 10))
+    take_in_turn(map(kind, sent).__next__, payloads(0, 48), 10)
+    swapped = [*sent[:4], sent[5], sent[4], *sent[6:]]
+    with pytest.raises(WrongMessage):
+        take_in_turn(map(kind, swapped).__next__, payloads(0, 48), 10)
+    with pytest.raises(WrongMessage):
+        take_in_turn(map(kind, [sent[0][:-1]]).__next__, payloads(0, 48), 1)
+    with pytest.raises(WrongMessage):
+        take_in_turn(map(kind, [sent[0] + b"."]).__next__, payloads(0, 48), 1)
 
 
 @pytest.mark.parametrize("many", [True, False])

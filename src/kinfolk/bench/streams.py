@@ -35,6 +35,7 @@ from kinfolk.bench.loops import (
     take_arrays,
     take_batches,
     take_counted,
+    take_in_turn,
     take_shared,
 )
 from kinfolk.bench.messages import TURNS, check_all, expected, payload, payloads
@@ -126,8 +127,11 @@ class Receiver:
         """Take all, or a part of all."""
         inlet, total = self._inlet, count * self._senders
         meter = Meter()
-        if self._workload == "batches" and inlet.take_many is not None:
-            take_batches(inlet.take_many, self._in_turn, total)
+        if self._senders == 1 and self._tally is None:
+            if inlet.take_many is not None:
+                take_batches(inlet.take_many, self._in_turn, total)
+            else:
+                take_in_turn(inlet.take, self._in_turn, total)
             return meter.stop(total)
         if self._tally is None:
             tags = take_counted(inlet.take, inlet.take_many, self._wanted, total)

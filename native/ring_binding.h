@@ -25,7 +25,8 @@
 #define KIN_LOWERING_CAPSULE "kinfolk._native.kin_lowering" /* the number of an eventfd + 1 */
 
 enum {
-    KIN_RING_RAW = 0, /* the kind of plain bytes, as in codec.py */
+    KIN_RING_RAW = 0, /* kinds of codec.py: plain bytes, … */
+    KIN_RING_MEMORY = 5, /* … and those that were reserved: read where they are */
     KIN_RING_GUARDS = 4,
     KIN_RING_PIECES = 512,
     KIN_RING_LONG = 64 * 1024, /* bytes that are copied without the GIL */

@@ -200,6 +200,11 @@ take_block(struct kin_ring_object *self, const struct kin_ring_frame *frame)
     self->messages++;
     self->size += block.length;
     PyObject *body = kin_block_received(opened, &block, frame->kind);
+    if (body != NULL && frame->kind == KIN_RING_MEMORY) {
+        PyObject *view = PyMemoryView_FromObject(body);
+        Py_DECREF(body);
+        return view;
+    }
     PyObject *end = Py_XNewRef(PyWeakref_GetObject(self->end)), *object = NULL;
     if (body != NULL && end != NULL)
         object = PyObject_CallMethod(end, "_unpacked", "iO", (int)frame->kind, body);

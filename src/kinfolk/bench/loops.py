@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
@@ -168,11 +168,14 @@ def _counted(tags: Sequence[int]) -> Counter[int]:
     return Counter({tag: number for tag, number in enumerate(tags) if number})
 
 
-def take_arrays(take: Take, wanted: Sequence[bytes], total: int) -> None:
-    """Take arrays, and read all of each."""
-    turns: Iterator[bytes] = cycle(wanted)
-    for _ in range(total):
-        received = take()
-        content = memoryview(received).cast("B")
-        if len(content) != len(wanted[0]) or not next(turns).startswith(content):
-            raise wrong(content, len(wanted[0]))
+def take_arrays(
+    take: Take, read: Callable[[Any], object], messages: Sequence[Any], total: int
+) -> None:
+    """Take arrays of one sender, and read all of each: to compare it would be to read another one
+    of the same size with it.
+    """
+    wanted = [read(message) for message in messages]
+    for number in islice(cycle(range(len(messages))), total):
+        array = take()
+        if read(array) != wanted[number]:
+            raise wrong(array, len(messages[number]))

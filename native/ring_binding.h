@@ -49,7 +49,8 @@ struct kin_ring_object {
     unsigned long long messages, size, waits; /* that went through shortcuts */
     PyObject *end;                     /* a weak reference; NULL: not shortened */
     PyObject *dropped;                 /* what to call when the end is no more */
-    PyObject *guards[KIN_RING_GUARDS];
+    PyObject *guards[KIN_RING_GUARDS]; /* dicts and lists */
+    Py_ssize_t (*sizes[KIN_RING_GUARDS])(PyObject *); /* of each, as its kind has it */
 };
 
 /* Raises what an errno means. */

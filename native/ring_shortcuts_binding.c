@@ -35,6 +35,7 @@ kin_ring_py_shorten(PyObject *object, PyObject *args)
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_CLEAR(self->guards[i]);
         self->guards[i] = Py_NewRef(PyTuple_GetItem(guards, i));
+        self->sizes[i] = PyDict_Check(self->guards[i]) ? PyDict_Size : PyList_Size;
     }
     Py_RETURN_NONE;
 }
@@ -56,11 +57,9 @@ kin_ring_is_clear(struct kin_ring_object *self)
     if (self->opened == NULL || self->end == NULL ||
         self->opened->ring.forks != kin_robust_forks())
         return false;
-    for (int i = 0; i < KIN_RING_GUARDS && self->guards[i] != NULL; i++) {
-        PyObject *guard = self->guards[i];
-        if ((PyDict_Check(guard) ? PyDict_Size(guard) : PyList_Size(guard)) != 0)
+    for (int i = 0; i < KIN_RING_GUARDS && self->guards[i] != NULL; i++)
+        if (self->sizes[i](self->guards[i]) != 0)
             return false;
-    }
     if (!self->sends)
         return true; /* what is there is received, whoever is there */
     return is_watched(self);

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from kinfolk.bench import results
 from kinfolk.bench.cases import Case
 from kinfolk.bench.start_cases import PARENTS
+from kinfolk.errors import KinfolkError
 
 #: The kernel's mechanisms, of which the best one is a yardstick.
 KERNEL = ("os.pipe", "socketpair", "tcp socket", "posix_ipc mq", "sysv_ipc mq", "mmap + semaphores")
@@ -128,7 +129,11 @@ def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
-    document = results.read(sys.argv[1])
+    try:
+        document = results.read(sys.argv[1])
+    except KinfolkError as error:
+        print(f"targets.py: {error}", file=sys.stderr)
+        return 2
     targets = [*ring_targets(), *lock_targets(), *start_targets()]
     measured = [met for target in targets if (met := verdict(document, target)) is not None]
     if not measured:

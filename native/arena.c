@@ -21,7 +21,7 @@
  * 4. A frame is believed only if it names the block, with its stamp, and the block names the frame's position: a dead
  *    sender may have written one without the other.
  * 5. A block is the first free run of units, the lowest: so what was used last is used again, while caches and page tables
- *    know it. Units have no memory until they are first used: then the kernel gives it, or says ENOSPC. A touch never fails.
+ *    know it. Units have no memory until they are first used: arena_pages.c.
  * 6. What ends in the upper half is never left to a receiver: he copies it and gives it back. So whatever receivers keep, half of the
  *    arena comes back as soon as what was sent is received, and no message is larger than that.
  * 7. Whoever gives up something waits for nobody: who has the guard may be stopped. He takes his bit away; and if he can't have the
@@ -34,14 +34,8 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "ring.h"
-
-#ifndef MADV_POPULATE_READ /* Linux 5.14; headers may be older */
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
 
 enum { BITS = 64, PAGE = 4096 };
 
@@ -227,15 +221,16 @@ kin_arena_release(struct kin_arena *arena, const struct kin_block *block)
 int
 kin_arena_find(const struct kin_arena *arena, uint32_t wanted, uint32_t *first)
 {
-    uint32_t run = 0;
-    for (uint32_t unit = 0, units; unit < arena->shape.units; unit += units) {
+    uint32_t begin = 0; /* of the run of free units, which there may be thousands of */
+    for (uint32_t unit = 0; unit < arena->shape.units;) {
         uint64_t word = kin_arena_word(arena, unit);
-        units = kin_arena_length_at(arena, unit, word);
-        if (units == 0)
-            return EBADMSG;
-        run = word == 0 ? run + 1 : 0;
-        if (run == wanted) {
-            *first = unit + 1 - wanted;
+        if (word != 0) {
+            uint32_t units = kin_arena_length_at(arena, unit, word);
+            if (units == 0)
+                return EBADMSG;
+            begin = unit += units;
+        } else if (++unit - begin == wanted) {
+            *first = begin;
             return 0;
         }
     }
@@ -276,24 +271,6 @@ take(struct kin_arena *arena, const struct kin_member *row, struct kin_block *bl
     return error;
 }
 
-/* Has the kernel give it memory, or map what is there. 0 or an errno. */
-static int
-populate(struct kin_arena *arena, const struct kin_block *block, int how)
-{
-    uint32_t end = block->unit + kin_arena_units_for(arena, block->length), unit = block->unit;
-    while (unit < end && atomic_load_explicit(&arena->had[unit / BITS], memory_order_relaxed) & kin_arena_bit(unit))
-        unit++;
-    if (unit == end)
-        return 0;
-    uint64_t size = (end - unit) * arena->shape.unit;
-    while (madvise(arena->blocks + unit * arena->shape.unit, size, how) < 0)
-        if (errno != EINTR && errno != EAGAIN)
-            return errno;
-    for (; unit < end; unit++)
-        atomic_fetch_or_explicit(&arena->had[unit / BITS], kin_arena_bit(unit), memory_order_relaxed);
-    return 0;
-}
-
 int
 kin_arena_allocate(struct kin_arena *arena, uint64_t length, struct kin_block *block)
 {
@@ -310,7 +287,7 @@ kin_arena_allocate(struct kin_arena *arena, uint64_t length, struct kin_block *b
         error = take(arena, row, block);
     if (error != 0)
         return error == EBUSY ? EAGAIN : error;
-    error = populate(arena, block, MADV_POPULATE_WRITE);
+    error = kin_arena_populate(arena, block);
     if (error != 0)
         kin_arena_release(arena, block);
     return error == EFAULT || error == ENOMEM ? ENOSPC : error; /* madvise(2) */
@@ -320,12 +297,6 @@ void *
 kin_arena_bytes(const struct kin_arena *arena, const struct kin_block *block)
 {
     return arena->blocks + block->unit * arena->shape.unit;
-}
-
-void
-kin_arena_touch(struct kin_arena *arena, const struct kin_block *block)
-{
-    populate(arena, block, MADV_POPULATE_READ); /* else each page comes when it is read */
 }
 
 /* ------------------------------------------------------------------------------------- opening */

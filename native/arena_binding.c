@@ -19,10 +19,7 @@
 
 int kin_add_block(PyObject *module);
 
-enum {
-    MEMORY = 5,         /* kinds of codec.py that are read where they are: bytes that were reserved */
-    OUT_OF_BAND = 0x80, /* … and what has buffers */
-};
+enum { OUT_OF_BAND = 0x80 }; /* kinds of codec.py that have buffers, which are read where they are */
 
 struct block_object {
     PyObject_HEAD
@@ -142,7 +139,7 @@ copy_of(struct kin_opened_ring *opened, const struct kin_block *block)
 bool
 kin_is_looked_at(uint8_t kind)
 {
-    return kind == MEMORY || kind & OUT_OF_BAND;
+    return kind == KIN_RING_MEMORY || kind & OUT_OF_BAND;
 }
 
 PyObject *

@@ -55,6 +55,9 @@ void kin_arena_owe(struct kin_arena *arena, const struct kin_member *row, struct
 /* Under the guard: frees the block if nobody has it; whether it did. */
 bool kin_arena_free_if_unused(struct kin_arena *arena, uint32_t unit, uint64_t word);
 
+/* Has the kernel give it memory. 0 or an errno of madvise(2). */
+int kin_arena_populate(struct kin_arena *arena, const struct kin_block *block);
+
 /* After a block became free, and the guard was left. */
 void kin_arena_tell(struct kin_arena *arena);
 

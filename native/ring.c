@@ -221,6 +221,26 @@ kin_ring_withdraw(struct kin_ring *ring)
     kin_mutex_unlock(&ring->lock);
 }
 
+/* Asks for a cache line that is to be written soon: the other side has it. Where there is none, nothing happens. */
+static inline void
+will_write(const unsigned char *line)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("prefetchw %0" : : "m"(*line)); /* GCC says it for newer CPUs alone; older ones pass over it */
+#else
+    __builtin_prefetch(line, 1);
+#endif
+}
+
+/* The next message goes there: while the caller is busy with something else, its lines come. A twentieth of a round trip. */
+static inline void
+make_ready(const struct kin_ring *ring)
+{
+    enum { LINE = 64 };
+    will_write(ring->bytes + (ring->at & (ring->capacity - 1)));
+    will_write(ring->bytes + ((ring->at + LINE) & (ring->capacity - 1)));
+}
+
 void
 kin_ring_leave(struct kin_ring *ring)
 {
@@ -238,6 +258,8 @@ kin_ring_leave(struct kin_ring *ring)
         kin_ring_tell(ring);
         if (__builtin_expect(!polled && kin_ring_is_polled(ring->theirs), 0))
             kin_ring_call(ring); /* since a moment ago */
+        if (ring->way == KIN_RING_SENDS)
+            make_ready(ring);
     }
     kin_mutex_unlock(&ring->lock);
 }
@@ -311,6 +333,13 @@ kin_ring_next(struct kin_ring *ring, struct kin_ring_frame *frame)
         return EAGAIN;
     memcpy(frame, ring->bytes + (ring->at & (ring->capacity - 1)), sizeof *frame);
     return may_lie(ring, there) && kin_ring_framed(frame->length) <= there ? 0 : EBADMSG;
+}
+
+const unsigned char *
+kin_ring_whole(const struct kin_ring *ring, const struct kin_ring_frame *frame)
+{
+    uint64_t place = (ring->at + KIN_RING_FRAME) & (ring->capacity - 1);
+    return frame->length <= ring->capacity - place ? ring->bytes + place : NULL;
 }
 
 void

@@ -107,6 +107,9 @@ int kin_ring_put_flagged(struct kin_ring *ring, const struct iovec *pieces, int 
 /* Looks at the next message. */
 int kin_ring_next(struct kin_ring *ring, struct kin_ring_frame *frame);
 
+/* Where its bytes lie, unless around the end: NULL. What `next` said of their length holds. */
+const unsigned char *kin_ring_whole(const struct kin_ring *ring, const struct kin_ring_frame *frame);
+
 /* Copies its bytes out, which `next` said are `frame->length`. */
 void kin_ring_copy(const struct kin_ring *ring, const struct kin_ring_frame *frame, void *to);
 

@@ -3,6 +3,7 @@
  *     ring_binding.c             the type: opening, waiting, looking
  *     ring_operation_binding.c   put and take: one message, with any number of pieces
  *     ring_shortcuts_binding.c   send, recv and the like, at once
+ *     ring_batches_binding.c     send_many and recv_many, at once
  *     ring_poll_binding.c        descriptors for who polls
  *     arena_binding.c            blocks for large messages, and their type
  *     arena_acknowledge_binding.c   messages that are acknowledged
@@ -24,6 +25,8 @@
 #define KIN_LOWERING_CAPSULE "kinfolk._native.kin_lowering" /* the number of an eventfd + 1 */
 
 enum {
+    KIN_RING_RAW = 0, /* kinds of codec.py: plain bytes, … */
+    KIN_RING_MEMORY = 5, /* … and those that were reserved: read where they are */
     KIN_RING_GUARDS = 4,
     KIN_RING_PIECES = 512,
     KIN_RING_LONG = 64 * 1024, /* bytes that are copied without the GIL */
@@ -46,7 +49,8 @@ struct kin_ring_object {
     unsigned long long messages, size, waits; /* that went through shortcuts */
     PyObject *end;                     /* a weak reference; NULL: not shortened */
     PyObject *dropped;                 /* what to call when the end is no more */
-    PyObject *guards[KIN_RING_GUARDS];
+    PyObject *guards[KIN_RING_GUARDS]; /* dicts and lists */
+    Py_ssize_t (*sizes[KIN_RING_GUARDS])(PyObject *); /* of each, as its kind has it */
 };
 
 /* Raises what an errno means. */
@@ -107,15 +111,25 @@ bool kin_ring_deadline(PyObject *milliseconds, struct timespec *time,
 
 /* Of ring_shortcuts_binding.c. Whether one may be taken now. */
 bool kin_ring_is_clear(struct kin_ring_object *self);
+
+/* Whether there is nothing by name but a timeout that makes sense: that may be left aside when nothing is waited for. */
+bool kin_ring_is_simple(PyObject *const *values, PyObject *names);
+
+/* What the method of the end says: that of its class, with the same arguments. */
+PyObject *kin_ring_detour(struct kin_ring_object *self, const char *name, PyObject *const *arguments,
+                          Py_ssize_t count, PyObject *names);
+
 #define KIN_RING_SHORTCUT(name)                                                                 \
     PyObject *kin_ring_py_##name(PyObject *self, PyObject *const *arguments, Py_ssize_t count,  \
                                  PyObject *names)
 KIN_RING_SHORTCUT(send_bytes);
 KIN_RING_SHORTCUT(send);
-KIN_RING_SHORTCUT(send_many);
 KIN_RING_SHORTCUT(recv_bytes);
 KIN_RING_SHORTCUT(recv);
-KIN_RING_SHORTCUT(recv_many);
 PyObject *kin_ring_py_shorten(PyObject *self, PyObject *args);
+
+/* Of ring_batches_binding.c. */
+KIN_RING_SHORTCUT(send_many);
+KIN_RING_SHORTCUT(recv_many);
 
 #endif

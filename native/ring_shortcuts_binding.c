@@ -15,11 +15,6 @@
 #include "ring_binding.h"
 #include "timeout_binding.h"
 
-enum {
-    RAW = 0,    /* the kind of plain bytes, as in codec.py */
-    BATCH = 64, /* messages that are sent or taken at once */
-};
-
 PyObject *
 kin_ring_py_shorten(PyObject *object, PyObject *args)
 {
@@ -40,6 +35,7 @@ kin_ring_py_shorten(PyObject *object, PyObject *args)
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_CLEAR(self->guards[i]);
         self->guards[i] = Py_NewRef(PyTuple_GetItem(guards, i));
+        self->sizes[i] = PyDict_Check(self->guards[i]) ? PyDict_Size : PyList_Size;
     }
     Py_RETURN_NONE;
 }
@@ -61,11 +57,9 @@ kin_ring_is_clear(struct kin_ring_object *self)
     if (self->opened == NULL || self->end == NULL ||
         self->opened->ring.forks != kin_robust_forks())
         return false;
-    for (int i = 0; i < KIN_RING_GUARDS && self->guards[i] != NULL; i++) {
-        PyObject *guard = self->guards[i];
-        if ((PyDict_Check(guard) ? PyDict_Size(guard) : PyList_Size(guard)) != 0)
+    for (int i = 0; i < KIN_RING_GUARDS && self->guards[i] != NULL; i++)
+        if (self->sizes[i](self->guards[i]) != 0)
             return false;
-    }
     if (!self->sends)
         return true; /* what is there is received, whoever is there */
     return is_watched(self);
@@ -73,8 +67,8 @@ kin_ring_is_clear(struct kin_ring_object *self)
 
 /* What the method of the end says: that of its class, with the same arguments. The end is there no more when just its method was
  * kept: a reference to it would be a cycle, and an end that is dropped is to be closed at once. */
-static PyObject *
-detour(struct kin_ring_object *self, const char *name, PyObject *const *arguments, Py_ssize_t count,
+PyObject *
+kin_ring_detour(struct kin_ring_object *self, const char *name, PyObject *const *arguments, Py_ssize_t count,
        PyObject *names)
 {
     PyObject *end = self->end == NULL ? Py_None : PyWeakref_GetObject(self->end);
@@ -105,8 +99,8 @@ done:
 }
 
 /* Whether there is nothing by name but a timeout that makes sense: that may be left aside when nothing is waited for. */
-static bool
-is_simple(PyObject *const *values, PyObject *names)
+bool
+kin_ring_is_simple(PyObject *const *values, PyObject *names)
 {
     if (names == NULL)
         return true;
@@ -151,7 +145,7 @@ send_shortly(struct kin_ring_object *self, PyObject *data, bool for_ever)
     for (;;) {
         int error = kin_ring_enter(&opened->ring, KIN_MUTEX_AWAKE);
         if (error == 0)
-            error = kin_ring_put_and_leave(&opened->ring, &piece, 1, (uint64_t)length, RAW);
+            error = kin_ring_put_and_leave(&opened->ring, &piece, 1, (uint64_t)length, KIN_RING_RAW);
         if (error == 0) {
             self->messages++;
             self->size += (unsigned long long)length;
@@ -169,11 +163,11 @@ send_by(const char *name, PyObject *object, PyObject *const *arguments, Py_ssize
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
     if (count == 1 && PyBytes_CheckExact(arguments[0]) && kin_ring_is_clear(self) &&
-        is_simple(arguments + 1, names) && send_shortly(self, arguments[0], names == NULL))
+        kin_ring_is_simple(arguments + 1, names) && send_shortly(self, arguments[0], names == NULL))
         Py_RETURN_NONE;
     if (PyErr_Occurred())
         return NULL;
-    return detour(self, name, arguments, count, names);
+    return kin_ring_detour(self, name, arguments, count, names);
 }
 
 PyObject *
@@ -205,6 +199,11 @@ take_block(struct kin_ring_object *self, const struct kin_ring_frame *frame)
     self->messages++;
     self->size += block.length;
     PyObject *body = kin_block_received(opened, &block, frame->kind);
+    if (body != NULL && frame->kind == KIN_RING_MEMORY) {
+        PyObject *view = PyMemoryView_FromObject(body);
+        Py_DECREF(body);
+        return view;
+    }
     PyObject *end = Py_XNewRef(PyWeakref_GetObject(self->end)), *object = NULL;
     if (body != NULL && end != NULL)
         object = PyObject_CallMethod(end, "_unpacked", "iO", (int)frame->kind, body);
@@ -226,7 +225,7 @@ take_shortly(struct kin_ring_object *self, bool for_ever, bool decodes)
             return NULL;
         error = kin_ring_next(ring, &frame);
         PyObject *bytes = NULL;
-        if (error == 0 && frame.kind == RAW && frame.flags == 0 &&
+        if (error == 0 && frame.kind == KIN_RING_RAW && frame.flags == 0 &&
             frame.length <= KIN_RING_LONG) {
             bytes = PyBytes_FromStringAndSize(NULL, frame.length);
             if (bytes != NULL) {
@@ -250,12 +249,12 @@ receive_by(const char *name, bool decodes, PyObject *object, PyObject *const *ar
            Py_ssize_t count, PyObject *names)
 {
     struct kin_ring_object *self = (struct kin_ring_object *)object;
-    if (count == 0 && kin_ring_is_clear(self) && is_simple(arguments, names)) {
+    if (count == 0 && kin_ring_is_clear(self) && kin_ring_is_simple(arguments, names)) {
         PyObject *bytes = take_shortly(self, names == NULL, decodes);
         if (bytes != NULL || PyErr_Occurred())
             return bytes;
     }
-    return detour(self, name, arguments, count, names);
+    return kin_ring_detour(self, name, arguments, count, names);
 }
 
 PyObject *
@@ -268,110 +267,4 @@ PyObject *
 kin_ring_py_recv(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
 {
     return receive_by("recv", true, object, arguments, count, names);
-}
-
-/* -------------------------------------------------------------------------------- several at once */
-
-/* How many of the list, from `first` on, went out at once: 0: none. */
-static Py_ssize_t
-send_batch(struct kin_ring_object *self, PyObject *list, Py_ssize_t first, Py_ssize_t last)
-{
-    struct kin_ring *ring = &self->opened->ring;
-    if (kin_ring_enter(ring, KIN_MUTEX_AWAKE) != 0)
-        return 0;
-    Py_ssize_t at = first;
-    for (; at < last; at++) {
-        PyObject *data = PyList_GetItem(list, at);
-        if (!PyBytes_CheckExact(data))
-            break;
-        struct iovec piece = {PyBytes_AsString(data), (size_t)PyBytes_Size(data)};
-        if (piece.iov_len > KIN_RING_LONG ||
-            kin_ring_put(ring, &piece, 1, piece.iov_len, RAW) != 0)
-            break;
-        self->size += piece.iov_len;
-    }
-    kin_ring_leave(ring);
-    self->messages += (unsigned long long)(at - first);
-    return at - first;
-}
-
-PyObject *
-kin_ring_py_send_many(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    if (count != 1 || !PyList_CheckExact(arguments[0]) || !kin_ring_is_clear(self) ||
-        !is_simple(arguments + 1, names))
-        return detour(self, "send_many", arguments, count, names);
-    PyObject *list = arguments[0];
-    Py_ssize_t all = PyList_Size(list), sent = 0, now;
-    do {
-        Py_ssize_t last = all - sent > BATCH ? sent + BATCH : all;
-        now = send_batch(self, list, sent, last);
-        sent += now;
-    } while (now > 0 && sent < all);
-    if (sent == all)
-        return PyLong_FromSsize_t(sent);
-    if (sent == 0)
-        return detour(self, "send_many", arguments, count, names);
-    PyObject *rest = PyList_GetSlice(list, sent, all), *outcome = NULL;
-    if (rest != NULL) {
-        PyObject *others[2] = {rest, names == NULL ? NULL : arguments[1]};
-        outcome = detour(self, "send_many", others, 1, names);
-        Py_DECREF(rest);
-    }
-    if (outcome == NULL)
-        return NULL;
-    Py_ssize_t more = PyLong_AsSsize_t(outcome);
-    Py_DECREF(outcome);
-    return PyLong_FromSsize_t(sent + more);
-}
-
-/* Adds what is there, up to `most` in all. Whether there may be more of its kind. */
-static bool
-take_batch(struct kin_ring_object *self, PyObject *list, Py_ssize_t most)
-{
-    struct kin_ring *ring = &self->opened->ring;
-    struct kin_ring_frame frame;
-    if (kin_ring_enter(ring, KIN_MUTEX_AWAKE) != 0)
-        return false;
-    Py_ssize_t count = PyList_Size(list), before = count;
-    while (count < most && count - before < BATCH && kin_ring_next(ring, &frame) == 0 &&
-           frame.kind == RAW && frame.flags == 0 &&
-            frame.length <= KIN_RING_LONG) {
-        PyObject *bytes = PyBytes_FromStringAndSize(NULL, frame.length);
-        if (bytes == NULL || PyList_Append(list, bytes) < 0) {
-            Py_XDECREF(bytes);
-            PyErr_Clear();
-            break;
-        }
-        kin_ring_copy(ring, &frame, PyBytes_AsString(bytes));
-        Py_DECREF(bytes);
-        kin_ring_take(ring, &frame);
-        self->size += frame.length;
-        count++;
-    }
-    kin_ring_leave(ring);
-    self->messages += (unsigned long long)(count - before);
-    return count < most && count - before == BATCH;
-}
-
-PyObject *
-kin_ring_py_recv_many(PyObject *object, PyObject *const *arguments, Py_ssize_t count, PyObject *names)
-{
-    struct kin_ring_object *self = (struct kin_ring_object *)object;
-    if (count == 1 && PyLong_CheckExact(arguments[0]) && kin_ring_is_clear(self) &&
-        is_simple(arguments + 1, names)) {
-        Py_ssize_t most = PyLong_AsSsize_t(arguments[0]);
-        if (most == -1 && PyErr_Occurred())
-            PyErr_Clear();
-        PyObject *list = most < 1 ? NULL : PyList_New(0);
-        if (list == NULL && most >= 1)
-            return NULL;
-        while (list != NULL && take_batch(self, list, most))
-            ;
-        if (list != NULL && PyList_Size(list) > 0)
-            return list;
-        Py_XDECREF(list);
-    }
-    return detour(self, "recv_many", arguments, count, names);
 }

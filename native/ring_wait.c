@@ -91,7 +91,8 @@ kin_ring_spin(struct kin_ring *ring, uint64_t need)
     for (int took = 0; took < longest;) {
         for (int i = 0; i < LOOKS; i++) {
             if (kin_ring_is_there(ring, need)) {
-                __atomic_store_n(&ring->spins, usual + (took - usual) / 8, __ATOMIC_RELAXED);
+                took = took > usual ? took : usual + (took - usual) / 8;
+                __atomic_store_n(&ring->spins, took, __ATOMIC_RELAXED);
                 return true;
             }
             kin_relax();

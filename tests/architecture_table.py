@@ -139,7 +139,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "results loops participants",
                 # What is measured: siblings, which never import each other.
                 "channel_subjects kernel_subjects peers/ round_trips streams hand_overs idling lock_cases waking_cases "
-                "start_cases growth_cases memory_copies",
+                "start_cases growth_cases memory_copies bare_slots",
                 "subjects",
                 "bends workloads runner choosing",
                 "stage performing tables comparing",

@@ -19,7 +19,7 @@ from tests.faults.harness import Build, broken
 
 SOURCES = (
     *("ring", "ring_wait", "ring_poll", "ring_adopt"),
-    *("arena", "arena_ring", "arena_acknowledge", "arena_wait", "arena_fork"),
+    *("arena", "arena_ring", "arena_acknowledge", "arena_wait", "arena_fork", "arena_pages"),
     *("members", "members_leave", "members_fork", "watcher"),
     *("mutex", "mutex_wait", "robust", "sync_object", "child", "sysv_wait", "signal_info"),
 )

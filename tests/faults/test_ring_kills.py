@@ -26,6 +26,7 @@ SOURCES = (
         "arena_acknowledge",
         "arena_wait",
         "arena_fork",
+        "arena_pages",
         "members_fork",
     ),
     *("members", "members_leave", "watcher", "mutex", "mutex_wait", "robust", "sync_object"),

@@ -20,8 +20,10 @@ from kinfolk.bench.loops import (
     ask,
     send_all,
     send_batches,
+    take_arrays,
     take_batches,
     take_counted,
+    take_in_turn,
     take_shared,
 )
 from kinfolk.bench.messages import (
@@ -169,6 +171,31 @@ def test_a_batch_with_a_wrong_message_is_noticed(place):
         take_batches(iter([swapped]).__next__, payloads(0, 48), 10)
     with pytest.raises(WrongMessage, match="3 messages more"):
         take_batches(iter([sent]).__next__, payloads(0, 48), 7)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_messages_of_one_sender_are_compared_in_turn(kind):
+    sent = list(islice(cycle(payloads(0, 48)), 10))
+    take_in_turn(map(kind, sent).__next__, payloads(0, 48), 10)
+    swapped = [*sent[:4], sent[5], sent[4], *sent[6:]]
+    with pytest.raises(WrongMessage):
+        take_in_turn(map(kind, swapped).__next__, payloads(0, 48), 10)
+    with pytest.raises(WrongMessage):
+        take_in_turn(map(kind, [sent[0][:-1]]).__next__, payloads(0, 48), 1)
+    with pytest.raises(WrongMessage):
+        take_in_turn(map(kind, [sent[0] + b"."]).__next__, payloads(0, 48), 1)
+
+
+def test_arrays_are_read_whole_and_in_turn():
+    sent = list(islice(cycle(payloads(0, 48)), 10))
+
+    def read(array: bytes) -> tuple[int, int]:
+        return len(array), sum(array)
+
+    take_arrays(iter(sent).__next__, read, payloads(0, 48), 10)
+    for damaged in ([*sent[:3], sent[4]], [sent[0][:-1]], [sent[0][:-1] + b"\xff"]):
+        with pytest.raises(WrongMessage):
+            take_arrays(iter(damaged).__next__, read, payloads(0, 48), len(damaged))
 
 
 @pytest.mark.parametrize("many", [True, False])

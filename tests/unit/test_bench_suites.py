@@ -51,6 +51,7 @@ def test_every_subject_of_a_suite_is_described(suite):
         (Case("batches", "kin pipe", 48), "rate"),
         (Case("arrays", "kin pipe", 1 << 16), "rate"),
         (Case("arrays", "memcpy", 1 << 16), "rate"),
+        (Case("arrays", "memcpy, read", 1 << 16), "rate"),
         (Case("idle", "os.pipe", 48), "idle"),
         (Case("processes", "posix_spawn", variant="small"), "total"),
         (Case("processes", "kin direct", variant="small"), "total"),

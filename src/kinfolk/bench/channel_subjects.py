@@ -24,7 +24,7 @@ _BATCH = 100
 _NAMED = frozenset({"crash-safe", "unrelated", "c-peers"})
 _MEETS: dict[str, frozenset[str]] = {
     "pipe": frozenset({"crash-safe", "c-peers"}),
-    "ring": frozenset({"crash-safe", "unrelated"}),
+    "file": frozenset({"crash-safe", "unrelated"}),
     "tcp": _NAMED | {"network"},
 }
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle, islice
 from typing import Any
 
@@ -43,7 +43,7 @@ def ask(
         send(message)
         answer = take()
         times[number] = clock() - before
-        if len(answer) != size or not message.startswith(answer):
+        if differs(answer, message):
             raise wrong(answer, size)
     return times
 
@@ -71,10 +71,23 @@ def send_batches(
         send_many(full[:rest])
 
 
+def take_in_turn(take: Take, messages: Sequence[bytes], total: int) -> None:
+    """Take so many of one sender, one with each call."""
+    for message in islice(cycle(messages), total):
+        data = take()
+        if data != message if type(data) is bytes else differs(data, message):
+            raise wrong(data, len(message))
+
+
+def differs(data: Any, message: bytes) -> bool:
+    """Whether bytes, or a view of some (which `==` compares item by item), are not the message."""
+    return len(data) != len(message) or not message.startswith(data)
+
+
 def take_counted(
     take: Take, take_many: TakeMany | None, wanted: Mapping[int, bytes], total: int
 ) -> Counter[int]:
-    """Take so many; how many of each tag."""
+    """Take so many of several senders; how many of each tag."""
     tags = array("Q", bytes(8 * 256))
     size = len(next(iter(wanted.values())))
     got = 0
@@ -100,8 +113,8 @@ def take_counted(
 
 
 def take_batches(take_many: TakeMany, messages: Sequence[bytes], total: int) -> None:
-    """Take so many of one sender, and compare a batch with one call: looked at one by one, each
-    would cost more than it does.
+    """Take so many of one sender, as many with a call as it gives, and compare these with one call:
+    looked at one by one, each would cost more than it does.
     """
     turns = len(messages)
     stretch: list[bytes] = list(islice(cycle(messages), turns))
@@ -155,11 +168,14 @@ def _counted(tags: Sequence[int]) -> Counter[int]:
     return Counter({tag: number for tag, number in enumerate(tags) if number})
 
 
-def take_arrays(take: Take, wanted: Sequence[bytes], total: int) -> None:
-    """Take arrays, and read all of each."""
-    turns: Iterator[bytes] = cycle(wanted)
-    for _ in range(total):
-        received = take()
-        content = memoryview(received).cast("B")
-        if len(content) != len(wanted[0]) or not next(turns).startswith(content):
-            raise wrong(content, len(wanted[0]))
+def take_arrays(
+    take: Take, read: Callable[[Any], object], messages: Sequence[Any], total: int
+) -> None:
+    """Take arrays of one sender, and read all of each: to compare it would be to read another one
+    of the same size with it.
+    """
+    wanted = [read(message) for message in messages]
+    for number in islice(cycle(range(len(messages))), total):
+        array = take()
+        if read(array) != wanted[number]:
+            raise wrong(array, len(messages[number]))

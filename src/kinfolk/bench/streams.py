@@ -24,6 +24,7 @@ import mmap
 import time
 from array import array
 from collections import Counter
+from typing import Any
 
 import kinfolk as kin
 from kinfolk.bench.accounting import Meter, Usage
@@ -35,9 +36,10 @@ from kinfolk.bench.loops import (
     take_arrays,
     take_batches,
     take_counted,
+    take_in_turn,
     take_shared,
 )
-from kinfolk.bench.messages import TURNS, check_all, expected, payload, payloads
+from kinfolk.bench.messages import check_all, expected, payload, payloads
 from kinfolk.bench.participants import Cast
 from kinfolk.bench.subject import Wiring
 
@@ -126,8 +128,11 @@ class Receiver:
         """Take all, or a part of all."""
         inlet, total = self._inlet, count * self._senders
         meter = Meter()
-        if self._workload == "batches" and inlet.take_many is not None:
-            take_batches(inlet.take_many, self._in_turn, total)
+        if self._senders == 1 and self._tally is None:
+            if inlet.take_many is not None:
+                take_batches(inlet.take_many, self._in_turn, total)
+            else:
+                take_in_turn(inlet.take, self._in_turn, total)
             return meter.stop(total)
         if self._tally is None:
             tags = take_counted(inlet.take, inlet.take_many, self._wanted, total)
@@ -204,10 +209,22 @@ class ArraySender(Sender):
 class ArrayReceiver(Receiver):
     """Takes arrays, and reads them."""
 
+    def open(self) -> None:
+        """Its end, and what comes."""
+        import numpy as np
+
+        def read(array: Any) -> tuple[int, int]:
+            """Its bytes, and their sum, of eight at once; the tags are the first and the last."""
+            return array.nbytes, int(array.view(np.uint64).sum())
+
+        super().open()
+        self._read = read
+        self._arrays = [np.frombuffer(message, dtype=np.uint8) for message in self._in_turn]
+
     def play(self, count: int) -> Usage:
         """Take all."""
         meter = Meter()
-        take_arrays(self._inlet.take, [self._wanted[turn] for turn in range(TURNS)], count)
+        take_arrays(self._inlet.take, self._read, self._arrays, count)
         return meter.stop(count)
 
 

@@ -18,7 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from kinfolk.bench import growth_cases, lock_cases, memory_copies, start_cases, waking_cases
+from kinfolk.bench import (
+    bare_slots,
+    growth_cases,
+    lock_cases,
+    memory_copies,
+    start_cases,
+    waking_cases,
+)
 from kinfolk.bench.cases import Case
 from kinfolk.bench.results import About
 from kinfolk.bench.sizes import Shape, parse_size
@@ -97,6 +104,7 @@ def in_place(subjects: Sequence[Subject], wish: Wish) -> Iterator[Case]:
     """Copied once, or not at all."""
     for size in _COPIED_SIZES:
         yield memory_copies.case(size)
+        yield Case("arrays", bare_slots.NAME, size)
         for subject in subjects:
             if subject.objects:
                 yield Case("arrays", subject.name, size)
@@ -163,7 +171,7 @@ SUITES = {
     "scale": Suite(scale, growth_cases.ABOUT),
     "one-core": Suite(one_core),
     "batches": Suite(batches),
-    "in-place": Suite(in_place, memory_copies.ABOUT),
+    "in-place": Suite(in_place, memory_copies.ABOUT + bare_slots.ABOUT),
     "idle": Suite(idle),
     "locks": Suite(locks, lock_cases.ABOUT + waking_cases.ABOUT),
     "processes": Suite(processes, start_cases.ABOUT),

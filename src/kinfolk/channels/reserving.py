@@ -13,7 +13,6 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
 import sys
@@ -140,8 +139,10 @@ class Reservation(Generic[View]):
         """Nobody writes by the view any more."""
         view, self._view = self._view, None
         if isinstance(view, memoryview):
-            with contextlib.suppress(BufferError):  # somebody has made an array of it
+            try:
                 view.release()
+            except BufferError:
+                pass  # somebody has made an array of it
         elif view is not None:
             view.flags.writeable = False  # type: ignore[attr-defined]
         assert self._room is not None
@@ -158,6 +159,11 @@ def bytes_layout(nbytes: Any, subject: str) -> Layout[memoryview]:
         raise InvalidValue(
             f"reserve({nbytes!r}) makes no sense", subject=subject, remedy="give a number of bytes"
         )
+    return _bytes_layout(size)
+
+
+@lru_cache(64)
+def _bytes_layout(size: int) -> Layout[memoryview]:
     return Layout(MEMORY, b"", size, lambda memory: memory)
 
 

@@ -173,13 +173,14 @@ unblock(struct play *play)
         play->what->unblock(play->shared);
 }
 
-/* What somebody is in who is stuck: his state, and his system call with its arguments (proc_pid_syscall(5)). */
+/* Says what he is in: his state, and his system call with its arguments (proc_pid_syscall(5)). */
 static void
-tell_where(pid_t pid)
+kill_stuck(pid_t pid)
 {
     char text[256];
     look_up(pid, "syscall", text, sizeof text);
     fprintf(stderr, "harness: stuck in state %c, %s\n", state_of(pid), text);
+    kill(pid, SIGKILL);
 }
 
 /* Its exit code, or −1 when it is stuck; then it is killed. */
@@ -193,16 +194,12 @@ end_of(pid_t pid)
         fail("pidfd_open");
     int ended = poll(&poll_for, 1, (int)hang_ms);
     close(pidfd);
-    if (ended <= 0) {
-        tell_where(pid);
-        kill(pid, SIGKILL);
-    }
+    if (ended <= 0)
+        kill_stuck(pid);
     if (waitpid(pid, &status, 0) != pid)
         fail("waitpid");
     if (ended <= 0)
         return -1;
-    if (WIFSIGNALED(status))
-        fprintf(stderr, "harness: a bystander was killed by signal %d\n", WTERMSIG(status));
     return WIFEXITED(status) ? WEXITSTATUS(status) : FAILED;
 }
 
@@ -235,7 +232,7 @@ finish(struct play *play, long after)
             is_stuck |= code < 0;
             is_violated |= code > 0;
             if (code != 0)
-                fprintf(stderr, "harness: bystander %d, the victim killed after %ld\n", i, after);
+                fprintf(stderr, "harness: bystander %d: %d, victim killed at %ld\n", i, code, after);
         }
     if (!is_stuck && !is_violated && play->what->check != NULL)
         is_violated = play->what->check(play->shared) != 0;

@@ -1,7 +1,7 @@
 /* Opening an end of a ring in a C program: what ring.py and ring_memory.py do in Python.
  *
  *     kinfolk-UID/ring-NAME            the presence: who comes joins it first
- *     kinfolk-UID/ring-memory-NAME     the memory, made by a receiver with the lock of the names
+ *     kinfolk-UID/memory-of-ring-NAME     the memory, made by a receiver with the lock of the names
  *
  * Rules:
  * 1. The memory gets its name when it has its size, space for all but the blocks, and is a ring: a kill before leaves nothing.
@@ -243,7 +243,7 @@ open_end(struct kin_end **opened, const char *address, enum kin_ring_way way,
     enum kin_error error = KIN_BAD_ADDRESS;
     if (kin_ring_room(&terms) != 0 && strncmp(address, SCHEME, sizeof SCHEME - 1) == 0 &&
         strpbrk(name, "?%") == NULL && kin_names_path(path, "ring", name) &&
-        kin_names_path(end->memory_path, "ring-memory", name))
+        kin_names_path(end->memory_path, "memory-of-ring", name))
         error = kin_peer_error(join(end, path, way, deadline));
     if (error != KIN_OK) {
         free(end);

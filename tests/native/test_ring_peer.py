@@ -96,7 +96,7 @@ def started(command, **options):
 @pytest.fixture
 def name(unique_name):
     yield unique_name
-    for made in (f"ring-{unique_name}", f"ring-memory-{unique_name}"):
+    for made in (f"ring-{unique_name}", f"memory-of-ring-{unique_name}"):
         assert not (Path(f"/dev/shm/kinfolk-{os.geteuid()}") / made).exists(), "left behind"
 
 
@@ -265,7 +265,7 @@ def test_what_is_wrong_is_said(peer, name):
 
 def test_a_memory_that_others_may_write_is_refused(peer, name):
     with kin.open_receiver(f"ring:{name}"):
-        memory = Path(f"/dev/shm/kinfolk-{os.geteuid()}/ring-memory-{name}")
+        memory = Path(f"/dev/shm/kinfolk-{os.geteuid()}/memory-of-ring-{name}")
         memory.chmod(0o602)
         assert "others may write there" in ended(peer("plain", "try"))
         memory.chmod(0o600)
@@ -273,7 +273,7 @@ def test_a_memory_that_others_may_write_is_refused(peer, name):
 
 def test_an_overwritten_ring_is_refused(peer, name):
     with kin.open_receiver(f"ring:{name}?{SIZES}"):
-        memory = Path(f"/dev/shm/kinfolk-{os.geteuid()}/ring-memory-{name}")
+        memory = Path(f"/dev/shm/kinfolk-{os.geteuid()}/memory-of-ring-{name}")
         with memory.open("r+b") as file:
             file.seek(136)
             file.write(struct.pack("<Q", 12345))

@@ -51,7 +51,7 @@ def test_a_name_stands_for_a_ring_from_the_first_moment(unique_name: str) -> Non
         assert (sender.capacity, sender.arena, sender.acknowledged) == (4096, 1 << 16, True)
         sender.close()
     finally:
-        (directory() / f"ring-memory-{unique_name}").unlink()
+        (directory() / f"memory-of-ring-{unique_name}").unlink()
         memory.close()
         with contextlib.suppress(OSError):
             directory().rmdir()
@@ -59,7 +59,7 @@ def test_a_name_stands_for_a_ring_from_the_first_moment(unique_name: str) -> Non
 
 def test_what_lies_there_and_is_no_ring_is_refused_unchanged(unique_name: str) -> None:
     with kin.open_receiver(f"ring:{unique_name}?{SIZES}"):
-        path = directory() / f"ring-memory-{unique_name}"
+        path = directory() / f"memory-of-ring-{unique_name}"
         sound = path.read_bytes()
         path.write_bytes(b"something else " * 1000)
         with pytest.raises(kin.CorruptChannel):
@@ -131,7 +131,7 @@ def test_names_that_are_removed_under_both_sides(what: str, unique_name: str) ->
         kin.open_sender(f"ring:{unique_name}") as sender,
     ):
         if what != "presence":
-            (directory() / f"ring-memory-{unique_name}").unlink()
+            (directory() / f"memory-of-ring-{unique_name}").unlink()
         if what != "memory":
             (directory() / f"ring-{unique_name}").unlink()
         for size in (10, 20_000):
@@ -165,7 +165,7 @@ def test_a_user_does_not_meet_another_one(unique_name: str, foreign_user: User) 
 def test_memory_of_another_user_is_refused(unique_name: str, foreign_user: User) -> None:
     assert foreign_user.uid is not None
     with kin.open_receiver(f"ring:{unique_name}?{SIZES}"):
-        path = directory() / f"ring-memory-{unique_name}"
+        path = directory() / f"memory-of-ring-{unique_name}"
         os.chown(path, foreign_user.uid, -1)
         with pytest.raises(kin.UntrustedPeer, match=str(foreign_user.uid)):
             kin.open_sender(f"ring:{unique_name}", timeout=HANG)
@@ -175,7 +175,7 @@ def test_memory_of_another_user_is_refused(unique_name: str, foreign_user: User)
 @pytest.mark.parametrize("mode", [0o620, 0o602])
 def test_memory_that_others_may_write_is_refused(mode: int, unique_name: str) -> None:
     with kin.open_receiver(f"ring:{unique_name}?{SIZES}"):
-        path = directory() / f"ring-memory-{unique_name}"
+        path = directory() / f"memory-of-ring-{unique_name}"
         path.chmod(mode)
         with pytest.raises(kin.UntrustedPeer, match="may write"):
             kin.open_sender(f"ring:{unique_name}", timeout=HANG)
@@ -238,3 +238,16 @@ def test_opened_used_and_closed_often(rounds: int, peers: Peers, unique_name: st
     assert found.pop("resident") < 768 << 10
     assert found.pop("allocated") < 6 << 10
     assert not found
+
+
+def test_no_name_has_the_memory_of_another_one(unique_name):
+    """Whatever a ring is called: `memory-of-…`, too."""
+    with (
+        kin.open_receiver(f"ring:{unique_name}") as one,
+        kin.open_receiver(f"ring:memory-{unique_name}") as other,
+        kin.open_receiver(f"ring:memory-of-ring-{unique_name}") as third,
+    ):
+        for number, name in enumerate(("", "memory-", "memory-of-ring-")):
+            with kin.open_sender(f"ring:{name}{unique_name}") as sender:
+                sender.send(number)
+        assert [each.recv() for each in (one, other, third)] == [0, 1, 2]

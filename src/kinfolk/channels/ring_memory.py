@@ -1,6 +1,6 @@
 """The memory that a ring lies in: a file that all its ends map.
 
-    ring:NAME   /dev/shm/kinfolk-UID/ring-memory-NAME   as long as it has peers
+    ring:NAME   /dev/shm/kinfolk-UID/memory-of-ring-NAME   as long as it has peers
     ring:       a sealed memfd                          of those who inherit it, or get it
 
 Zeroed memory is a ring that nobody has opened yet (native/sync_object.c). A file gets its name when it has its
@@ -40,7 +40,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
 def path_of(name: str) -> str:
     """Where the ring of a name lies, or would lie."""
-    return presence_path("ring-memory", name)
+    return presence_path("memory-of-ring", name)
 
 
 def nameless(capacity: int, arena: int) -> Descriptor:

@@ -22,10 +22,10 @@ from kinfolk import runtime_directory
 from kinfolk.channels import presence
 from kinfolk.rendezvous import NotYet
 
-#: Files that are looked at in one opening. A ring has two, and takes some ten microseconds.
+#: Rings that are looked at in one opening; each takes some ten microseconds.
 FEW = 16
 _PRESENCE = os.path.basename(presence.presence_path("ring", ""))
-_MEMORY = os.path.basename(presence.presence_path("ring-memory", ""))
+_MEMORY = os.path.basename(presence.presence_path("memory-of-ring", ""))
 
 
 def sweep(name: str) -> None:

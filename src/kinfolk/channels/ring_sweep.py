@@ -23,7 +23,7 @@ from kinfolk.channels import presence
 from kinfolk.rendezvous import NotYet
 
 #: Rings that are looked at in one opening; each takes some ten microseconds.
-FEW = 16
+FEW = 8
 _PRESENCE = os.path.basename(presence.presence_path("ring", ""))
 _MEMORY = os.path.basename(presence.presence_path("memory-of-ring", ""))
 

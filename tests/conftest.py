@@ -18,6 +18,7 @@ import pytest
 
 import kinfolk as kin
 from tests import leak_check, shares
+from tests.c_compiler import CCompiler
 from tests.other_user import User, nobody, why_no_other_user
 
 _share = shares.take_directory()  # before anything starts a thread
@@ -115,6 +116,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "foreign_user" in getattr(item, "fixturenames", ()):
             item.add_marker("foreign_user")
+
+
+@pytest.fixture(scope="session")
+def c_compiler(tmp_path_factory: pytest.TempPathFactory) -> CCompiler:
+    """One for all; runs of a suite that is shared out have their objects in common."""
+    directory = _share / "objects" if _share else tmp_path_factory.mktemp("objects")
+    directory.mkdir(exist_ok=True)
+    return CCompiler(directory)
 
 
 @pytest.fixture

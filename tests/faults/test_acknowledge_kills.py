@@ -58,8 +58,8 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    return Build(tmp_path_factory.mktemp("acknowledge_kills"))
+def build(c_compiler, tmp_path_factory):
+    return Build(c_compiler, tmp_path_factory.mktemp("acknowledge_kills"))
 
 
 @pytest.fixture(scope="module")

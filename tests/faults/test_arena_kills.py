@@ -76,8 +76,8 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    return Build(tmp_path_factory.mktemp("arena_kills"))
+def build(c_compiler, tmp_path_factory):
+    return Build(c_compiler, tmp_path_factory.mktemp("arena_kills"))
 
 
 @pytest.fixture(scope="module")

@@ -95,8 +95,8 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    return Build(tmp_path_factory.mktemp("ring_kills"))
+def build(c_compiler, tmp_path_factory):
+    return Build(c_compiler, tmp_path_factory.mktemp("ring_kills"))
 
 
 @pytest.fixture(scope="module")

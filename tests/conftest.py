@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -84,6 +84,23 @@ def pytest_runtest_logfinish(nodeid: str) -> None:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     if nextitem is None or nextitem.path != item.path:
         spare_the_collector()
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return True if _share and shares.is_over(collection_path, _share) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    if _share is None:
+        return (yield)
+    with shares.compiled_modules(_share):
+        return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _share is not None and shares.is_second(_share):
+        config.pluginmanager.register(shares.Backwards())
 
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:

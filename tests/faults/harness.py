@@ -53,6 +53,14 @@ class Harness:
         """Kill at each instruction, or ``every`` so many from a random one on; a ``broken`` one until it shows."""
         return self._run("steps", case, broken, random.randrange(every), every)
 
+    def catches(self, case: str, *, every: int) -> bool:
+        """Whether a broken one shows, by a kill at one of ``every`` so many instructions, ten times over.
+
+        Fewer are tried first: to come to a point takes all the steps before it, and most mistakes show at many of them.
+        """
+        rounds = (16 * every, 4 * every, 4 * every, *[every] * 10)
+        return any(not self.steps(case, every=each, broken=True).flawless for each in rounds)
+
     def storm(self, case: str, count: int, *, longest: int, broken: bool = False) -> Outcome:
         """Kill ``count`` times, after at most ``longest`` microseconds."""
         return self._run("storm", case, broken, count, random.randrange(1 << 30), longest)

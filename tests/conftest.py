@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +18,7 @@ import pytest
 
 import kinfolk as kin
 from tests import leak_check, shares
+from tests.c_compiler import CCompiler
 from tests.other_user import User, nobody, why_no_other_user
 
 _share = shares.take_directory()  # before anything starts a thread
@@ -85,6 +86,23 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         spare_the_collector()
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    return True if _share and shares.is_over(collection_path, _share) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    if _share is None:
+        return (yield)
+    with shares.compiled_modules(_share):
+        return (yield)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _share is not None and shares.is_second(_share):
+        config.pluginmanager.register(shares.Backwards())
+
+
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     if _share is None or session.config.option.collectonly or session.testsfailed:
         return None
@@ -115,6 +133,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "foreign_user" in getattr(item, "fixturenames", ()):
             item.add_marker("foreign_user")
+
+
+@pytest.fixture(scope="session")
+def c_compiler(tmp_path_factory: pytest.TempPathFactory) -> CCompiler:
+    """One for all; runs of a suite that is shared out have their objects in common."""
+    directory = _share / "objects" if _share else tmp_path_factory.mktemp("objects")
+    directory.mkdir(exist_ok=True)
+    return CCompiler(directory)
 
 
 @pytest.fixture

@@ -3,23 +3,26 @@
     python -m tests.shares        run them, show what each says, and add up
 
 Theory of operation: every run collects everything, and takes the next test module that nobody has taken yet; the file that
-stands for it is made with O_EXCL. So the runs end at about the same time, and none knows of the others. Where that is
+stands for it is made with O_EXCL. So the runs end at about the same time, and none knows of the others. One goes backwards: what
+pytest compiles of a module before it imports it, the other then finds. Where that is
 allowed, a run has an IPC namespace and a /dev/shm of its own, so that it may count queues and segments; else it looks for what it
 has itself left behind (KINFOLK_TEST_OWN_LEAKS). What belongs to nobody in particular is compared here too, before the first
 run and after the last.
 
 Rules:
 1. A module is run by one run, whole and in order.
-2. A module of `ALONE` is run at the end, when the others are over: it looks at the whole machine.
+2. A module of `ALONE` is run at the end, when the others are over: it looks at the whole machine. So is one of `COUNTING` where a
+   run has no IPC namespace of its own.
 3. Each run is a process group of its own. In one that is orphaned (setpgid(2)), as those of services and CI are, the kernel
    sends SIGHUP to everybody when a keeper is killed while somebody of the group is stopped: a test of this run, and one of the other.
 4. The first run speaks as it goes; what the others say is shown after it, whole.
-5. The last line is the sum, in pytest's words; the exit code is that of the first run that failed.
+5. What takes longest is taken first, so that nobody is left with it at the end.
+6. The last line is the sum, in pytest's words; the exit code is that of the first run that failed.
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import json
 import os
 import signal
@@ -28,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,9 +44,11 @@ VARIABLE = "KINFOLK_TEST_SHARES"
 #: More would disturb each other: many tests have several processes of their own.
 MOST = 2
 
-#: They count objects of the whole machine, or make such as remove what others have just left.
-ALONE = (
-    "test_leak_check.py",
+#: It looks at the whole machine, and so at what others have open just now.
+ALONE = ("test_leak_check.py",)
+
+#: They count objects of their IPC namespace, or make such as remove what others have just left.
+COUNTING = (
     "test_kernel_semaphores.py",
     "test_kernel_semaphore_faults.py",
     "test_kernel_semaphore_kills.py",
@@ -51,8 +56,23 @@ ALONE = (
     "test_sysv_semaphore.py",
 )
 
-#: The file in the directory that says that now is their time.
-_ALONE = "alone"
+#: Of a dozen CPU seconds and more each.
+LONGEST = (
+    "test_acknowledge_kills.py",
+    "test_asyncio.py",
+    "test_condition_kills.py",
+    "test_echo_ask.py",
+    "test_errors.py",
+    "test_kill.py",
+    "test_mechanisms.py",
+    "test_relay.py",
+    "test_ring.py",
+    "test_semaphore.py",
+    "test_send_recv.py",
+)
+
+#: The file in the directory that says that now is the time of those that have to be alone; and that somebody goes forwards.
+_ALONE, _FORWARDS = "alone", "forwards"
 
 _NO_TESTS = int(pytest.ExitCode.NO_TESTS_COLLECTED)
 
@@ -73,6 +93,44 @@ def take_directory() -> Path | None:
     return Path(path)
 
 
+class Backwards:
+    """A plugin, to collect from the last module to the first. In a conftest.py it would not be called for what lies below."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Of a directory, in the other order."""
+        report = yield
+        if isinstance(collector, pytest.Directory):
+            report.result.reverse()
+        return report
+
+
+def is_second(taken: Path) -> bool:
+    """Whether another run has begun before; to be asked once."""
+    try:
+        (taken / _FORWARDS).touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def compiled_modules(taken: Path) -> Iterator[None]:
+    """Where modules are imported that the runs have in common: compile each once, also where no bytecode may stay beside it."""
+    before = sys.dont_write_bytecode, sys.pycache_prefix
+    if sys.dont_write_bytecode:
+        sys.dont_write_bytecode, sys.pycache_prefix = False, str(taken / "bytecode")
+    yield
+    sys.dont_write_bytecode, sys.pycache_prefix = before
+
+
+def is_over(module: Path, taken: Path) -> bool:
+    """Whether a module need not be collected by the run that is alone."""
+    return (taken / _ALONE).exists() and _mark(module, taken).exists()
+
+
 def run_share(session: pytest.Session, taken: Path) -> None:
     """The loop of a run, over the modules that it can take."""
     items = _taken(session.items, taken)
@@ -88,15 +146,25 @@ def run_share(session: pytest.Session, taken: Path) -> None:
 
 
 def _taken(items: Sequence[pytest.Item], taken: Path) -> Iterator[pytest.Item]:
-    alone = (taken / _ALONE).exists()
-    for module, group in itertools.groupby(items, key=lambda item: item.path):
-        if module.name in ALONE and not alone:
+    later: tuple[str, ...] = ()
+    if not (taken / _ALONE).exists():
+        apart = os.environ.get(leak_check.VARIABLE) == leak_check.NAMESPACE
+        later = ALONE if apart else (*ALONE, *COUNTING)
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    for module in sorted(modules, key=lambda module: module.name not in LONGEST):
+        if module.name in later:
             continue
         try:
-            (taken / str(module).replace("/", "|")).touch(exist_ok=False)
+            _mark(module, taken).touch(exist_ok=False)
         except FileExistsError:
             continue
-        yield from group
+        yield from modules[module]
+
+
+def _mark(module: Path, taken: Path) -> Path:
+    return taken / str(module).replace("/", "|")
 
 
 def leave_sums(stats: dict[str, list[object]], taken: Path) -> None:
@@ -115,15 +183,14 @@ def main() -> int:
     before = leak_check.take_snapshot(leak_check.OF_THE_MACHINE)
     with tempfile.TemporaryDirectory(prefix="kinfolk-shares-") as place:
         codes = _run_all(Path(place))
-        sums: Counter[str] = Counter()
-        for file in Path(place).glob("sums-*.json"):
-            sums.update(json.loads(file.read_text()))
+        each = [Counter(json.loads(file.read_text())) for file in Path(place).glob("sums-*.json")]
     leak_check.remove_empty_runtime_directories()
     left = leak_check.settled(lambda: leak_check.take_snapshot(leak_check.OF_THE_MACHINE) - before)
     for kind, what in sorted(left):
         print(f"The tests left behind what they should have removed: {kind}: {what}")
-    # Every run counts what none of them runs, and what nobody has taken ends without a test.
-    sums["deselected"] //= max(1, len(codes))
+    # What none of them runs, each counts; and what nobody has taken ends without a test.
+    sums = sum(each, Counter())
+    sums["deselected"] = max((sum_["deselected"] for sum_ in each), default=0)
     if all(code == _NO_TESTS for code in codes):
         return _NO_TESTS
     code = next((code for code in codes if code not in (0, _NO_TESTS)), 1 if left else 0)

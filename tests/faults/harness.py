@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import random
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+from tests.c_compiler import NATIVE, CCompiler
 
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parent.parent / "native"
 
 #: Milliseconds after which a process is stuck. Generous: only who is stuck waits them out.
 HANG = 20_000
@@ -55,6 +53,14 @@ class Harness:
         """Kill at each instruction, or ``every`` so many from a random one on; a ``broken`` one until it shows."""
         return self._run("steps", case, broken, random.randrange(every), every)
 
+    def catches(self, case: str, *, every: int) -> bool:
+        """Whether a broken one shows, by a kill at one of ``every`` so many instructions, ten times over.
+
+        Fewer are tried first: to come to a point takes all the steps before it, and most mistakes show at many of them.
+        """
+        rounds = (16 * every, 4 * every, 4 * every, *[every] * 10)
+        return any(not self.steps(case, every=each, broken=True).flawless for each in rounds)
+
     def storm(self, case: str, count: int, *, longest: int, broken: bool = False) -> Outcome:
         """Kill ``count`` times, after at most ``longest`` microseconds."""
         return self._run("storm", case, broken, count, random.randrange(1 << 30), longest)
@@ -71,54 +77,23 @@ class Harness:
 
 
 class Build:
-    """Compiles harnesses, each once, of objects that they share: a broken one takes one compilation more."""
+    """Compiles harnesses, each once."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, compiler: CCompiler, directory: Path) -> None:
         """Into a directory."""
-        self._directory = directory
-        self._objects: dict[tuple[Path, tuple[str, ...]], Path] = {}
-        compiler = shutil.which("cc")
-        if compiler is None:
-            pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
-        self._compiler = compiler
+        self._compiler, self._directory = compiler, directory
 
     def __call__(
         self, name: str, cases: str, sources: Sequence[str], *flags: str, **broken: Path
     ) -> Harness:
         """The harness ``name`` of a file of cases and sources of native/; those of ``broken`` by their stems instead."""
-        program = self._directory / name
-        if not program.exists():
-            paths = [broken.get(stem, NATIVE / f"{stem}.c") for stem in sources]
-            objects = [
-                self._object(path, flags) for path in (HERE / "harness.c", HERE / cases, *paths)
-            ]
-            # Bound at once: else the first call of each function is a thousand instructions of the linker's.
-            command: list[str | Path] = [
-                self._compiler,
-                "-pthread",
-                "-Wl,-z,now",
-                *flags,
-                *objects,
-                "-o",
-                program,
-            ]
-            subprocess.run(command, check=True)
-        return Harness(program)
-
-    def _object(self, source: Path, flags: tuple[str, ...]) -> Path:
-        made = self._objects.get((source, flags))
-        if made is None:
-            made = self._directory / f"{len(self._objects)}-{source.stem}.o"
-            subprocess.run(
-                [
-                    *(self._compiler, "-std=c11", "-D_GNU_SOURCE", "-O2", "-pthread", "-c"),
-                    *("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", *flags),
-                    *(f"-I{NATIVE}", f"-I{HERE}", source, "-o", made),
-                ],
-                check=True,
+        paths = [broken.get(stem, NATIVE / f"{stem}.c") for stem in sources]
+        ours = (HERE / "harness.c", HERE / cases)
+        return Harness(
+            self._compiler.program(
+                self._directory / name, [*ours, *paths], *flags, include=[NATIVE, HERE]
             )
-            self._objects[source, flags] = made
-        return made
+        )
 
 
 def broken(directory: Path, source: str, *changes: tuple[str, str]) -> Path:

@@ -43,8 +43,8 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
-    return Build(tmp_path_factory.mktemp("mutex_kills"))
+def build(c_compiler, tmp_path_factory):
+    return Build(c_compiler, tmp_path_factory.mktemp("mutex_kills"))
 
 
 @pytest.fixture(scope="module")

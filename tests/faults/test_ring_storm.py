@@ -12,7 +12,7 @@ import sysconfig
 
 import pytest
 
-from tests.faults.harness import NATIVE
+from tests.c_compiler import NATIVE
 
 pytest.importorskip("numpy")
 

@@ -37,7 +37,7 @@ def storm_in(function):
 
 def sizes(largest: int) -> list[int]:
     return [
-        largest if number % 50 == 49 else min(largest, 1 + number * 67 % 9_000)
+        largest if number % 75 == 74 else min(largest, 1 + number * 67 % 9_000)
         for number in range(COUNT)
     ]
 

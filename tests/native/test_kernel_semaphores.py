@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import sysv_ipc
 
+from tests.c_compiler import NATIVE, SANITIZERS
+
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parent.parent / "native"
 HANG_LIMIT = 60  # seconds
 
-SANITIZERS = {
-    "plain": (),
-    "thread": ("-fsanitize=thread",),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-}
 ROUNDS = {"wakes": 2000, "restarting": 500, "deadlines": 50, "traffic": 3000}
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(c_compiler, tmp_path_factory):
     directory = tmp_path_factory.mktemp("kernel_semaphores")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
 
     def compile_to(name, flags=(), semaphores=NATIVE / "kernel_semaphores.c"):
-        program = directory / name
-        if not program.exists():
-            subprocess.run(
-                [
-                    *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread"),
-                    *("-Wall", "-Wextra", "-Werror", *flags, f"-I{NATIVE}"),
-                    *(HERE / "kernel_semaphores_test.c", semaphores, NATIVE / "sysv_wait.c"),
-                    *("-o", program),
-                ],
-                check=True,
-            )
-        return program
+        sources = [HERE / "kernel_semaphores_test.c", semaphores, NATIVE / "sysv_wait.c"]
+        return c_compiler.program(directory / name, sources, *flags)
 
     return compile_to
 

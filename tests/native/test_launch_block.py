@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.c_compiler import NATIVE, SANITIZERS
+
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parent.parent / "native"
 HANG_LIMIT = 60  # seconds
 
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 ROUNDS = {"whole": 1, "damaged": 20_000, "packets": 20_000}
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(c_compiler, tmp_path_factory):
     directory = tmp_path_factory.mktemp("launch_block")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
 
     def compile_with(block=NATIVE / "launch_block.c"):
-        program = directory / block.parent.name
-        if not program.exists():
-            subprocess.run(
-                [
-                    *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g"),
-                    *("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror"),
-                    *(*SANITIZERS, f"-I{NATIVE}", HERE / "launch_block_test.c"),
-                    *(block, NATIVE / "keeper_wire.c", "-o", program),
-                ],
-                check=True,
-            )
-        return program
+        sources = [HERE / "launch_block_test.c", block, NATIVE / "keeper_wire.c"]
+        return c_compiler.program(directory / block.parent.name, sources, *SANITIZERS["address"])
 
     return compile_with
 

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.c_compiler import NATIVE, SANITIZERS
+
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parent.parent / "native"
 HANG_LIMIT = 60  # seconds
 
-SANITIZERS = {
-    "plain": (),
-    "thread": ("-fsanitize=thread",),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-}
+CORE = ("mutex", "mutex_wait", "robust", "sync_object")
 ROUNDS = {
     "turns": 5000,
     "deaths": 100,
@@ -31,28 +28,13 @@ ROUNDS = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(c_compiler, tmp_path_factory):
     directory = tmp_path_factory.mktemp("mutex")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
 
     def compile_to(name, flags=(), native=NATIVE):
         """Compile, with the sources in a directory."""
-        program = directory / name
-        if not program.exists():
-            core = [
-                native / f"{stem}.c" for stem in ("mutex", "mutex_wait", "robust", "sync_object")
-            ]
-            subprocess.run(
-                [
-                    *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread"),
-                    *("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", *flags),
-                    *(f"-I{native}", HERE / "mutex_test.c", *core, "-o", program),
-                ],
-                check=True,
-            )
-        return program
+        sources = [HERE / "mutex_test.c", *(native / f"{stem}.c" for stem in CORE)]
+        return c_compiler.program(directory / name, sources, *flags, include=[native])
 
     return compile_to
 

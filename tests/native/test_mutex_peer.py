@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import kinfolk as kin
+from tests.c_compiler import NATIVE, SANITIZERS
 from tests.conformance.fixtures import peers as peers
 from tests.conformance.peers import HANG, state, until
 
@@ -18,8 +19,6 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 TURNS = 3000
 NUMBERS = struct.Struct("qq")
-
-SANITIZERS = {"plain": (), "address": ("-fsanitize=address,undefined",)}
 
 
 def installed_flags() -> list[str] | None:
@@ -40,35 +39,28 @@ def installed_flags() -> list[str] | None:
     return done.stdout.split()
 
 
+def as_its_user(compiler, program, source, library, flags):
+    """Compile what asks for the public header alone, with objects of the library, or without any, with the installed one."""
+    include = [ROOT / "include"]
+    if not library:
+        found = installed_flags()
+        if found is None:
+            pytest.skip("needs an installed kinfolk, with its library")
+        include = [Path(flag[2:]) for flag in found if flag.startswith("-I")]
+        library = [flag for flag in found if not flag.startswith("-I")]
+    return compiler.program(program, [source], *flags, include=include, libraries=library)
+
+
 @pytest.fixture(scope="module")
-def peer_program(tmp_path_factory):
+def peer_program(c_compiler, tmp_path_factory):
     directory = tmp_path_factory.mktemp("mutex_peer")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
 
     def compile_to(how):
-        program = directory / how
-        if not program.exists():
-            native = [
-                ROOT / "native" / f"{stem}.c"
-                for stem in ("mutex", "mutex_wait", "robust", "sync_object")
-            ]
-            flags = ["-D_GNU_SOURCE", f"-I{ROOT / 'include'}", *native]
-            if how == "installed":
-                found = installed_flags()
-                if found is None:
-                    pytest.skip("needs an installed kinfolk, with its library")
-                flags = ["-D_GNU_SOURCE", *found]
-            subprocess.run(
-                [
-                    *(compiler, "-std=c11", "-O1", "-g", "-Wall", "-Wextra", "-Werror"),
-                    *("-Wno-missing-field-initializers", HERE / "mutex_peer.c"),
-                    *(*flags, *SANITIZERS.get(how, ()), "-pthread", "-o", program),
-                ],
-                check=True,
-            )
-        return program
+        flags, library = SANITIZERS.get(how, ()), []
+        if how != "installed":
+            stems = ("mutex", "mutex_wait", "robust", "sync_object")
+            library = c_compiler.objects([NATIVE / f"{stem}.c" for stem in stems], *flags)
+        return as_its_user(c_compiler, directory / how, HERE / "mutex_peer.c", library, flags)
 
     return compile_to
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.c_compiler import NATIVE, SANITIZERS
+
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parent.parent / "native"
 SOURCES = (
     *(
         "ring",
@@ -29,12 +30,6 @@ SOURCES = (
 )
 HANG_LIMIT = 60  # seconds
 
-SANITIZERS = {
-    "plain": (),
-    # It does not know fences; both sides of each also use atomics in the strongest order.
-    "thread": ("-fsanitize=thread", "-Wno-tsan"),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-}
 ROUNDS = {
     "stream": 20000,
     "many": 2000,
@@ -82,38 +77,15 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(c_compiler, tmp_path_factory):
     """Compile it; with other files in place of those of native/ of the same name."""
     directory = tmp_path_factory.mktemp("ring")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
-    kept = {}
-
-    def object_of(source, sanitizer):
-        made = kept.get((source, sanitizer))
-        if made is None:
-            made = kept[source, sanitizer] = directory / f"{len(kept)}-{source.stem}.o"
-            flags = ("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror")
-            subprocess.run(
-                [
-                    *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-c", *flags),
-                    *(*SANITIZERS[sanitizer], f"-I{NATIVE}", source, "-o", made),
-                ],
-                check=True,
-            )
-        return made
 
     def linked(name, sanitizer, *broken):
-        program = directory / name
-        if not program.exists():
-            sources = [HERE / "ring_test.c", *(NATIVE / f"{stem}.c" for stem in SOURCES)]
-            stems = {each.stem for each in broken}
-            parts = [*(each for each in sources if each.stem not in stems), *broken]
-            objects = [object_of(each, sanitizer) for each in parts]
-            command = [compiler, "-pthread", *SANITIZERS[sanitizer], *objects, "-o", program]
-            subprocess.run(command, check=True)
-        return program
+        sources = [HERE / "ring_test.c", *(NATIVE / f"{stem}.c" for stem in SOURCES)]
+        stems = {each.stem for each in broken}
+        parts = [*(each for each in sources if each.stem not in stems), *broken]
+        return c_compiler.program(directory / name, parts, *SANITIZERS[sanitizer])
 
     return linked
 

@@ -7,7 +7,6 @@ import itertools
 import mmap
 import os
 import random
-import shutil
 import signal
 import struct
 import subprocess
@@ -17,8 +16,9 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
+from tests.c_compiler import NATIVE, SANITIZERS
 from tests.conformance.fixtures import peers as peers
-from tests.native.test_ring import NATIVE, SANITIZERS, SOURCES
+from tests.native.test_ring import SOURCES
 
 HERE = Path(__file__).resolve().parent
 PARTS = ("header", "senders", "receivers", "bytes", "entries", "members", "blocks")
@@ -60,32 +60,15 @@ MISTAKES = {
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(c_compiler, tmp_path_factory):
     """Compile it; with another file in place of one of native/."""
     directory = tmp_path_factory.mktemp("ring_fuzz")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
-    command = [
-        *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-Wall", "-Wextra"),
-        *("-Wno-missing-field-initializers", *SANITIZERS["address"], f"-I{NATIVE}"),
-    ]
-
-    def objects():
-        kept = directory / "objects"
-        if not kept.exists():
-            kept.mkdir()
-            paths = [HERE / "ring_fuzz.c", *(NATIVE / f"{stem}.c" for stem in SOURCES)]
-            subprocess.run([*command, "-c", *paths], cwd=kept, check=True)
-        return sorted(kept.iterdir())
 
     def linked(name, instead=None):
-        program = directory / name
-        if not program.exists():
-            parts = [each for each in objects() if instead is None or each.stem != instead.stem]
-            parts += [] if instead is None else [instead]
-            subprocess.run([*command, *parts, "-o", program], check=True)
-        return program
+        sources = [HERE / "ring_fuzz.c", *(NATIVE / f"{stem}.c" for stem in SOURCES)]
+        if instead is not None:
+            sources = [*(each for each in sources if each.stem != instead.stem), instead]
+        return c_compiler.program(directory / name, sources, *SANITIZERS["address"])
 
     return linked
 

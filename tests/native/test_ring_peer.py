@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import kinfolk as kin
+from tests.c_compiler import NATIVE, SANITIZERS
 from tests.conformance.peers import HANG, readable, state, until
-from tests.native.test_mutex_peer import installed_flags
+from tests.native.test_mutex_peer import as_its_user
 from tests.native.test_ring import SOURCES
 
 HERE = Path(__file__).resolve().parent
@@ -23,48 +23,20 @@ ROOT = HERE.parent.parent
 COUNT = 300
 SIZES = "capacity=4096&arena=256K"
 
-SANITIZERS = {
-    "plain": (),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-    "thread": ("-fsanitize=thread", "-Wno-tsan"),
-}
 OF_PEERS = ("names", "presence", "error", "channel", "opening", "sending", "receiving")
 HOW = pytest.mark.parametrize("how", ["plain", "address", "installed"])
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
+def compiled(c_compiler, tmp_path_factory):
     directory = tmp_path_factory.mktemp("ring_peer")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
-
-    command = [
-        *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread", "-Wall", "-Wextra"),
-        *("-Werror", "-Wno-missing-field-initializers", f"-I{ROOT / 'include'}"),
-    ]
-
-    def library(how):
-        """The flags that link with it, as one would with what is installed."""
-        if how == "installed":
-            flags = installed_flags()
-            if flags is None:
-                pytest.skip("needs an installed kinfolk, with its library")
-            return flags
-        objects = directory / how
-        if not objects.exists():
-            objects.mkdir()
-            stems = [*SOURCES, *(f"peer_{part}" for part in OF_PEERS)]
-            paths = [ROOT / "native" / f"{stem}.c" for stem in stems]
-            subprocess.run([*command, *SANITIZERS[how], "-c", *paths], cwd=objects, check=True)
-        return sorted(objects.iterdir())
 
     def compile_to(source, how):
-        program = directory / f"{source.stem}-{how}"
-        if not program.exists():
-            flags = [*SANITIZERS.get(how, ()), source, *library(how), "-o", program]
-            subprocess.run([*command, *flags], check=True)
-        return program
+        flags, library = SANITIZERS.get(how, ()), []
+        if how != "installed":
+            stems = [*SOURCES, *(f"peer_{part}" for part in OF_PEERS)]
+            library = c_compiler.objects([NATIVE / f"{stem}.c" for stem in stems], *flags)
+        return as_its_user(c_compiler, directory / f"{source.stem}-{how}", source, library, flags)
 
     return compile_to
 

@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.c_compiler import NATIVE, SANITIZERS
+
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parent.parent / "native"
 HANG_LIMIT = 60  # seconds
 
-SANITIZERS = {
-    "plain": (),
-    "thread": ("-fsanitize=thread",),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-}
+CORE = ("spawn", "spawn_descriptors", "child", "watcher", "sysv_wait")
 ROUNDS = {"descriptors": 200, "failures": 10, "threads": 20, "reaping": 50, "lasting": 5}
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(c_compiler, tmp_path_factory):
     directory = tmp_path_factory.mktemp("spawn")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
 
-    def compile_to(name, flags=(), **replaced):
-        """Compile; ``replaced`` are sources in place of those of the same name."""
-        program = directory / name
-        if not program.exists():
-            core = [
-                replaced.get(stem, NATIVE / f"{stem}.c")
-                for stem in ("spawn", "spawn_descriptors", "child", "watcher", "sysv_wait")
-            ]
-            subprocess.run(
-                [
-                    *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread"),
-                    *("-Wall", "-Wextra", "-Wno-missing-field-initializers", "-Werror", *flags),
-                    *(f"-I{NATIVE}", HERE / "spawn_test.c", *core, "-o", program),
-                ],
-                check=True,
-            )
-        return program
+    def compile_to(name, flags=(), **changed):
+        """Compile; those of ``changed`` by their stems instead."""
+        core = [changed.get(stem, NATIVE / f"{stem}.c") for stem in CORE]
+        return c_compiler.program(directory / name, [HERE / "spawn_test.c", *core], *flags)
 
     return compile_to
 

@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import sysv_ipc
 
+from tests.c_compiler import NATIVE, SANITIZERS
+
 HERE = Path(__file__).resolve().parent
-NATIVE = HERE.parent.parent / "native"
 HANG_LIMIT = 60  # seconds
 
-SANITIZERS = {
-    "plain": (),
-    "thread": ("-fsanitize=thread",),
-    "address": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
-}
 ROUNDS = {"wakes": 5000, "deadlines": 100, "traffic": 5000, "watcher": 1000}
 
 
 @pytest.fixture(scope="module")
-def build(tmp_path_factory):
+def build(c_compiler, tmp_path_factory):
     directory = tmp_path_factory.mktemp("sysv_wait")
-    compiler = shutil.which("cc")
-    if compiler is None:
-        pytest.fail("these tests need a C compiler, and there is no `cc` on PATH: install gcc")
 
     def compile_to(name, flags=(), wait_source=NATIVE / "sysv_wait.c"):
-        program = directory / name
-        if not program.exists():
-            subprocess.run(
-                [
-                    *(compiler, "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", "-pthread"),
-                    *("-Wall", "-Wextra", "-Werror", *flags, f"-I{NATIVE}"),
-                    *(
-                        HERE / "sysv_wait_test.c",
-                        wait_source,
-                        NATIVE / "watcher.c",
-                        NATIVE / "child.c",
-                    ),
-                    *("-o", program),
-                ],
-                check=True,
-            )
-        return program
+        core = [wait_source, NATIVE / "watcher.c", NATIVE / "child.c"]
+        return c_compiler.program(directory / name, [HERE / "sysv_wait_test.c", *core], *flags)
 
     return compile_to
 

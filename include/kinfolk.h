@@ -136,8 +136,8 @@ enum kin_error {
     KIN_CORRUPT,          /* the memory was overwritten, or is no ring */
     KIN_OTHER_KINFOLK,    /* made by a kinfolk with another layout, or before a reboot, or in another pid namespace */
     KIN_UNTRUSTED,        /* the name is another user's, or others may write there */
-    KIN_BAD_ADDRESS,      /* not ring:NAME, or sizes that can't be */
-    KIN_WRONG_END,        /* a receiver does not send, nor a sender receive */
+    KIN_BAD_ADDRESS,      /* not ring:NAME, or sizes, or a deadline, that can't be */
+    KIN_WRONG_END,        /* a receiver does not send, nor a sender receive; a room is another process's, or gone */
     KIN_NO_SPACE,         /* /dev/shm is full */
     KIN_LIMIT,            /* no descriptor, thread or memory left; or 64 processes have blocks */
     KIN_NOT_HERE,         /* it takes Linux 5.16, and threads that glibc has started */

@@ -16,8 +16,10 @@ static const char *const TEXTS[] = {
     [KIN_OTHER_KINFOLK] =
         "it was made by another version of kinfolk, before a reboot, or in another pid namespace",
     [KIN_UNTRUSTED] = "it is another user's, or others may write there: choose another name",
-    [KIN_BAD_ADDRESS] = "this is no address of a ring, or no size: write ring:NAME, and powers of two",
-    [KIN_WRONG_END] = "a receiver does not send, nor a sender receive",
+    [KIN_BAD_ADDRESS] =
+        "this is no address of a ring, no size or no time: write ring:NAME, powers of two, "
+        "and a deadline on CLOCK_MONOTONIC",
+    [KIN_WRONG_END] = "this end does not do that, or the room is not its own, or not any more",
     [KIN_NO_SPACE] = "/dev/shm is full: remove what nobody needs there, or ask for a smaller arena",
     [KIN_LIMIT] = "no descriptor, thread, memory or row is left",
     [KIN_NOT_HERE] = "a ring takes Linux 5.16, and threads that glibc has started",

@@ -103,6 +103,8 @@ kin_commit(struct kin_room *room, enum kin_encoding encoding, const struct times
 {
     struct kin_end *end = room->end;
     struct kin_block block;
+    if (end == NULL)
+        return KIN_WRONG_END; /* it was sent or dropped, or there never was any */
     memcpy(&block, room->block, sizeof block);
     if (block.forks != kin_robust_forks())
         return KIN_WRONG_END; /* it is the parent's */
@@ -135,6 +137,8 @@ kin_send(struct kin_end *end, enum kin_encoding encoding, const void *bytes, siz
 {
     struct kin_room room;
     enum kin_error error;
+    if (length == 0)
+        bytes = ""; /* NULL may be given, and memcpy takes none */
     if (length > kin_ring_most(&end->ring) || end->ring.acknowledged) {
         error = kin_reserve(end, &room, length, deadline);
         if (error != KIN_OK)

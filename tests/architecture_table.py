@@ -144,7 +144,7 @@ FLOORS: tuple[tuple[House, ...], ...] = (
                 "bends workloads runner choosing",
                 "stage performing tables comparing",
                 "exporting claims.claim claims.copying claims.sampled",
-                "claims.semaphores text report.plots",
+                "claims.semaphores text report.plots report.plotly_js",
                 # The claims: siblings too.
                 "claims.buffers claims.copies claims.racing claims.sockets claims.signalling claims.relatives "
                 "claims.datagrams claims.forking report.sections",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -118,6 +119,8 @@ def test_list(kin: Kin):
         (["bench", "--from", "/nowhere"], 7, "/nowhere"),
         (["bench", "--from", "/dev/null"], 2, "no results of kin bench"),
         (["bench", "pipe", "--from", "/dev/null"], 2, "--from measures nothing"),
+        (["bench", "--json", "--export-csv", "-"], 2, "can't all go to standard output"),
+        (["bench", "--export-csv", "-", "--report", "-"], 2, "can't all go to standard output"),
     ],
 )
 def test_what_makes_no_sense_is_said_in_a_line(kin: Kin, words, code, said):
@@ -131,6 +134,29 @@ def test_a_report_that_cannot_be_written_is_said_before_anything_is_measured(kin
     assert ended.code == 7
     assert ended.out == b""
     assert "/nowhere/a.json" in one_line(ended)
+
+
+def test_a_report_without_plotly_is_said_before_anything_is_measured(kin: Kin, tmp_path):
+    (tmp_path / "plotly.py").write_text("raise ImportError('this is not plotly')")
+    page, kept = tmp_path / "page.html", tmp_path / "kept.json"
+    ended = kin.run(
+        "bench", "os.pipe", *TINY, "--report", page, "--export-json", kept,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+    )  # fmt: skip
+    assert (ended.code, ended.out) == (7, b"")
+    assert "pip install kinfolk[report]" in one_line(ended)
+    assert not kept.exists()
+
+
+def test_a_comparison_of_runs_that_have_nothing_in_common_is_none(kin: Kin, results, tmp_path):
+    found = json.loads(results.read_text())
+    for each in found["results"]:
+        each["case"]["subject"] = "renamed"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(found))
+    ended = kin.run("bench", "--from", results, "--compare", other)
+    assert ended.code == 2
+    assert "no case was measured both then and now" in ended.err
 
 
 def stages_of(pid: int) -> set[int]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from typing import Any
 
+import numpy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -138,14 +139,15 @@ def test_many_at_once(link: Link):
         received += some
     assert received == [f"m{n}" for n in range(1000)]
     assert peer.result() == 1000
-    with pytest.raises(kin.UsageError):
-        receiver.recv_many(0)
+    for wrong in (0, -1, 1.5, "2", None):
+        with pytest.raises(kin.UsageError):
+            receiver.recv_many(wrong)
 
 
 def test_recv_many_does_not_wait_for_more(link: Link):
     receiver, sender = link.both()
     sender.send("only")
-    assert receiver.recv_many(10, timeout=HANG) == ["only"]
+    assert receiver.recv_many(numpy.int64(10), timeout=HANG) == ["only"]
 
 
 def test_receiving_into_a_buffer(link: Link):
@@ -161,8 +163,10 @@ def test_receiving_into_a_buffer(link: Link):
     assert receiver.recv_bytes_into(fitting, timeout=HANG) == 10
     assert fitting == b"0123456789.."
     assert receiver.recv_bytes(timeout=HANG) == b"next"
-    with pytest.raises(kin.UsageError):
-        receiver.recv_bytes_into(b"read-only", timeout=0)
+    objects = numpy.array([None, "whose addresses would be overwritten"])
+    for wrong in (b"read-only", objects, numpy.zeros(3, "M8[s]"), 5):
+        with pytest.raises(kin.UsageError):
+            receiver.recv_bytes_into(wrong, timeout=0)
 
 
 def test_what_has_no_bytes_is_a_codec_error(link: Link):

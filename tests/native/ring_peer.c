@@ -10,6 +10,7 @@
  *     ring_peer threads ADDRESS COUNT   two threads send and two receive, within this process
  *     ring_peer ends ADDRESS COUNT      the same COUNT times, for two messages
  *     ring_peer close ADDRESS           a thread waits for a message, and is told of the close
+ *     ring_peer wrong ADDRESS           asks for what can't be, and sends nothing at all; says each error
  *     ring_peer cycles ADDRESS COUNT    opens and closes both ends so often; says how many descriptors there are more
  *
  * A message is its number, eight bytes, and then bytes that say it too.
@@ -245,6 +246,28 @@ try(void)
 }
 
 static void
+wrong(void)
+{
+    struct kin_message message;
+    struct kin_room room;
+    const struct timespec no_time = {.tv_nsec = 2000000000};
+    must(kin_open_receiver(&receiver, address, &SIZES, NULL), "open");
+    must(kin_open_sender(&sender, address, NULL), "open");
+    must(kin_send(sender, KIN_BYTES, NULL, 0, NULL), "send");
+    must(kin_recv(receiver, &message, NULL), "recv");
+    printf("%zu\n", message.length);
+    kin_release_message(&message);
+    say(kin_error_text(kin_recv(receiver, &message, &no_time)));
+    must(kin_reserve(sender, &room, 9, NULL), "reserve");
+    must(kin_commit(&room, KIN_MEMORY, NULL), "commit");
+    say(kin_error_text(kin_commit(&room, KIN_MEMORY, NULL))); /* it is gone */
+    say(kin_error_text(kin_reserve(receiver, &room, 9, NULL)));
+    say(kin_error_text(kin_commit(&room, KIN_MEMORY, NULL))); /* there is none */
+    kin_close(sender);
+    kin_close(receiver);
+}
+
+static void
 send_forked(void)
 {
     int status;
@@ -303,6 +326,8 @@ main(int argc, char *argv[])
         threads(rounds);
     } else if (strcmp(what, "close") == 0) {
         close_meanwhile();
+    } else if (strcmp(what, "wrong") == 0) {
+        wrong();
     } else if (strcmp(what, "cycles") == 0) {
         cycles();
     } else {

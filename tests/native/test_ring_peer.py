@@ -235,6 +235,15 @@ def test_what_is_wrong_is_said(peer, name):
     lies.unlink()
 
 
+@HOW
+def test_what_makes_no_sense_is_refused(how, peer):
+    refused = "this end does not do that, or the room is not its own, or not any more"
+    nothing, no_time, *rest = ended(peer(how, "wrong")).splitlines()
+    assert nothing == "0"
+    assert "a deadline on CLOCK_MONOTONIC" in no_time
+    assert rest == [refused] * 3
+
+
 def test_a_memory_that_others_may_write_is_refused(peer, name):
     with kin.open_receiver(f"ring:{name}"):
         memory = Path(f"/dev/shm/kinfolk-{os.geteuid()}/memory-of-ring-{name}")

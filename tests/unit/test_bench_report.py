@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import kinfolk as kin
-from tests.unit.bench_documents import document, full, trip
+from tests.unit.bench_documents import document, full, stream, trip
 
 pytest.importorskip("plotly", reason="plotly is not installed (kinfolk[report])")
 
@@ -98,6 +98,10 @@ def test_every_picture_has_a_name_and_every_figure_a_table(whole):
 def test_a_run_with_little_makes_a_page_too():
     assert "Which to choose" in Outline(page(document(trip("os.pipe", 5)))).text
     assert "What took part" in Outline(page(document())).text
+
+
+def test_a_figure_of_nothing_is_no_candidate():
+    assert "What took part" in Outline(page(document(stream("os.pipe", 0.0)))).text
 
 
 def test_where_curves_bend_is_said():

@@ -107,13 +107,15 @@ def test_arrays_come_back_read_only_and_equal(codec: Codec, array: Any) -> None:
         np.zeros(2, dtype=[("a", "i4", (2, 3)), ("b", [("x", "f4"), ("t", "M8[ns]")])]),
         np.array(["2026-11-22", "NaT"], dtype="M8[D]"),
         np.zeros(3, dtype="S0"),
+        np.zeros((2, 3), dtype="V0"),
+        np.zeros(3, dtype=[]),
     ],
     ids=repr,
 )
 def test_odd_arrays(codec: Codec, array: Any) -> None:
     back = decode(travel(encode({"deep": [array]}, codec)), codec)["deep"][0]
     assert same(back, np.ascontiguousarray(array).reshape(array.shape))
-    assert not back.flags.writeable
+    assert not (back.flags.writeable and array.dtype.itemsize)
 
 
 @pytest.mark.parametrize("codec", ["pickle", "msgpack"])
@@ -159,7 +161,29 @@ def test_any_contiguous_or_strided_buffer_has_bytes(data: Any) -> None:
         assert len(view) == array[::2].nbytes
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array(["of any", "length" * 100], dtype=np.dtypes.StringDType()),
+        np.array([None, "a", 5], dtype=object),
+        np.zeros(2, dtype=[("a", "O"), ("b", "i4")]),
+    ],
+    ids=repr,
+)
+def test_arrays_whose_bytes_are_addresses_are_pickled(array: Any) -> None:
+    array.flags.writeable = False
+    back = decode(travel(encode([array], "pickle")), "pickle")[0]
+    assert (back.dtype, back.tolist()) == (array.dtype, array.tolist())
+
+
 # ----------------------------------------------------------------------------------- what can't
+
+
+@pytest.mark.parametrize("dtype", ["O", [("a", "i4"), ("b", "O")]], ids=str)
+def test_addresses_are_no_bytes_to_send(dtype: Any) -> None:
+    with pytest.raises(kin.CodecError, match="addresses of Python objects"):
+        as_bytes_view(np.zeros(3, dtype))
+    assert len(as_bytes_view(np.zeros(3, [("O", "i4"), ("OO", "u1", (2,))]))) == 18
 
 
 @pytest.mark.parametrize(

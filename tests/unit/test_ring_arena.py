@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import random
 import signal
@@ -332,6 +333,30 @@ def test_what_is_no_size(small, wrong):
 def test_no_array_that_nothing_could_hold(small, shape):
     with pytest.raises(kin.InvalidValue, match="more than memory"):
         small[1].reserve_array(shape, "f8")
+
+
+@pytest.mark.parametrize("shape", [(1,) * 65, (0, 2**61)], ids=["dimensions", "product"])
+def test_what_numpy_refuses_is_told_before_there_is_memory(small, shape):
+    with pytest.raises(kin.InvalidValue, match="no such array"):
+        small[1].reserve_array(shape, "f8")
+
+
+@pytest.mark.parametrize("wrong", [-1, math.nan, math.inf, "1"])
+def test_a_time_limit_that_makes_no_sense_is_told_when_nothing_is_waited_for(small, wrong):
+    with pytest.raises(kin.InvalidValue, match="timeout"):
+        small[1].reserve(10, timeout=wrong)
+
+
+def test_a_reservation_ends_once_and_not_before_it_began(small):
+    receiver, sender = small
+    reservation = sender.reserve(10)
+    with pytest.raises(kin.UsageError, match="with block"):
+        reservation.__exit__(None, None, None)
+    with reservation:
+        pass
+    with pytest.raises(kin.UsageError, match="with block"):
+        reservation.__exit__(None, None, None)
+    assert len(receiver.recv(timeout=0)) == 10
 
 
 @pytest.mark.parametrize("way", ["sends", "receives"])

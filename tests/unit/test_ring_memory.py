@@ -6,6 +6,8 @@ import contextlib
 import errno
 import functools
 import os
+import re
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -107,9 +109,35 @@ def test_a_full_one_is_no_space_at_every_step(peers: Peers) -> None:
     assert sorted(came for came, _ in outcomes) == [came for came, _ in outcomes]
 
 
+def refused_with(size: str, address: str) -> str:
+    """What is said where /dev/shm has so much."""
+    mount_shared_memory(f"size={size},mode=1777")
+    with pytest.raises(kin.NoSpace) as caught:
+        kin.channel(address)
+    return str(caught.value)
+
+
+def test_what_is_asked_for_and_what_is_free_is_said(peers: Peers) -> None:
+    use = functools.partial(refused_with, "64K", "ring:full?capacity=1M")
+    said = in_namespaces(peers, CLONE_NEWNS, use)
+    assert re.search(r"asked for 1\d{6}, free \d+, /dev/shm has 65536 in all", said)
+    assert "--shm-size" in said
+
+
+@pytest.mark.parametrize("address", ["ring:", "ring:full"])
+def test_a_limit_on_file_sizes_is_named(address: str, peers: Peers) -> None:
+    def use(_: Any) -> str:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, resource.RLIM_INFINITY))
+        with pytest.raises(kin.LimitReached) as caught:
+            kin.channel(address)
+        return caught.value.remedy
+
+    assert "ulimit -f" in peers.fork(use).result()
+
+
 def test_without_asking_first_it_is_a_sigbus(peers: Peers, monkeypatch: Any) -> None:
     """The negative control: with its size alone."""
-    monkeypatch.setattr(os, "posix_fallocate", lambda *_: None)
+    monkeypatch.setattr(ring_memory, "reserve", lambda *_: None)
 
     def use() -> int:
         pid = os.fork()

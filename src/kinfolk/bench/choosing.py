@@ -81,14 +81,12 @@ def advice(document: Document) -> Iterator[Advice]:
 
 def _choice(document: Document, question: Case, need: Need) -> Choice | None:
     those = [result for result in document.measured() if _answers(document, result, question, need)]
-    if not those:
+    metric = those[0].main if those else ""
+    found = [(value, each.case.subject) for each in those if (value := each.figure(metric))]
+    if not found:
         return None
-    metric = those[0].main
     lower = METRICS[metric].better == "lower"
-    ranked = sorted(
-        ((result.figure(metric) or 0.0, result.case.subject) for result in those),
-        reverse=not lower,
-    )
+    ranked = sorted(found, reverse=not lower)
     best = ranked[0][0]
     as_good = [
         name for value, name in ranked if (value / best if lower else best / value) <= _AS_GOOD

@@ -51,6 +51,11 @@ def compare(
     return sorted(found, key=lambda each: -(each.ratio.ratio if each.ratio else _rank(each)))
 
 
+def in_common(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Those that both runs have; without any, that nothing is worse would mean nothing."""
+    return [each for each in comparisons if each.change not in ("gone", "new")]
+
+
 def regressions(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """Those that CI should fail for."""
     return [each for each in comparisons if each.change in ("worse", "broken")]

@@ -142,4 +142,4 @@ def array_of(buffer: Buffer, dtype: Any, shape: Sequence[int]) -> Any:
     """The array whose bytes `bytes_of_array` gave."""
     import numpy
 
-    return numpy.frombuffer(buffer, dtype=dtype).reshape(shape)
+    return numpy.ndarray(shape, dtype, buffer)  # frombuffer takes no items of no bytes

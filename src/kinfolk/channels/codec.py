@@ -29,6 +29,7 @@ from __future__ import annotations
 import copyreg
 import io
 import pickle
+import re
 import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -194,13 +195,15 @@ def _as_if_writable(array: Any) -> Any:
     Nobody writes it: it lives until it is sent. Else an array that was received, and is sent on, could not be
     asked for with ``copy=True``.
     """
-    if array.dtype.hasobject or not array.flags.c_contiguous or not array.nbytes:
+    if not array.flags.c_contiguous or not array.nbytes:
         return array.copy(order="K")
     numpy = sys.modules["numpy"]
     return numpy.asarray(_Memory(array)).view(array.dtype).reshape(array.shape)
 
 
 def _reduce_array(array: Any) -> Any:
+    if array.dtype.hasobject:  # or strings of any length: its bytes are addresses
+        return array.__reduce_ex__(5)
     # NumPy copies a non-contiguous array into the pickle itself: make it contiguous first.
     if not array.flags.forc:
         array = array.copy(order="C")
@@ -307,10 +310,20 @@ def as_bytes_view(data: object) -> Buffer:
             f"a {type(data).__qualname__} has no bytes",
             remedy="send objects with send(), bytes with send_bytes()",
         ) from None
+    if holds_addresses(view):
+        raise CodecError(
+            f"the bytes of this {type(data).__qualname__} are addresses of Python objects",
+            remedy="send it with send()",
+        )
     if not view.c_contiguous:
         return view.tobytes()
     # Not by a cast, which takes native formats alone, and no empty views of several dimensions.
     return view if view.format == "B" and view.ndim == 1 else pickle.PickleBuffer(view).raw()
+
+
+def holds_addresses(view: memoryview) -> bool:
+    """Whether its bytes are addresses of Python objects: they mean nothing elsewhere, and a crash if others are written."""
+    return "O" in re.sub(":[^:]*:", "", view.format)  # of a structure, without the fields' names
 
 
 _Encoder = Callable[[object, list[memoryview]], Buffer]

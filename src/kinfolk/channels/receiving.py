@@ -7,6 +7,7 @@ the next call: none is lost by asking wrongly.
 from __future__ import annotations
 
 import functools
+import operator
 import os
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from kinfolk._native import Finally
 from kinfolk.channels.array_format import array_in
-from kinfolk.channels.codec import ARRAY, OUT_OF_BAND, decode
+from kinfolk.channels.codec import ARRAY, OUT_OF_BAND, decode, holds_addresses
 from kinfolk.channels.contract import Message, ReceiveTransport
 from kinfolk.channels.delivery import Delivery
 from kinfolk.channels.end import End, located
@@ -226,7 +227,11 @@ class Receives(End):
         return Delivery(decode, message.claim, self._address)
 
     def _check_most(self, most: int) -> None:
-        if not isinstance(most, int) or most < 1:
+        try:
+            sensible = operator.index(most) >= 1
+        except TypeError:
+            sensible = False
+        if not sensible:
             raise InvalidValue(
                 f"recv_many({most!r}) can't receive anything",
                 subject=self._address,
@@ -338,7 +343,7 @@ def _bytes_of(message: Message) -> bytes:
 def _room_in(buffer: object) -> memoryview:
     try:
         room = memoryview(buffer)  # type: ignore[arg-type]
-    except TypeError:
+    except (TypeError, ValueError, BufferError):
         raise InvalidValue(
             f"a {type(buffer).__qualname__} is no buffer",
             remedy="give a bytearray, a writable memoryview or an array",
@@ -347,6 +352,10 @@ def _room_in(buffer: object) -> memoryview:
         raise InvalidValue(
             "the buffer is read-only or not contiguous",
             remedy="give a bytearray, a writable memoryview or an array",
+        )
+    if holds_addresses(room):
+        raise InvalidValue(
+            "the buffer holds Python objects", remedy="give one of numbers, or a bytearray"
         )
     return pickle.PickleBuffer(room).raw()  # a cast takes native formats alone, and no empty views
 

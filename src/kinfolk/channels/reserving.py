@@ -23,6 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from kinfolk.channels.array_format import array_head
 from kinfolk.channels.codec import ARRAY, MEMORY, OUT_OF_BAND
+from kinfolk.deadlines import deadline
 from kinfolk.errors import InvalidValue, KinfolkError, Unsupported, UsageError
 from kinfolk.interest import Steps
 
@@ -85,7 +86,8 @@ class Reservation(Generic[View]):
     """A message that is being built. For one ``with``, or ``async with``."""
 
     def __init__(self, end: Reserver, layout: Layout[View], timeout: float | None) -> None:
-        """Of an end; ``timeout`` in seconds, for each: to get the memory, and to send."""
+        """Of an end; ``timeout`` in seconds, for each: to get the memory, and to send. Raises InvalidValue."""
+        deadline(timeout)  # a wrong one is told also when nothing has to be waited for
         self._end, self._layout, self._timeout = end, layout, timeout
         self._room: Room | None = None
         self._view: View | None = None
@@ -138,12 +140,17 @@ class Reservation(Generic[View]):
     def _left(self) -> Room:
         """Nobody writes by the view any more."""
         view, self._view = self._view, None
+        if view is None:
+            raise UsageError(
+                "this reservation is not in its with block",
+                remedy="with sender.reserve(n) as view: write(view)",
+            )
         if isinstance(view, memoryview):
             try:
                 view.release()
             except BufferError:
                 pass  # somebody has made an array of it
-        elif view is not None:
+        else:
             view.flags.writeable = False  # type: ignore[attr-defined]
         assert self._room is not None
         return self._room
@@ -193,9 +200,11 @@ def _array_layout(dtype: Any, lengths: tuple[int, ...]) -> Layout[Any]:
     if min(lengths, default=0) < 0:
         raise ValueError(f"shape {lengths} has a negative length")
     nbytes = math.prod(lengths) * dtype.itemsize
+    ndarray = sys.modules["numpy"].ndarray
     if max(nbytes, *lengths, 0) > sys.maxsize:
         raise ValueError(f"shape {lengths} is more than memory can hold")
-    ndarray = sys.modules["numpy"].ndarray
+    # What else NumPy refuses (too many dimensions, a product of all that are not 0) is said now, not in the with block.
+    ndarray(lengths, dtype, bytes(dtype.itemsize), strides=(0,) * len(lengths))
     return Layout(
         ARRAY | OUT_OF_BAND,
         array_head(dtype, lengths),

@@ -98,7 +98,7 @@ class RingMechanism(Mechanism):
                 receiver.close()
                 raise
         sizes, subject, terms = sizes_of(address), str(address), terms_of(address)
-        memory = ring_memory.nameless(*sizes)
+        memory = ring_memory.nameless(*sizes, subject)
         try:
             second = Descriptor(os.dup(memory.fileno()), subject)
             try:

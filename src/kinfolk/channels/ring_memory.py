@@ -29,8 +29,10 @@ from kinfolk.channels.trust import check_object
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel
 from kinfolk.memfd import create
+from kinfolk.memory.space import RoomOf, reserve
 from kinfolk.nameless_file import NamelessFile
 from kinfolk.rendezvous import NotYet
+from kinfolk.room import SHARED_MEMORY, Room, room_in_file_system, room_in_memory
 from kinfolk.watcher import core
 
 #: What comes before the bytes of a ring (native/ring_layout.h).
@@ -43,11 +45,11 @@ def path_of(name: str) -> str:
     return presence_path("memory-of-ring", name)
 
 
-def nameless(capacity: int, arena: int) -> Descriptor:
-    """New memory without a name. Raises OSError."""
+def nameless(capacity: int, arena: int, subject: str) -> Descriptor:
+    """New memory without a name. Raises NoSpace, LimitReached, OSError."""
     memory = Descriptor(create(), "ring")
     try:
-        _size(memory.fileno(), capacity, arena)
+        _size(memory.fileno(), capacity, arena, room_in_memory, subject)
         fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, _SEALS)
         # Of the first one inotify hears nothing since Linux 6.14: native/ring_poll.c
         anew = os.open(f"/proc/self/fd/{memory.fileno()}", os.O_RDWR | os.O_CLOEXEC)
@@ -56,11 +58,11 @@ def nameless(capacity: int, arena: int) -> Descriptor:
         memory.close()
 
 
-def _size(number: int, capacity: int, arena: int) -> None:
+def _size(number: int, capacity: int, arena: int, room: RoomOf, subject: str) -> None:
     """Give it its size, and its space to all but the blocks: they get theirs when they are first used."""
     head, size = Ring.sizes(capacity, arena)
+    reserve(number, 0, head, room, subject)
     os.ftruncate(number, size)
-    os.posix_fallocate(number, 0, head)
 
 
 def _format(memory: Descriptor, capacity: int, arena: int, acknowledge: bool) -> None:
@@ -73,7 +75,7 @@ def _format(memory: Descriptor, capacity: int, arena: int, acknowledge: bool) ->
 def make_or_open(
     name: str, capacity: int, arena: int, acknowledge: bool, subject: str
 ) -> Descriptor:
-    """The memory of a name, made if there is none. Raises UntrustedPeer, CorruptChannel, OSError; NotYet while it is locked."""
+    """The memory of a name, made if there is none. Raises UntrustedPeer, CorruptChannel, NoSpace, OSError; NotYet while it is locked."""
     with runtime_directory.try_lock():
         try:
             return open_existing(name, subject)
@@ -86,7 +88,11 @@ def _made(path: str, capacity: int, arena: int, acknowledge: bool, subject: str)
     try:
         number = file.descriptor.fileno()
         os.fchmod(number, 0o600)  # the umask may have taken more than it should
-        _size(number, capacity, arena)
+
+        def room() -> Room:
+            return room_in_file_system(number, SHARED_MEMORY)
+
+        _size(number, capacity, arena, room, subject)
         _format(file.descriptor, capacity, arena, acknowledge)
         file.link()
         return Descriptor(file.descriptor.detach(), subject)

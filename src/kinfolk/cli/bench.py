@@ -167,6 +167,7 @@ def command(
     if source is not None and (mechanisms or suites or peers or options["verify_claims"]):
         raise kin.UsageError("--from measures nothing", remedy="leave out what to measure")
     paths = {name: options.pop(name) for name in _WRITERS}
+    _refuse_files(paths, as_json)
     earlier = None if compare is None else _read(compare)
     with contextlib.ExitStack() as stack:
         # Opened before anything is measured: who waits for hours is not to learn then that there is
@@ -187,9 +188,29 @@ def command(
     if earlier is None:
         return ExitCode.OK
     found = comparing.compare(earlier, document, threshold=threshold, absolute=absolute)
+    if not comparing.in_common(found):
+        raise kin.InvalidValue(
+            "there is nothing to compare",
+            subject=compare,
+            why="no case was measured both then and now",
+            remedy="measure the same mechanisms and sizes, with the same suites",
+        )
     for each in found:
         failures.say(comparing.sentence(each))
     return ExitCode.FAILED if comparing.regressions(found) else ExitCode.OK
+
+
+def _refuse_files(paths: dict[str, str | None], as_json: bool) -> None:
+    """Before anything is measured: what can't be written when it has been."""
+    if [*paths.values()].count("-") + as_json > 1:
+        raise kin.UsageError(
+            "several results can't all go to standard output",
+            remedy="give a file's name for all but one",
+        )
+    if paths["report"] is not None:
+        from kinfolk.bench.report.plotly_js import script
+
+        script()
 
 
 def _measure(
@@ -224,7 +245,9 @@ def _keep(session: Session, files: Files, as_json: bool) -> None:
     document = session.document()
     if document.results or document.verdicts:
         _publish(document, files, as_json)
-    failures.complain("kin bench", "interrupted; what was measured is kept")
+        failures.complain("kin bench", "interrupted; what was measured is kept")
+    else:
+        failures.complain("kin bench", "interrupted before anything was measured")
 
 
 def _as_json(document: Document) -> bytes:

@@ -15,10 +15,10 @@ import json
 from html import escape
 
 from kinfolk.bench.exporting import conditions
+from kinfolk.bench.report import plotly_js
 from kinfolk.bench.report.sections import Section, sections
 from kinfolk.bench.results import Document
 from kinfolk.bench.tables import Table
-from kinfolk.errors import NotFound
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -59,7 +59,7 @@ def page(document: Document) -> str:
 {body}
 </main>
 <script id="figures" type="application/json">{_data(figures)}</script>
-<script>{_plotly()}</script>
+<script>{plotly_js.script()}</script>
 <script>{_file("page.js")}</script>
 </body>
 </html>
@@ -110,15 +110,3 @@ def _file(name: str) -> str:
 def _data(figures: object) -> str:
     """JSON that no content can end the script with."""
     return json.dumps(figures, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise NotFound(
-            "the report needs plotly, which is not installed",
-            why=str(error),
-            remedy="pip install kinfolk[report]; the results can be kept with --export-json",
-        ) from None
-    return str(get_plotlyjs())

@@ -108,11 +108,11 @@ class Backwards:
 
 
 def is_second(taken: Path) -> bool:
-    """Whether another run has begun before; to be asked once."""
+    """Whether another run has begun, and goes on; to be asked once."""
     try:
         (taken / _FORWARDS).touch(exist_ok=False)
     except FileExistsError:
-        return True
+        return not (taken / _ALONE).exists()
     return False
 
 

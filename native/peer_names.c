@@ -55,6 +55,15 @@ kin_names_path(char path[KIN_NAME_ROOM], const char *mechanism, const char *name
            (int)(KIN_NAME_ROOM - length);
 }
 
+/* Whether it is ours, and was made under a umask that left its owner out: not any more. Only its owner may replace it meanwhile. */
+static bool
+mend(const char *path)
+{
+    struct stat status;
+    return lstat(path, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid() &&
+           (status.st_mode & 0700) != 0700 && chmod(path, 0700) == 0;
+}
+
 static int
 open_directory(void)
 {
@@ -66,7 +75,8 @@ open_directory(void)
         if (mkdir(path, 0700) < 0 && errno != EEXIST)
             return -1;
         directory = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    } while (directory < 0 && errno == ENOENT); /* removed by somebody's last use, just now */
+    } while (directory < 0 && (errno == ENOENT /* removed by somebody's last use, just now */ ||
+                               (errno == EACCES && mend(path))));
     if (directory < 0) {
         if (errno == ELOOP || errno == ENOTDIR)
             errno = EACCES;
@@ -75,6 +85,10 @@ open_directory(void)
     if (fstat(directory, &status) < 0 || status.st_uid != geteuid() || status.st_mode & 077) {
         close(directory);
         errno = EACCES;
+        return -1;
+    }
+    if ((status.st_mode & 0700) != 0700 && fchmod(directory, 0700) < 0) { /* as in mend */
+        close(directory);
         return -1;
     }
     return directory;

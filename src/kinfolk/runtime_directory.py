@@ -30,7 +30,7 @@ from kinfolk.rendezvous import NotYet, retry
 
 _PARENT = "/dev/shm"
 _PATIENCE = 0.1  # seconds that leaving waits for the lock before it leaves the name to the next
-_SQUATTED = errno.ELOOP, errno.ENOTDIR, errno.EACCES
+_SQUATTED = errno.ELOOP, errno.ENOTDIR
 
 
 def path_name() -> str:
@@ -47,21 +47,42 @@ def _open() -> int:
             fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             continue  # removed by somebody's last use, just now
+        except PermissionError as error:
+            if not _mended(name):
+                raise _squatted(name, error.strerror) from error
+            continue
         except OSError as error:
             if error.errno not in _SQUATTED:
                 raise
             raise _squatted(name, error.strerror or "it can't be opened") from error
         try:
             status = os.fstat(fd)
+            ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
+            if ours and status.st_mode & 0o700 != 0o700:
+                os.fchmod(fd, 0o700)  # as in _mended
         except BaseException:
             os.close(fd)
             raise
-        if status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077:
+        if ours:
             return fd
         os.close(fd)
         raise _squatted(
             name, f"it is of user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
         )
+
+
+def _mended(name: str) -> bool:
+    """Whether it was ours, and made under a umask that left its owner out. Only its owner may replace it meanwhile."""
+    try:
+        status = os.lstat(name)
+    except FileNotFoundError:
+        return True
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if not ours or status.st_mode & 0o700 == 0o700:
+        return False
+    with contextlib.suppress(FileNotFoundError):
+        os.chmod(name, 0o700)
+    return True
 
 
 def _squatted(name: str, why: str) -> UntrustedPeer:

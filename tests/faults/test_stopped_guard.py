@@ -19,7 +19,8 @@ import pytest
 import kinfolk as kin
 from kinfolk.channels import ring_memory
 from kinfolk.sync import names
-from tests.faults.harness import HERE, NATIVE
+from tests.c_compiler import NATIVE
+from tests.faults.harness import HERE
 
 HANG = 30
 SHORT = 0.2  # seconds that somebody waits in vain

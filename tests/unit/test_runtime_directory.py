@@ -62,6 +62,25 @@ def test_no_umask_makes_it_wider(directory: Path, umask: int) -> None:
         os.umask(before)
 
 
+@pytest.mark.parametrize("umask", [0o277, 0o700, 0o777])
+def test_a_umask_that_leaves_its_owner_out_is_mended(
+    directory: Path, as_plain_user: User, umask: int
+) -> None:
+    """Also for who comes later, when the one that made it was killed before he could."""
+
+    def body() -> tuple[int, int]:
+        before = os.umask(umask)
+        with lock():
+            made = os.stat(runtime_directory.path_name()).st_mode
+        os.mkdir(runtime_directory.path_name(), 0o700)  # and here he is killed
+        os.umask(before)
+        with lock():
+            found = os.stat(runtime_directory.path_name()).st_mode
+        return stat.S_IMODE(made), stat.S_IMODE(found)
+
+    assert as_plain_user.run(body) == (0o700, 0o700)
+
+
 def test_a_symlink_is_refused(directory: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)

@@ -191,7 +191,7 @@ def command(
     if not comparing.in_common(found):
         raise kin.InvalidValue(
             "there is nothing to compare",
-            subject=compare,
+            subject=str(compare),
             why="no case was measured both then and now",
             remedy="measure the same mechanisms and sizes, with the same suites",
         )

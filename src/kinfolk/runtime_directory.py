@@ -49,7 +49,7 @@ def _open() -> int:
             continue  # removed by somebody's last use, just now
         except PermissionError as error:
             if not _mended(name):
-                raise _squatted(name, error.strerror) from error
+                raise _squatted(name, str(error.strerror)) from error
             continue
         except OSError as error:
             if error.errno not in _SQUATTED:

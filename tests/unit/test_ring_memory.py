@@ -16,7 +16,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk._native import Ring
-from kinfolk.channels import ring_memory
+from kinfolk.channels import ring_memory, ring_transport
 from kinfolk.sync.findings import Finding
 from kinfolk.watcher import core
 from tests.conformance.peers import HANG, Peers, state, until
@@ -266,3 +266,19 @@ def test_opened_used_and_closed_often(rounds: int, peers: Peers, unique_name: st
     assert found.pop("resident") < 768 << 10
     assert found.pop("allocated") < 6 << 10
     assert not found
+
+
+def test_a_timeout_of_a_signal_handler_is_not_taken_for_a_failure_to_watch(
+    monkeypatch: Any,
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise TimeoutError("of a signal handler")
+
+    receiver, sender = kin.channel("ring:")
+    with receiver, sender:
+        with monkeypatch.context() as patched:
+            patched.setattr(ring_transport, "watching", interrupted)
+            with pytest.raises(TimeoutError, match="of a signal handler"):
+                sender.send({}, timeout=0)
+        sender.send("afterwards")
+        assert receiver.recv(timeout=0) == "afterwards"

@@ -16,7 +16,7 @@ import pytest
 
 import kinfolk as kin
 from kinfolk._native import Ring
-from kinfolk.channels import ring_memory
+from kinfolk.channels import ring_memory, ring_transport
 from kinfolk.sync.findings import Finding
 from kinfolk.watcher import core
 from tests.conformance.peers import HANG, Peers, state, until
@@ -279,3 +279,19 @@ def test_no_name_has_the_memory_of_another_one(unique_name):
             with kin.open_sender(f"ring:{name}{unique_name}") as sender:
                 sender.send(number)
         assert [each.recv() for each in (one, other, third)] == [0, 1, 2]
+
+
+def test_a_timeout_of_a_signal_handler_is_not_taken_for_a_failure_to_watch(
+    monkeypatch: Any,
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise TimeoutError("of a signal handler")
+
+    receiver, sender = kin.channel("ring:")
+    with receiver, sender:
+        with monkeypatch.context() as patched:
+            patched.setattr(ring_transport, "watching", interrupted)
+            with pytest.raises(TimeoutError, match="of a signal handler"):
+                sender.send({}, timeout=0)
+        sender.send("afterwards")
+        assert receiver.recv(timeout=0) == "afterwards"

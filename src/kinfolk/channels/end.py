@@ -42,8 +42,10 @@ class Statistics:
     depth: int | None = None
 
 
-def located(error: OSError | KinfolkError, what: str, subject: str) -> KinfolkError:
+def located(error: OSError | KinfolkError, what: str, subject: str) -> OSError | KinfolkError:
     """The error of kinfolk for what a mechanism raised, naming the end where it happened."""
+    if isinstance(error, OSError) and error.errno is None and not isinstance(error, KinfolkError):
+        return error  # no system call's: a TimeoutError, say, that a signal handler raised
     if isinstance(error, Timeout):
         return error  # its waiting was for an operation of an end, which it names
     if isinstance(error, KinfolkError):
@@ -60,7 +62,8 @@ def guarded(steps: Steps[T], what: str, subject: str) -> Steps[T]:
         located(error, what, subject)
         raise
     except OSError as error:
-        raise located(error, what, subject) from error
+        cause = error if error.errno is not None else error.__cause__
+        raise located(error, what, subject) from cause
 
 
 class End:

@@ -99,6 +99,12 @@ class _RingEnd:
             self._unwatched = None
             self._native.look()
         except (OSError, KinfolkError) as error:
+            if (
+                isinstance(error, OSError)
+                and error.errno is None
+                and not isinstance(error, KinfolkError)
+            ):
+                raise  # no system call's: a TimeoutError, say, of a signal handler
             self._unwatched = error  # then each call looks who is there, and none sleeps
         self._known = self._native.alarms
         gone = presence is not None and presence.others_gone()

@@ -185,7 +185,7 @@ def command(
             document = _measure(
                 mechanisms, chosen, (sizes, shapes), peers, quiet, files, as_json, options
             )
-    if earlier is None:
+    if compare is None or earlier is None:
         return ExitCode.OK
     found = comparing.compare(earlier, document, threshold=threshold, absolute=absolute)
     if not comparing.in_common(found):

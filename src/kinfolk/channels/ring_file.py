@@ -27,7 +27,7 @@ from kinfolk import runtime_directory
 from kinfolk._native import Ring
 from kinfolk.channels.ring_limits import cut_short, refusal
 from kinfolk.channels.ring_memory import HEAD, mapped
-from kinfolk.channels.trust import check_object
+from kinfolk.channels.trust import check_memory
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import AddressError, CorruptChannel, NotFound
 from kinfolk.memory.space import fill_holes, reserve
@@ -120,7 +120,7 @@ def open_existing(path: str, subject: str) -> Descriptor:
     try:
         status = os.fstat(memory.fileno())
         _check_is_file(status, subject)  # it may have been replaced
-        check_object(status.st_uid, status.st_mode, "pickle", subject, receiving=True)
+        check_memory(status.st_uid, status.st_mode, subject)
         if os.pread(memory.fileno(), len(_MAGIC), 0) != _MAGIC:
             raise CorruptChannel(
                 "this is no ring",

@@ -25,7 +25,7 @@ from kinfolk import runtime_directory
 from kinfolk._native import Ring
 from kinfolk.channels.presence import presence_path
 from kinfolk.channels.ring_limits import cut_short
-from kinfolk.channels.trust import check_object
+from kinfolk.channels.trust import check_memory
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel
 from kinfolk.memfd import create
@@ -110,7 +110,7 @@ def open_existing(name: str, subject: str) -> Descriptor:
     memory = Descriptor(number, subject)
     try:
         status = os.fstat(number)
-        check_object(status.st_uid, status.st_mode, "pickle", subject, receiving=True)
+        check_memory(status.st_uid, status.st_mode, subject)
         if not stat.S_ISREG(status.st_mode) or status.st_size <= HEAD:
             raise CorruptChannel("this is no ring", subject=subject, remedy="remove the file")
     except BaseException:

@@ -41,6 +41,21 @@ def check_peer(peer: Peer, codec: Codec, subject: str) -> None:
         )
 
 
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def check_memory(owner: int, mode: int, subject: str) -> None:
+    """Raise UntrustedPeer when memory that peers share is, or could be written by, another user: whatever the codec."""
+    check_object(owner, 0, "pickle", subject, receiving=True)
+    if mode & _OTHERS_WRITE:
+        raise UntrustedPeer(
+            f"users beside the owner may write here (mode {stat.S_IMODE(mode):04o})",
+            subject=subject,
+            why="who may write into this memory can confuse all who read it",
+            remedy="chmod 0600 it, if nobody else has it open",
+        )
+
+
 def check_object(owner: int, mode: int, codec: Codec, subject: str, *, receiving: bool) -> None:
     """Raise UntrustedPeer when a named object could have been filled, or squatted, by another user.
 
@@ -56,7 +71,7 @@ def check_object(owner: int, mode: int, codec: Codec, subject: str, *, receiving
             if receiving
             else "if that is meant, send with codec=msgpack",
         )
-    if codec == "pickle" and mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if codec == "pickle" and mode & _OTHERS_WRITE:
         raise UntrustedPeer(
             f"users beside the owner may write here (mode {stat.S_IMODE(mode):04o})",
             subject=subject,

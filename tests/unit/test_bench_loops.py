@@ -7,7 +7,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 
 import pytest
 
@@ -37,6 +37,7 @@ from kinfolk.bench.messages import (
 )
 from kinfolk.bench.results import Settings
 from kinfolk.bench.runner import Runner
+from kinfolk.bench.subject import Outlet, Wiring
 
 
 class FakeClock:
@@ -205,6 +206,40 @@ def test_a_stream_arrives_whole(many):
     take_many = channel.take_many if many else None
     tags = take_counted(channel.take, take_many, expected(1, 48), 10)
     check_all([tags], 1, 10)
+
+
+class FakeWiring(Wiring):
+    """One that keeps what is sent."""
+
+    def __init__(self, deals: bool) -> None:
+        self.deals = deals
+        self.sent: list[bytes] = []
+
+    def outlet(self, number: int) -> Outlet:
+        return Outlet(self.sent.append)
+
+
+@pytest.mark.parametrize(("deals", "stops"), [(False, 2), (True, 7)])
+def test_a_stop_follows_when_the_last_one_was_dealt_with(deals, stops, monkeypatch):
+    """Else a receiver that is slow to finish has a full channel behind it, and the sender hangs;
+    unless a receiver has got it that takes no more.
+    """
+    wiring, tally, naps = FakeWiring(deals), streams._Tally(2), count()
+
+    def nap(seconds: float) -> None:
+        match next(naps):
+            case 3:  # the first stop was not the last
+                tally.settle(0)
+            case 6:
+                tally.finish(0, 1)
+                tally.finish(1, 1)
+
+    monkeypatch.setattr("time.sleep", nap)
+    sender = streams.Sender(wiring, 0, Case("stream", "fake", 48, 1, 2), tally)
+    sender.open()
+    sender.play(3)
+    assert [message[0] for message in wiring.sent[:3]] == [0, 1, 2]
+    assert [message[0] for message in wiring.sent[3:]] == [STOP] * stops
 
 
 @pytest.mark.parametrize("size", [1, 2, 48, 5000])

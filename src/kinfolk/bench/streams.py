@@ -10,8 +10,8 @@ a buffer has not arrived.
 With one receiver, that one knows how many come. With several nobody knows who gets how many, and
 one that waits for a message that another one took would wait for ever. So each writes down, in
 memory that they share, what it took; the first sender, when it is done, sends *stops*, messages
-without meaning, until every receiver has seen that all is taken. One sender alone: with several,
-the last stop of one might find a channel full of stops, and nobody who takes them.
+without meaning, until every receiver has seen that all is taken. One sender alone, and the next stop when
+the last one was dealt with: else it might find a channel full of stops, and nobody who takes them.
 
 stream        one call for each that is sent; one for all that are there, where there is such a call
 one by one    one call for each, on both sides
@@ -53,7 +53,7 @@ class _Tally:
     """How many each receiver has taken, in memory that all share."""
 
     def __init__(self, receivers: int) -> None:
-        self._view = memoryview(mmap.mmap(-1, 16 * receivers)).cast("Q")
+        self._view = memoryview(mmap.mmap(-1, 24 * receivers)).cast("Q")
         self._receivers = receivers
 
     def write(self, receiver: int, taken: int) -> None:
@@ -66,7 +66,14 @@ class _Tally:
         self._view[self._receivers + receiver] = phase
 
     def finished(self, phase: int) -> bool:
-        return all(done >= phase for done in self._view[self._receivers :])
+        return all(done >= phase for done in self._view[self._receivers : 2 * self._receivers])
+
+    def settle(self, receiver: int) -> None:
+        """A stop was dealt with: the receiver has finished, or takes again."""
+        self._view[2 * self._receivers + receiver] += 1
+
+    def settled(self) -> int:
+        return sum(self._view[2 * self._receivers :])
 
 
 class Sender:
@@ -78,7 +85,7 @@ class Sender:
         self._messages = payloads(number, case.size)
         self._stop = payload(STOP, case.size)
         self._batches = case.workload == "batches"
-        self._phase = 0
+        self._phase = self._stops = 0
 
     def open(self) -> None:
         """Its end. Raises Unsupported where there is no call for a batch."""
@@ -96,10 +103,20 @@ class Sender:
         else:
             send_all(self._outlet.send, self._messages, count)
         usage = meter.stop(count)
-        while self._tally is not None and not self._tally.finished(self._phase):
-            self._outlet.send(self._stop)
-            time.sleep(_STOP_AGAIN)
+        if self._tally is not None:
+            self._end(self._tally)
         return usage
+
+    def _end(self, tally: _Tally) -> None:
+        while True:
+            # In this order: who had not finished after the last stop was settled, takes this one.
+            settled = self._wiring.deals or tally.settled() == self._stops
+            if tally.finished(self._phase):
+                return
+            if settled:
+                self._outlet.send(self._stop)
+                self._stops += 1
+            time.sleep(_STOP_AGAIN)
 
     def close(self) -> None:
         """Its end."""
@@ -141,7 +158,6 @@ class Receiver:
         self._total += total
         tags, last = take_shared(inlet.take, self._wanted, self._enough)
         self._before += tags.total()
-        self._tally.finish(self._number, self._phase)
         return meter.stop(tags.total(), _packed(tags), last)
 
     def close(self) -> None:
@@ -151,7 +167,11 @@ class Receiver:
     def _enough(self, taken: int) -> bool:
         assert self._tally is not None
         self._tally.write(self._number, self._before + taken)
-        return self._tally.taken() >= self._total
+        enough = self._tally.taken() >= self._total
+        if enough:
+            self._tally.finish(self._number, self._phase)
+        self._tally.settle(self._number)
+        return enough
 
 
 def start(cast: Cast, wiring: Wiring, case: Case) -> None:

@@ -78,6 +78,9 @@ class Terms:
 class Wiring:
     """The channel between some processes; what is the same for most."""
 
+    #: whether a message is bound for one receiver when it is sent, also for one that takes no more
+    deals = False
+
     def inlet(self, number: int) -> Inlet:
         """The end of the receiving process with this number; in that process."""
         raise NotImplementedError

@@ -25,6 +25,8 @@ def _as_array(data: bytes) -> Any:
 
 
 class _Sockets(Wiring):
+    deals = True
+
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._two = terms.shape == (1, 1)

@@ -34,6 +34,8 @@ def _received_array(socket: Any) -> Any:
 
 
 class _Sockets(Wiring):
+    deals = True
+
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
         self._copy = terms.size < _LARGE

@@ -237,9 +237,5 @@ static PyType_Spec claim_spec = {
 int
 kin_add_claim(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &claim_spec, NULL);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Claim", type);
-    Py_XDECREF((PyObject *)claim_type);
-    claim_type = (PyTypeObject *)type;
-    return result;
+    return kin_add_kept_type(module, &claim_spec, "Claim", &claim_type);
 }

@@ -366,9 +366,5 @@ static PyType_Spec spec = {
 int
 kin_add_block(PyObject *module)
 {
-    PyObject *type = PyType_FromModuleAndSpec(module, &spec, NULL);
-    int result = type == NULL ? -1 : PyModule_AddObjectRef(module, "Block", type);
-    Py_XDECREF((PyObject *)block_type);
-    block_type = (PyTypeObject *)type;
-    return result;
+    return kin_add_kept_type(module, &spec, "Block", &block_type);
 }

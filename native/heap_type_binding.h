@@ -24,13 +24,24 @@ kin_release(PyObject *object)
     Py_DECREF(type);
 }
 
-/* Gives the module a type: 0, or -1 with an exception set. */
+/* Gives the module a type, and `kept` a reference instead of the one that it had: 0, or -1 with an exception set. */
 static inline int
-kin_add_type(PyObject *module, PyType_Spec *spec, const char *name)
+kin_add_kept_type(PyObject *module, PyType_Spec *spec, const char *name, PyTypeObject **kept)
 {
     PyObject *type = PyType_FromModuleAndSpec(module, spec, NULL);
     int result = type == NULL ? -1 : PyModule_AddObjectRef(module, name, type);
-    Py_XDECREF(type);
+    Py_XDECREF((PyObject *)*kept);
+    *kept = (PyTypeObject *)type;
+    return result;
+}
+
+/* The same for a type of which the module's own reference is enough. */
+static inline int
+kin_add_type(PyObject *module, PyType_Spec *spec, const char *name)
+{
+    PyTypeObject *type = NULL;
+    int result = kin_add_kept_type(module, spec, name, &type);
+    Py_XDECREF((PyObject *)type);
     return result;
 }
 

@@ -345,11 +345,12 @@ kin_ring_whole(const struct kin_ring *ring, const struct kin_ring_frame *frame)
 void
 kin_ring_copy(const struct kin_ring *ring, const struct kin_ring_frame *frame, void *to)
 {
-    uint64_t place = (ring->at + KIN_RING_FRAME) & (ring->capacity - 1);
-    uint64_t behind = ring->capacity - place;
-    if (frame->length <= behind) {
-        memcpy(to, ring->bytes + place, frame->length);
+    const unsigned char *whole = kin_ring_whole(ring, frame);
+    if (whole != NULL) {
+        memcpy(to, whole, frame->length);
     } else {
+        uint64_t place = (ring->at + KIN_RING_FRAME) & (ring->capacity - 1);
+        uint64_t behind = ring->capacity - place;
         memcpy(to, ring->bytes + place, behind);
         memcpy((char *)to + behind, ring->bytes, frame->length - behind);
     }

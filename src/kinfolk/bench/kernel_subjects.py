@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from functools import partial
 
 import posix_ipc
 import sysv_ipc
@@ -34,6 +35,28 @@ def writer_to(fd: int) -> Callable[[bytes], object]:
     return send
 
 
+def reader_of(
+    what: str, size: int, read: Callable[[int], bytes], read_into: Callable[[memoryview], int]
+) -> Callable[[], bytes | bytearray]:
+    """Reads all of a message from a pipe, a connection: one call for what comes at once."""
+
+    def take() -> bytes | bytearray:
+        data = read(size)
+        if len(data) == size:
+            return data
+        whole = bytearray(size)
+        whole[: len(data)] = data
+        got, view = len(data), memoryview(whole)
+        while got < size:
+            more = read_into(view[got:])
+            if not more:
+                raise EOFError(f"the {what} ended in the middle of a message")
+            got += more
+        return whole
+
+    return take
+
+
 class _Pipe(Wiring):
     """Messages of at most PIPE_BUF bytes are whole, whoever else writes."""
 
@@ -45,21 +68,9 @@ class _Pipe(Wiring):
         os.close(self._writing)
         fd, size = self._reading, self._size
 
-        def take() -> bytes | bytearray:
-            data = os.read(fd, size)
-            if len(data) == size:
-                return data
-            whole = bytearray(size)
-            whole[: len(data)] = data
-            got, view = len(data), memoryview(whole)
-            while got < size:
-                read = os.readv(fd, [view[got:]])
-                if not read:
-                    raise EOFError("the pipe ended in the middle of a message")
-                got += read
-            return whole
-
-        return Inlet(take)
+        return Inlet(
+            reader_of("pipe", size, partial(os.read, fd), lambda rest: os.readv(fd, [rest]))
+        )
 
     def outlet(self, number: int) -> Outlet:
         os.close(self._reading)
@@ -83,21 +94,7 @@ class _Stream(Wiring):
         self._sending.close()
         connection, size = self._receiving, self._size
 
-        def take() -> bytes | bytearray:
-            data = connection.recv(size)
-            if len(data) == size:
-                return data
-            whole = bytearray(size)
-            whole[: len(data)] = data
-            got, view = len(data), memoryview(whole)
-            while got < size:
-                read = connection.recv_into(view[got:])
-                if not read:
-                    raise EOFError("the connection ended in the middle of a message")
-                got += read
-            return whole
-
-        return Inlet(take)
+        return Inlet(reader_of("connection", size, connection.recv, connection.recv_into))
 
     def outlet(self, number: int) -> Outlet:
         self._receiving.close()

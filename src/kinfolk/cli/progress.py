@@ -31,12 +31,7 @@ class Progress:
         if self._shown:
             self._bar = _make_bar()
             self._task = self._bar.add_task(_shortened(self._what), total=self._total)
-            try:
-                with held_back():
-                    self._bar.start()
-            except BaseException:  # a signal: nobody else would give the cursor back
-                self._bar.stop()
-                raise
+            start(self._bar)
         return self
 
     def expect(self, total: int | None) -> None:
@@ -61,6 +56,16 @@ class Progress:
                 self._bar.update(self._task, total=done, completed=done)
             with held_back():
                 self._bar.stop()
+
+
+def start(bar: Bar) -> None:
+    """Show a bar."""
+    try:
+        with held_back():
+            bar.start()
+    except BaseException:  # a signal: nobody else would give the cursor back
+        bar.stop()
+        raise
 
 
 def can_show() -> bool:

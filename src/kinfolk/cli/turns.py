@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from kinfolk.cli.progress import can_show
+from kinfolk.cli.progress import can_show, start
 from kinfolk.cli.signals import held_back
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ class Turns:
         if self._shown:
             self._bar = _make_bar()
             self._task = self._bar.add_task("", total=None, left="")
-            try:
-                with held_back():
-                    self._bar.start()
-            except BaseException:  # a signal: nobody else would give the cursor back
-                self._bar.stop()
-                raise
+            start(self._bar)
         return self
 
     def show(self, what: str, number: int, of: int, left: float | None) -> None:

@@ -1,7 +1,7 @@
 /* Cases of messages that are acknowledged, for harness.c. Built with a mistake in arena_acknowledge.c, they show it.
  *
- * Whoever has done with a message notes so before he acknowledges it. What was sent has to be noted in the end; what was noted comes
- * again only if its receiver was killed, and then says so.
+ * Whoever has done with a message notes so before he acknowledges it, and once more when he has. What was sent has to be done in
+ * the end; what was done comes again only if its receiver was killed before he could acknowledge it, and then says so.
  */
 
 #include "harness.h"
@@ -26,7 +26,7 @@ struct shared {
     _Atomic int ended;    /* bystanders that have received, or seen the end */
     _Atomic uint32_t over; /* who has the guard may give it back … */
     _Atomic int given_back; /* … and has */
-    _Atomic int came[MOST], repeated[MOST], acknowledged[MOST];
+    _Atomic int came[MOST], repeated[MOST], done[MOST], acknowledged[MOST];
 };
 
 /* Each process has its own copy. */
@@ -131,6 +131,7 @@ static void
 acknowledge(struct shared *shared, const struct kin_block *block, uint8_t number)
 {
     int error;
+    shared->done[number] = 1;
     while ((error = kin_arena_acknowledge(&receiver.arena, block->unit, block->stamp)) == EBUSY)
         ; /* who has the guard is being stepped */
     if (error != 0)
@@ -293,12 +294,12 @@ get_one(void *memory)
     wait_for_one(memory);
 }
 
-/* What came is acknowledged, unless the victim was killed between that and its note of it. */
+/* It was acknowledged: by the victim, who may have been killed before his note of it, or by who had it again. */
 static int
 check_all(const void *memory)
 {
     const struct shared *shared = memory;
-    return shared->came[1] != 1 || (shared->returned && !shared->acknowledged[1]) ||
+    return shared->came[1] != 1 || !shared->done[1] || (shared->returned && !shared->acknowledged[1]) ||
            (shared->repeated[1] != 0 && !shared->acknowledged[1]);
 }
 
@@ -306,13 +307,13 @@ static int
 check_two(const void *memory)
 {
     const struct shared *shared = memory;
-    return !shared->acknowledged[1] || !shared->acknowledged[2];
+    return !shared->done[1] || !shared->done[2];
 }
 
 static int
 check_one(const void *memory)
 {
-    return !((const struct shared *)memory)->acknowledged[1];
+    return !((const struct shared *)memory)->done[1];
 }
 
 static void

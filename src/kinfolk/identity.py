@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import select
+from collections import deque
 from typing import NamedTuple
 
 from kinfolk.errors import InvalidValue, from_os_error
@@ -75,14 +76,29 @@ def open_pidfd(pid: int) -> int | None:
 
     Raises OSError for what is not the process's death (EMFILE, …).
     """
+    kept: dict[int, int] = {}
+    keep_pidfd(pid, kept)
+    return kept.get(pid)
+
+
+def keep_pidfd(pid: int, kept: dict[int, int]) -> None:
+    """As `open_pidfd`, noted in ``kept`` by its pid; nothing is, where there is no such process.
+
+    Opened and noted within one call of C's: Python's signal handlers run after such a call, and one that raises there would leave
+    a descriptor of which nobody knows.
+    """
     try:
-        return os.pidfd_open(pid)
+        kept.update(zip((pid,), map(os.pidfd_open, (pid,)), strict=True))
     except (ProcessLookupError, OverflowError):
-        return None
+        pass
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENOENT):  # 0, or a thread's number
-            return None
-        raise
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # 0, or a thread's number
+            raise
+
+
+def close_pidfd(pid: int, kept: dict[int, int]) -> None:
+    """Close what `keep_pidfd` has noted, within one call of C's too: else it would be closed and noted, or open and not."""
+    deque(map(os.close, map(kept.pop, (pid,))), maxlen=0)
 
 
 def is_dead(pidfd: int) -> bool:

@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -36,6 +39,31 @@ def afterwards(end: kin.Sender | kin.Receiver, long: bytes) -> str:
     except (kin.BrokenChannel, kin.CorruptChannel) as error:
         return str(error)
     return ""
+
+
+class Blow:
+    """An interrupt at one of the points at which Python looks for signals."""
+
+    #: such points that were passed
+    passed = 0
+
+
+@contextmanager
+def struck_at(point: int) -> Iterator[Blow]:
+    """Raise an Interrupt at that point of kinfolk's code: where a function begins, or one in C has returned."""
+    blow = Blow()
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        if frame.f_code.co_filename.startswith(OURS) and event in ("call", "c_return"):
+            blow.passed += 1
+            if blow.passed == point:
+                raise Interrupt
+
+    sys.setprofile(look)
+    try:
+        yield blow
+    finally:
+        sys.setprofile(None)
 
 
 @pytest.mark.parametrize("address", ["pipe:?senders=one", "pipe:", "unix:"])
@@ -93,6 +121,31 @@ def test_interrupts_in_long_messages_never_mix_two(address: str, side: str) -> N
     assert all(any(word in outcome for word in said) for outcome in outcomes if outcome), outcomes
 
 
+@pytest.mark.parametrize("address", ["pipe:?capacity=1MiB", "pipe:?capacity=1MiB&senders=one"])
+def test_an_interrupt_anywhere_in_receiving_leaves_no_descriptor(address: str) -> None:
+    """Of whoever has sent a part of a message, a pidfd is open until the rest of it is here."""
+    before = Counter(descriptors())
+    for point in itertools.count(1):
+        receiver, sender = kin.channel(address, codec="raw")
+        with receiver, sender:
+            sender.send_bytes(b"long" * 20_000)
+            with suppress(Interrupt), struck_at(point) as blow:
+                receiver.recv_bytes()
+        assert Counter(descriptors()) == before, point
+        if blow.passed < point:
+            break
+    assert point > 50
+
+
+def descriptors() -> list[str]:
+    """What this process has open."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the directory's own
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return found
+
+
 @pytest.mark.parametrize(
     ("containment", "what"), [("keeper", "program"), ("keeper", "function"), ("direct", "program")]
 )
@@ -112,30 +165,18 @@ def interrupt_starts(containment: Any, what: str) -> None:
         parent = keeping().keeper_pid if containment == "keeper" else os.getpid()
     assert parent is not None
     before = set(children_of(parent))
-    stop_at = passed = 0
-
-    def look(frame: FrameType, event: str, _: object) -> None:
-        nonlocal passed
-        if frame.f_code.co_filename.startswith(OURS) and event in ("call", "c_return"):
-            passed += 1
-            if passed == stop_at:
-                raise Interrupt
 
     def started() -> kin.Process | None:
-        nonlocal passed
-        passed = 0
-        sys.setprofile(look)
         try:
             return kin.spawn(program, containment=containment)
         except Interrupt as error:
             kept.append(error)
             return None
-        finally:
-            sys.setprofile(None)
 
     for stop_at in itertools.count(1):
-        process = started()
-        if process is not None and passed < stop_at:
+        with struck_at(stop_at) as blow:
+            process = started()
+        if process is not None and blow.passed < stop_at:
             break
         if process is not None:  # it struck in a finalizer, where nobody hears of it
             process.stop(0)

@@ -32,7 +32,7 @@ from kinfolk.channels.pipe_transport import (
 from kinfolk.channels.presence import FifoEnd
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel, EndOfChannel, KinfolkError
-from kinfolk.identity import is_dead, open_pidfd
+from kinfolk.identity import close_pidfd, is_dead, keep_pidfd
 from kinfolk.interest import Interest, Steps
 
 _DEAD = -1  # in place of a pidfd: the process had ended before one could be opened
@@ -237,8 +237,8 @@ class PipeReceiver(ReceiveTransport):
         if chunk.sender in self._assembler.partials:
             # A pid of another namespace says nothing here: then the end of the pipe has to do.
             if pid not in self._pidfds and nonce >> 16 == self._namespace:
-                pidfd = open_pidfd(pid)
-                self._pidfds[pid] = _DEAD if pidfd is None else pidfd
+                keep_pidfd(pid, self._pidfds)
+                self._pidfds.setdefault(pid, _DEAD)
         elif pid in self._pidfds and not self._incomplete_of(pid):
             self._unwatch(pid)
 
@@ -259,9 +259,11 @@ class PipeReceiver(ReceiveTransport):
         self._unwatch(pid)
 
     def _unwatch(self, pid: int) -> None:
-        if (pidfd := self._pidfds.pop(pid)) != _DEAD:
-            os.close(pidfd)
-        self.interest = self._idle
+        self.interest = self._idle  # first: an interrupt may come before each line
+        if self._pidfds[pid] == _DEAD:
+            del self._pidfds[pid]
+        else:
+            close_pidfd(pid, self._pidfds)
 
     def _unwatch_all(self) -> None:
         for pid in list(self._pidfds):

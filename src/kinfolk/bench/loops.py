@@ -72,11 +72,20 @@ def send_batches(
 
 
 def take_in_turn(take: Take, messages: Sequence[bytes], total: int) -> None:
-    """Take so many of one sender, one with each call."""
-    for message in islice(cycle(messages), total):
-        data = take()
-        if data != message if type(data) is bytes else differs(data, message):
-            raise wrong(data, len(message))
+    """Take so many of one sender, one with each call. What the first one is, all are."""
+    turns = islice(cycle(messages), total)
+    size = len(messages[0])
+    first = take()
+    if differs(first, next(turns)):
+        raise wrong(first, size)
+    if type(first) is bytes:
+        for message in turns:
+            if (data := take()) != message:
+                raise wrong(data, size)
+    else:
+        for message in turns:
+            if differs(data := take(), message):
+                raise wrong(data, size)
 
 
 def differs(data: Any, message: bytes) -> bool:

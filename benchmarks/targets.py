@@ -1,10 +1,11 @@
 """The project's own targets, held against a run of `kin bench`.
 
     kin bench --peers --export-json RESULTS.json --suite data --suite locks …
-    python benchmarks/targets.py RESULTS.json
+    python benchmarks/targets.py RESULTS.json…
 
-A target is a ratio within the run, or a figure. Ends with 0 if all that the run has measured are
-met, with 1 if one is missed, and with 2 if there is nothing to hold them against.
+A target is a ratio within a run, or a figure; of several runs it is held against the first that has
+measured it. Ends with 0 if all that were measured are met, with 1 if one is missed, and with 2 if
+there is nothing to hold them against.
 """
 
 from __future__ import annotations
@@ -124,20 +125,26 @@ def verdict(document: results.Document, target: Target) -> bool | None:
     return met
 
 
+def first_verdict(runs: Sequence[results.Document], target: Target) -> bool | None:
+    """That of the first run which has measured it; None when none has."""
+    verdicts = (verdict(document, target) for document in runs)
+    return next((met for met in verdicts if met is not None), None)
+
+
 def main() -> int:
-    """Read the run that is named."""
-    if len(sys.argv) != 2:
+    """Read the runs that are named."""
+    if len(sys.argv) < 2:
         print(__doc__, file=sys.stderr)
         return 2
     try:
-        document = results.read(sys.argv[1])
+        runs = [results.read(path) for path in sys.argv[1:]]
     except KinfolkError as error:
         print(f"targets.py: {error}", file=sys.stderr)
         return 2
     targets = [*ring_targets(), *lock_targets(), *start_targets()]
-    measured = [met for target in targets if (met := verdict(document, target)) is not None]
+    measured = [met for target in targets if (met := first_verdict(runs, target)) is not None]
     if not measured:
-        print("the run has measured nothing that there is a target for", file=sys.stderr)
+        print("no run has measured anything that there is a target for", file=sys.stderr)
         return 2
     return 0 if all(measured) else 1
 

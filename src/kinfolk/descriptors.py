@@ -6,6 +6,7 @@ Rules:
 2. Every descriptor is close-on-exec; what a child is to inherit is passed on purpose.
 3. A forked child owns copies of its own: closing one there does not close the parent's.
 4. A descriptor that is dropped without `close` is closed with a ResourceWarning, as files are.
+5. What is opened is owned from the moment at which the kernel gives it: see `Descriptor.opened`.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ from __future__ import annotations
 import fcntl
 import os
 import warnings
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 from kinfolk.errors import Closed
+
+AnyDescriptor = TypeVar("AnyDescriptor", bound="Descriptor")
 
 
 def above_standard(number: int) -> int:
@@ -44,6 +49,49 @@ class Descriptor:
         self._number = number
         self.name = name
 
+    @classmethod
+    def opened(cls, name: str, call: Callable[..., int], *arguments: Any) -> Self:
+        """What a call gives, such as ``os.open``, by a number above 2. Raises as that does.
+
+        Python's signal handlers run when a call of C's has returned, and may raise. So that nothing is left open then of which
+        nobody knows, the call and the note of its number are *one* call.
+        """
+        descriptor = cls(-1, name)
+        numbers: list[int] = []
+        try:
+            numbers.extend(map(call, *([argument] for argument in arguments)))
+            (descriptor._number,) = numbers
+            del numbers[:]  # no call, as the line before: nothing comes between the two
+            descriptor._rise()
+            return descriptor
+        except BaseException:
+            for number in numbers:
+                os.close(number)
+            raise
+
+    @classmethod
+    def pipe(cls, name: str, flags: int = os.O_CLOEXEC) -> tuple[Self, Self]:
+        """The reading and the writing end of a new pipe, by numbers above 2. Raises OSError. Owned like what is `opened`."""
+        reader, writer = ends = cls(-1, name), cls(-1, name)
+        numbers: list[int] = []
+        try:
+            numbers.extend(*map(os.pipe2, (flags,)))
+            reader._number, writer._number = numbers
+            del numbers[:]
+            for end in ends:
+                end._rise()
+            return ends
+        except BaseException:
+            for number in numbers:
+                os.close(number)
+            for end in ends:
+                end.close()
+            raise
+
+    def _rise(self) -> None:
+        if self._number <= 2:
+            self._number = above_standard(self.detach())
+
     def fileno(self) -> int:
         """The number. Raises Closed when this was closed."""
         if self._number < 0:
@@ -70,13 +118,19 @@ class Descriptor:
         self._number = -1
         return number
 
+    def hand_over(self, heir: AnyDescriptor) -> AnyDescriptor:
+        """Have ``heir``, which has none, own the number instead. Raises Closed."""
+        number = self.fileno()
+        heir._number, self._number = number, -1  # no call comes between the two
+        return heir
+
     def adopt(self, number: int) -> None:
         """Take over ``number`` after the fact, in place of none: an exception between the two finds somebody who closes it."""
         self._number = number
 
     def duplicate(self) -> Descriptor:
         """A second descriptor of the same open file description."""
-        return Descriptor(os.dup(self.fileno()), self.name)
+        return Descriptor.opened(self.name, os.dup, self.fileno())
 
     def __del__(self) -> None:
         if getattr(self, "_number", -1) >= 0:  # else it was never finished

@@ -26,7 +26,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kinfolk.descriptors import Descriptor
+from kinfolk.descriptors import AnyDescriptor, Descriptor
 from kinfolk.errors import CorruptChannel, NoSpace
 
 Buffer = bytes | bytearray | memoryview
@@ -44,7 +44,7 @@ def sealed(parts: Sequence[Buffer], subject: str) -> Descriptor:
     Raises NoSpace when there is no memory for it, LimitReached (as OSError, EMFILE) without a descriptor.
     """
     try:
-        descriptor = Descriptor(create(), "memfd")
+        descriptor = create(Descriptor, "memfd")
     except OSError as error:
         raise _no_memory(error, parts, subject) from error
     try:
@@ -61,15 +61,15 @@ def sealed(parts: Sequence[Buffer], subject: str) -> Descriptor:
     return descriptor
 
 
-def create(label: str = "kinfolk") -> int:
-    """An empty one that can be sealed; the number is the caller's, the ``label`` shows in /proc. Raises OSError."""
+def create(kind: type[AnyDescriptor], name: str, label: str = "kinfolk") -> AnyDescriptor:
+    """An empty one that can be sealed; ``name`` is for messages, the ``label`` shows in /proc. Raises OSError."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     try:
-        return os.memfd_create(label, flags | _MFD_NOEXEC_SEAL)
+        return kind.opened(name, os.memfd_create, label, flags | _MFD_NOEXEC_SEAL)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        return os.memfd_create(label, flags)
+        return kind.opened(name, os.memfd_create, label, flags)
 
 
 def _no_memory(error: OSError, parts: Sequence[Buffer], subject: str) -> OSError:

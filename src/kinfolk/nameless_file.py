@@ -17,7 +17,7 @@ import errno
 import os
 import secrets
 
-from kinfolk.descriptors import Descriptor, above_standard
+from kinfolk.descriptors import Descriptor
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR)  # of the file system, of the kernel
 
@@ -32,15 +32,15 @@ class NamelessFile:
         directory, base = os.path.split(path)
         directory = made_in or directory or "."
         try:
-            number = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            flags = os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC
+            self.descriptor = Descriptor.opened(path, os.open, directory, flags, 0o600)
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
             spare = os.path.join(directory, f".{base[:200]}-{secrets.token_hex(8)}")
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-            number = os.open(spare, flags, 0o600)
+            self.descriptor = Descriptor.opened(path, os.open, spare, flags, 0o600)
             self._spare = spare
-        self.descriptor = Descriptor(above_standard(number), path)
 
     def link(self) -> None:
         """Give it its name. Raises FileExistsError when that is taken, OSError."""

@@ -38,13 +38,14 @@ def path_name() -> str:
     return f"{_PARENT}/kinfolk-{os.geteuid()}"
 
 
-def _open() -> int:
+def _open() -> Descriptor:
     name = path_name()
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, 0o700)
         try:
-            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            directory = Descriptor.opened("runtime directory", os.open, name, flags)
         except FileNotFoundError:
             continue  # removed by somebody's last use, just now
         except PermissionError as error:
@@ -56,16 +57,16 @@ def _open() -> int:
                 raise
             raise _squatted(name, error.strerror or "it can't be opened") from error
         try:
-            status = os.fstat(fd)
+            status = os.fstat(directory.fileno())
             ours = status.st_uid == os.geteuid() and not status.st_mode & 0o077
             if ours and status.st_mode & 0o700 != 0o700:
-                os.fchmod(fd, 0o700)  # as in _mended
+                os.fchmod(directory.fileno(), 0o700)  # as in _mended
         except BaseException:
-            os.close(fd)
+            directory.close()
             raise
         if ours:
-            return fd
-        os.close(fd)
+            return directory
+        directory.close()
         raise _squatted(
             name, f"it is of user {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}"
         )
@@ -124,7 +125,7 @@ def lock() -> Steps[Lock]:
 
 def try_lock() -> Lock:
     """Take the lock if it is free. Raises NotYet, for which no event tells when it will be."""
-    descriptor = Descriptor(_open(), "runtime directory")
+    descriptor = _open()
     try:
         fcntl.flock(descriptor.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(descriptor.fileno()).st_ino == os.stat(path_name()).st_ino:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,6 +21,7 @@ import kinfolk as kin
 from kinfolk.processes.felling import children_of
 from kinfolk.processes.keeping import keeping
 from tests.conformance.peers import HANG, Call, until
+from tests.faults.test_interrupted_waits import in_finalizer
 
 OURS = os.path.dirname(kin.__file__)
 
@@ -50,11 +53,14 @@ class Blow:
 
 @contextmanager
 def struck_at(point: int) -> Iterator[Blow]:
-    """Raise an Interrupt at that point of kinfolk's code: where a function begins, or one in C has returned."""
+    """Raise an Interrupt at that point of kinfolk's code: where a function begins, or one in C has returned. Not in finalizers,
+    where nobody hears of it.
+    """
     blow = Blow()
 
     def look(frame: FrameType, event: str, _: object) -> None:
-        if frame.f_code.co_filename.startswith(OURS) and event in ("call", "c_return"):
+        ours = frame.f_code.co_filename.startswith(OURS) and event in ("call", "c_return")
+        if ours and not in_finalizer(frame):
             blow.passed += 1
             if blow.passed == point:
                 raise Interrupt
@@ -137,6 +143,51 @@ def test_an_interrupt_anywhere_in_receiving_leaves_no_descriptor(address: str) -
     assert point > 50
 
 
+def lock(path: Path) -> None:
+    with kin.FileLock(path):
+        pass
+
+
+def memory(_: Path) -> None:
+    with kin.SharedMemory.create("memfd:", 4096):
+        pass
+
+
+def ring_in_a_file(path: Path) -> None:
+    kin.open_receiver(f"file:{path}").close()
+
+
+def channel_of(address: str) -> Callable[[Path], None]:
+    def make(_: Path) -> None:
+        receiver, sender = kin.channel(address)
+        sender.close()
+        receiver.close()
+
+    return make
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    "make",
+    [lock, memory, ring_in_a_file, *map(channel_of, ("pipe:", "unix:", "ring:"))],
+    ids=["lock", "memory", "file:", "pipe:", "unix:", "ring:"],
+)
+def test_an_interrupt_anywhere_in_making_leaves_no_descriptor(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """What was opened has an owner at once (`kinfolk.descriptors.Descriptor.opened`)."""
+    make(tmp_path / "before")
+    before = Counter(descriptors())
+    for point in itertools.count(1):
+        with suppress(Interrupt), struck_at(point) as blow:
+            make(tmp_path / str(point))
+        gc.collect()
+        assert Counter(descriptors()) == before, point
+        if blow.passed < point:
+            break
+    assert point > 50
+
+
 def descriptors() -> list[str]:
     """What this process has open."""
     found = []
@@ -178,7 +229,7 @@ def interrupt_starts(containment: Any, what: str) -> None:
             process = started()
         if process is not None and blow.passed < stop_at:
             break
-        if process is not None:  # it struck in a finalizer, where nobody hears of it
+        if process is not None:  # it struck when there was one
             process.stop(0)
         if containment == "keeper":
             kin.preload()  # the keeper has seen to what it was asked before

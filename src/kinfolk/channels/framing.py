@@ -80,8 +80,11 @@ def pid_namespace() -> int:
 class Chunker:
     """Cuts the messages of one sending end into chunks."""
 
+    _owner: object = "nobody as yet"  # an interrupt may come before it has one
+    _number = -1
+
     def __init__(self) -> None:
-        self._owner, self._number = object(), -1
+        self._owner = object()
         self._renew()
 
     def _renew(self) -> None:

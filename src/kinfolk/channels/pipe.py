@@ -43,9 +43,9 @@ class PipeMechanism(Mechanism):
             raise AddressError(
                 "a new pipe has no name", subject=str(address), remedy="write pipe:, or fifo:/path"
             )
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        receiver, sender = Descriptor(reading, "pipe:"), Descriptor(writing, "pipe:")
+        receiver, sender = Descriptor.pipe("pipe:")
         try:
+            writing = sender.fileno()
             if address.options.capacity is not None:
                 set_capacity(writing, address.options.capacity, str(address))
             limits = _limits(address, writing)

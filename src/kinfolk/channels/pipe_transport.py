@@ -49,10 +49,11 @@ def set_flags(fd: int, on: int = 0, off: int = 0) -> None:
 
 def owned(fd: int, name: PipeName, subject: str) -> Descriptor:
     """The owner of a descriptor that came from another process."""
+    end = Descriptor(fd, subject)
     if name is None:
-        return Descriptor(fd, subject)
+        return end
     path, keep_name = name
-    return FifoEnd(fd, path, keep_name=keep_name)
+    return FifoEnd(end, path, keep_name=keep_name)
 
 
 def name_of(descriptor: Descriptor) -> PipeName:

@@ -126,7 +126,7 @@ def _open(name: str, *, reading: bool, writing: bool) -> Descriptor:
 def _own(queue: Any, name: str) -> Descriptor:
     # posix_ipc closes by hand only, so that a descriptor of our own is what is kept.
     try:
-        return Descriptor(os.dup(queue.mqd), f"mq:{name}")
+        return Descriptor.opened(f"mq:{name}", os.dup, queue.mqd)
     finally:
         queue.close()
 

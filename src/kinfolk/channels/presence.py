@@ -52,16 +52,18 @@ class FifoEnd(Descriptor):
 
     __slots__ = ("_ended", "_inode", "_membership", "keep_name", "path")
 
-    def __init__(self, number: int, path: str, *, keep_name: bool = False) -> None:
-        """Take over a descriptor of the FIFO at ``path``; ``keep_name`` never removes the name."""
+    def __init__(self, opened: Descriptor, path: str, *, keep_name: bool = False) -> None:
+        """Take over from a descriptor of the FIFO at ``path``, unless this raises; ``keep_name`` never removes the name."""
+        super().__init__(-1, f"fifo {path}")
+        number = opened.fileno()
         status = os.fstat(number)
         self._inode = status.st_dev, status.st_ino
         self._membership = Membership(number)
         self.path, self.keep_name = path, keep_name
         self._ended = False
-        super().__init__(number, f"fifo {path}")
         with contextlib.suppress(OSError):  # a hostile user has it alone: then nobody is ever last
             fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        opened.hand_over(self)
 
     def close(self) -> None:
         """Close; the last member removes the name."""
@@ -190,7 +192,8 @@ def open_end(
         made = make is not None and _make(path, make)
         try:
             _check_is_fifo(os.lstat(path), path)  # what is none may do something when it is opened
-            opened = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            flags |= os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+            opened = Descriptor.opened(path, os.open, path, flags)
         except FileNotFoundError:
             raise NotYet from None
         except OSError as error:
@@ -198,10 +201,10 @@ def open_end(
                 raise NotYet from None  # the opening of the other end is an event on the path
             raise
         try:
-            _check_is_fifo(os.fstat(opened), path)  # it may have been replaced
+            _check_is_fifo(os.fstat(opened.fileno()), path)  # it may have been replaced
             end = FifoEnd(opened, path, keep_name=keep_name)
         except BaseException:
-            os.close(opened)
+            opened.close()
             raise
         if (make is not None or if_first is not None) and end.alone():
             try:
@@ -225,11 +228,12 @@ def sweep(path: str, if_abandoned: Callable[[], None]) -> None:
     """
     with contextlib.suppress(OSError, AddressError):
         _check_is_fifo(os.lstat(path), path)
-        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        opened = Descriptor.opened(path, os.open, path, flags)
         try:
             end = FifoEnd(opened, path)
         except BaseException:
-            os.close(opened)
+            opened.close()
             raise
         end.sweep(if_abandoned)
 
@@ -306,8 +310,8 @@ class Presence:
     @classmethod
     def anonymous(cls) -> tuple[Presence, Presence]:
         """A receiver's and a sender's, for a channel without a name."""
-        reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        return cls(Descriptor(reading, "presence")), cls(Descriptor(writing, "presence"))
+        reading, writing = Descriptor.pipe("presence", os.O_CLOEXEC | os.O_NONBLOCK)
+        return cls(reading), cls(writing)
 
     @property
     def path(self) -> str | None:
@@ -317,7 +321,8 @@ class Presence:
     @classmethod
     def passed(cls, fd: int, path: str | None) -> Presence:
         """The membership of an end that came from another process, by its `fileno` and `path`."""
-        return cls(Descriptor(fd, "presence") if path is None else FifoEnd(fd, path))
+        end = Descriptor(fd, "presence")
+        return cls(end if path is None else FifoEnd(end, path))
 
     def fileno(self) -> int:
         """The descriptor that hangs up: for `Interest.hangup`."""

@@ -100,7 +100,7 @@ class RingMechanism(Mechanism):
         sizes, subject, terms = sizes_of(address), str(address), terms_of(address)
         memory = ring_memory.nameless(*sizes, subject)
         try:
-            second = Descriptor(os.dup(memory.fileno()), subject)
+            second = Descriptor.opened(subject, os.dup, memory.fileno())
             try:
                 receives, sends = Presence.anonymous()
             except BaseException:

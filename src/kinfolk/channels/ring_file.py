@@ -77,7 +77,7 @@ def _made(
         os.fsync(number)
         file.link()
         _keep_name(directory)
-        return Descriptor(file.descriptor.detach(), subject)
+        return file.descriptor.hand_over(Descriptor(-1, subject))
     finally:
         file.close()
 
@@ -87,23 +87,20 @@ def _open_once(
 ) -> tuple[int, int]:
     """Make the ring if there is none yet; bytes of it and its arena. Raises CorruptChannel and the like."""
     native = Ring(True)  # who sends takes it on any terms
-    with mapped(memory) as mapping:
+    with mapped(memory) as mapping, contextlib.closing(native):
         found = native.open(mapping, memory.fileno(), *sizes, acknowledged, core())
         if found != Finding.SOUND:
             raise refusal(found, subject)
-        there = native.capacity, native.arena
-        native.close()
-    return there
+        return native.capacity, native.arena
 
 
 def _keep_name(directory: str) -> None:
     """Have the name on the disk, where the directory may be read."""
     with contextlib.suppress(PermissionError):
-        number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(number)
-        finally:
-            os.close(number)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        there = Descriptor.opened(directory, os.open, directory, flags)
+        with contextlib.closing(there):
+            os.fsync(there.fileno())
 
 
 def open_existing(path: str, subject: str) -> Descriptor:
@@ -114,7 +111,7 @@ def open_existing(path: str, subject: str) -> Descriptor:
     try:
         _check_is_file(os.lstat(path), subject)
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        memory = Descriptor(os.open(path, flags), subject)
+        memory = Descriptor.opened(subject, os.open, path, flags)
     except (FileNotFoundError, NotADirectoryError):
         raise NotYet from None
     try:

@@ -47,13 +47,13 @@ def path_of(name: str) -> str:
 
 def nameless(capacity: int, arena: int, subject: str) -> Descriptor:
     """New memory without a name. Raises NoSpace, LimitReached, OSError."""
-    memory = Descriptor(create(), "ring")
+    memory = create(Descriptor, "ring")
     try:
         _size(memory.fileno(), capacity, arena, room_in_memory, subject)
         fcntl.fcntl(memory.fileno(), fcntl.F_ADD_SEALS, _SEALS)
         # Of the first one inotify hears nothing since Linux 6.14: native/ring_poll.c
-        anew = os.open(f"/proc/self/fd/{memory.fileno()}", os.O_RDWR | os.O_CLOEXEC)
-        return Descriptor(anew, "ring")
+        again = f"/proc/self/fd/{memory.fileno()}"
+        return Descriptor.opened("ring", os.open, again, os.O_RDWR | os.O_CLOEXEC)
     finally:
         memory.close()
 
@@ -95,7 +95,7 @@ def _made(path: str, capacity: int, arena: int, acknowledge: bool, subject: str)
         _size(number, capacity, arena, room, subject)
         _format(file.descriptor, capacity, arena, acknowledge)
         file.link()
-        return Descriptor(file.descriptor.detach(), subject)
+        return file.descriptor.hand_over(Descriptor(-1, subject))
     finally:
         file.close()
 

@@ -118,7 +118,7 @@ def remove_if_unused(
     if not _may_be_removed(os.lstat(path), inode):  # to open a FIFO or a device does something
         return False
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    probe = Descriptor(os.open(path, flags), path)
+    probe = Descriptor.opened(path, os.open, path, flags)
     try:
         return _may_be_removed(os.fstat(probe.fileno()), inode) and _settle(
             probe.fileno(), path, also

@@ -56,7 +56,7 @@ class Memfd(Kind):
         """A new one, sealed."""
         subject = str(address)
         refuse_beyond_memory(size, subject)
-        descriptor = Descriptor(memfd.create(address.name or "kinfolk"), subject)
+        descriptor = memfd.create(Descriptor, subject, address.name or "kinfolk")
         try:
             reserve(descriptor.fileno(), 0, size, room_in_memory, subject)
             mode = 0o600 if address.options.mode is None else address.options.mode

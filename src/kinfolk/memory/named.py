@@ -113,7 +113,7 @@ def attach(address: Address, path: str, how: Attaching, *, on_disk: bool) -> Fil
 
 def _open(path: str, how: Attaching, subject: str) -> Descriptor:
     try:
-        there = Descriptor(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC), subject)
+        there = Descriptor.opened(subject, os.open, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         raise missing(subject) from None
     try:
@@ -121,7 +121,9 @@ def _open(path: str, how: Attaching, subject: str) -> Descriptor:
         _check_is_memory(status, subject)
         check_owner({status.st_uid}, how.owner, subject)
         flags = os.O_RDONLY if how.read_only or how.private else os.O_RDWR
-        return Descriptor(os.open(f"/proc/self/fd/{there.fileno()}", flags | os.O_CLOEXEC), subject)
+        return Descriptor.opened(
+            subject, os.open, f"/proc/self/fd/{there.fileno()}", flags | os.O_CLOEXEC
+        )
     except PermissionError as error:
         raise _not_opened(error, how, subject) from error
     finally:

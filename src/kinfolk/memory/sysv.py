@@ -254,7 +254,7 @@ def _join(number: int, subject: str) -> Membership | None:
     with runtime_directory.try_lock():
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            members = Descriptor(os.open(path, flags), subject)
+            members = Descriptor.opened(subject, os.open, path, flags)
         except FileNotFoundError:
             if _is_being_made(number, subject):
                 raise NotYet from None

@@ -253,7 +253,9 @@ class Watched:
 
 def _always_readable() -> Descriptor:
     try:
-        return Descriptor(os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "an end that has come")
+        return Descriptor.opened(
+            "an end that has come", os.eventfd, 1, os.EFD_CLOEXEC | os.EFD_NONBLOCK
+        )
     except OSError as error:
         raise from_os_error(error, "no descriptor can be made") from error
 

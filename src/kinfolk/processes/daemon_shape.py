@@ -68,9 +68,7 @@ class Shape:
         self._lead_streams()
 
     def _lead_streams(self) -> None:
-        null = Descriptor(
-            above_standard(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)), "/dev/null"
-        )
+        null = Descriptor.opened("/dev/null", os.open, os.devnull, os.O_RDWR | os.O_CLOEXEC)
         with contextlib.closing(null):
             if not self.close:
                 for number in range(3):
@@ -158,9 +156,7 @@ def open_log(log: str | os.PathLike[str] | None) -> Descriptor | Literal["journa
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOCTTY | os.O_CLOEXEC
     try:
         # Not blocking: a FIFO that nobody reads is refused, and not waited for.
-        log_fd = Descriptor(
-            above_standard(os.open(path, flags | os.O_NONBLOCK, 0o600)), "log of a daemon"
-        )
+        log_fd = Descriptor.opened("log of a daemon", os.open, path, flags | os.O_NONBLOCK, 0o600)
     except OSError as error:
         raise from_os_error(error, "the log can't be opened", path) from error
     if stat.S_ISFIFO(os.fstat(log_fd.fileno()).st_mode):

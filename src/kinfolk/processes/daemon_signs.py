@@ -54,7 +54,7 @@ class Newline(ProgramsSign):
                 remedy="give 3, say",
             )
         self.number = number
-        self._reader, self._writer = (Descriptor(end, "pipe") for end in os.pipe2(os.O_CLOEXEC))
+        self._reader, self._writer = Descriptor.pipe("pipe")
         self.fd = self._reader.fileno()
 
     def seen(self) -> bool:

@@ -170,7 +170,7 @@ class _Supervision:
         """Start it. Raises what `kinfolk.processes.launch.start` does."""
         self._has_terminal = launch.terminal is not None
         start(launch, self._started)
-        self._pidfd = Descriptor(os.pidfd_open(self._command), "the command's pidfd")
+        self._pidfd = Descriptor.opened("the command's pidfd", os.pidfd_open, self._command)
 
     def close(self) -> None:
         """Give everything back; the terminal too."""

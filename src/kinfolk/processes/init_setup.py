@@ -82,7 +82,7 @@ def watch_parent(undo: contextlib.ExitStack) -> Descriptor:
     pidfd = Descriptor(-1) if (fd := open_pidfd(pid)) is None else Descriptor(fd)
     if pidfd.closed or os.getppid() != pid:  # it died just now, and the number may be another one's
         pidfd.close()
-        pidfd = Descriptor(os.eventfd(1, os.EFD_CLOEXEC))
+        pidfd = Descriptor.opened("a parent that is no more", os.eventfd, 1, os.EFD_CLOEXEC)
     undo.callback(pidfd.close)
     return pidfd
 

@@ -84,7 +84,7 @@ class Subtree(Remains):
         """Raises Unsupported without a /proc that shows this process."""
         self._pid = os.getpid()
         _check_proc(self._pid)
-        self._self = Descriptor(os.pidfd_open(self._pid), "the supervisor's own pidfd")
+        self._self = Descriptor.opened("the supervisor's own pidfd", os.pidfd_open, self._pid)
         self._spare = self._self.duplicate()  # so that there is one when /proc has to be read
         self._group_asked = False
         self._asked: set[tuple[int, int | None]] = set()

@@ -26,6 +26,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any, Literal, overload
 
+from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, from_os_error
 from kinfolk.processes import standard_streams
 from kinfolk.processes.direct import Direct
@@ -36,7 +37,6 @@ from kinfolk.processes.kernel_actions import masked, undisturbed
 from kinfolk.processes.options import Options, prepared
 from kinfolk.processes.process import Process
 from kinfolk.processes.program import Word, encode
-from kinfolk.processes.streams import pipe
 
 #: A text for the shell, or a program and its arguments.
 Command = str | bytes | Sequence[Word]
@@ -109,7 +109,7 @@ def _opened(
     command: Command, mode: str, encoding: str, errors: str | None
 ) -> CommandText | CommandReader | CommandWriter:
     try:
-        reading, writing = pipe("a pipe to a command")
+        reading, writing = Descriptor.pipe("a pipe to a command")
     except OSError as error:
         raise from_os_error(error, "no pipe to a command can be made") from error
     reads = mode[0] == "r"

@@ -110,7 +110,7 @@ class Streams:
         return here
 
     def _pipe(self, number: int) -> int:
-        ends: list[Descriptor] = _made(pipe, "a pipe to a child")
+        ends: tuple[Descriptor, Descriptor] = _made(Descriptor.pipe, "a pipe to a child")
         reading, writing = ends
         theirs, ours = (writing, reading) if number else (reading, writing)
         self._for_child.append(theirs)
@@ -169,19 +169,6 @@ def _made(make: Callable[..., Any], *arguments: Any) -> Any:
         return make(*arguments)
     except OSError as error:
         raise from_os_error(error, "a stream for a child can't be made") from error
-
-
-def pipe(name: str) -> list[Descriptor]:
-    """The reading and the writing end of a pipe, by rule 5. Raises OSError."""
-    ends = [Descriptor(number, name) for number in os.pipe2(os.O_CLOEXEC)]
-    try:
-        for end in ends:
-            end.adopt(above_standard(end.detach()))
-    except OSError:
-        for end in ends:
-            end.close()
-        raise
-    return ends
 
 
 def _null() -> int:

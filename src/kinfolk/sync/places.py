@@ -118,7 +118,8 @@ class Place:
     def take_name(self, file: NamelessFile) -> None:
         """Give its file the name, and take it over. Raises FileExistsError, OSError."""
         file.link()
-        self._path, self._file = file.path, _File(file.descriptor.detach(), self.subject)
+        self._path = file.path
+        self._file = file.descriptor.hand_over(_File(-1, self.subject))
 
     def close(self) -> None:
         """Give back what is held; the memory goes when nobody looks into it."""
@@ -247,7 +248,7 @@ def anonymous(kind: str, size: int) -> Place:
 
 
 def _anonymous(kind: str, size: int) -> Place:
-    file = _File(create(), kind)
+    file = create(_File, kind)
     try:
         os.posix_fallocate(file.fileno(), 0, size)
         fcntl.fcntl(file.fileno(), fcntl.F_ADD_SEALS, _SEALS)

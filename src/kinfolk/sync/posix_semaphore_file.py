@@ -100,7 +100,7 @@ def _found_or_made(
 
 
 def _found(path: str, subject: str, owner: int | None) -> int:
-    there = Descriptor(os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC), subject)
+    there = Descriptor.opened(subject, os.open, path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(there.fileno())
         if stat.S_ISLNK(status.st_mode):

@@ -7,6 +7,7 @@ Each test sees first that the guard can't be had.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import subprocess
@@ -214,6 +215,7 @@ def test_a_fork_is_not_kept_waiting(unique_name, stop):
             keeps_its_time(sender)
             child = os.fork()
             if child == 0:
+                faulthandler.disable()
                 os._exit(view[0])  # not to be read: SIGSEGV, and no other message
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGSEGV
         child = os.fork()

@@ -67,6 +67,7 @@ class Descriptor:
         except BaseException:
             for number in numbers:
                 os.close(number)
+            descriptor.close()
             raise
 
     @classmethod

@@ -11,9 +11,9 @@ import errno
 import os
 import re
 import select
-from collections import deque
 from typing import NamedTuple
 
+from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, from_os_error
 
 
@@ -72,33 +72,24 @@ def start_time(pid: int) -> int | None:
 
 
 def open_pidfd(pid: int) -> int | None:
-    """A pidfd of a process (close-on-exec), None when there is no process of that pid (any more).
+    """A pidfd of a process (close-on-exec), None when there is no process of that pid (any more); the number is the caller's.
 
     Raises OSError for what is not the process's death (EMFILE, …).
     """
-    kept: dict[int, int] = {}
-    keep_pidfd(pid, kept)
-    return kept.get(pid)
+    owned = owned_pidfd(pid)
+    return None if owned is None else owned.detach()
 
 
-def keep_pidfd(pid: int, kept: dict[int, int]) -> None:
-    """As `open_pidfd`, noted in ``kept`` by its pid; nothing is, where there is no such process.
-
-    Opened and noted within one call of C's: Python's signal handlers run after such a call, and one that raises there would leave
-    a descriptor of which nobody knows.
-    """
+def owned_pidfd(pid: int) -> Descriptor | None:
+    """As `open_pidfd`, with an owner from the first moment on."""
     try:
-        kept.update(zip((pid,), map(os.pidfd_open, (pid,)), strict=True))
+        return Descriptor.opened(f"process {pid}", os.pidfd_open, pid)
     except (ProcessLookupError, OverflowError):
-        pass
+        return None
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOENT):  # 0, or a thread's number
-            raise
-
-
-def close_pidfd(pid: int, kept: dict[int, int]) -> None:
-    """Close what `keep_pidfd` has noted, within one call of C's too: else it would be closed and noted, or open and not."""
-    deque(map(os.close, map(kept.pop, (pid,))), maxlen=0)
+        if error.errno in (errno.EINVAL, errno.ENOENT):  # 0, or a thread's number
+            return None
+        raise
 
 
 def is_dead(pidfd: int) -> bool:

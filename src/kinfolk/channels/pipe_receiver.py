@@ -32,10 +32,8 @@ from kinfolk.channels.pipe_transport import (
 from kinfolk.channels.presence import FifoEnd
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import CorruptChannel, EndOfChannel, KinfolkError
-from kinfolk.identity import close_pidfd, is_dead, keep_pidfd
+from kinfolk.identity import is_dead, owned_pidfd
 from kinfolk.interest import Interest, Steps
-
-_DEAD = -1  # in place of a pidfd: the process had ended before one could be opened
 
 
 class PipeReceiver(ReceiveTransport):
@@ -53,7 +51,8 @@ class PipeReceiver(ReceiveTransport):
         self._body: tuple[Chunk, memoryview | None, int] | None = (
             None  # a long chunk of which some bytes are in
         )
-        self._pidfds: dict[int, int] = {}  # of processes with an incomplete message, by pid
+        # Of processes with an incomplete message, by pid; None: it had ended before one could be opened.
+        self._pidfds: dict[int, Descriptor | None] = {}
         self._namespace = pid_namespace()
         self._ended = False
         self.interest = self._idle = Interest(readable=(descriptor.fileno(),))
@@ -96,7 +95,8 @@ class PipeReceiver(ReceiveTransport):
                     self._forget(pid)
                 doomed = [pid for pid, pidfd in self._pidfds.items() if _is_gone(pidfd)]
                 if not doomed:
-                    self.interest = Interest(readable=(fd, *self._pidfds.values()))
+                    watched = (pidfd.fileno() for pidfd in self._pidfds.values() if pidfd)
+                    self.interest = Interest(readable=(fd, *watched))
                     return None
 
     def reserve(self) -> None:
@@ -237,8 +237,7 @@ class PipeReceiver(ReceiveTransport):
         if chunk.sender in self._assembler.partials:
             # A pid of another namespace says nothing here: then the end of the pipe has to do.
             if pid not in self._pidfds and nonce >> 16 == self._namespace:
-                keep_pidfd(pid, self._pidfds)
-                self._pidfds.setdefault(pid, _DEAD)
+                self._pidfds[pid] = owned_pidfd(pid)
         elif pid in self._pidfds and not self._incomplete_of(pid):
             self._unwatch(pid)
 
@@ -260,10 +259,9 @@ class PipeReceiver(ReceiveTransport):
 
     def _unwatch(self, pid: int) -> None:
         self.interest = self._idle  # first: an interrupt may come before each line
-        if self._pidfds[pid] == _DEAD:
-            del self._pidfds[pid]
-        else:
-            close_pidfd(pid, self._pidfds)
+        if (pidfd := self._pidfds[pid]) is not None:
+            pidfd.close()
+        del self._pidfds[pid]
 
     def _unwatch_all(self) -> None:
         for pid in list(self._pidfds):
@@ -306,8 +304,9 @@ class _Nothing(Exception):
     """The pipe is empty, or nobody has come to send yet."""
 
 
-def _is_gone(pidfd: int) -> bool:
-    return pidfd == _DEAD or is_dead(pidfd)
+def _is_gone(pidfd: Descriptor | None) -> bool:
+    """Also one that an interrupt left closed: nothing incomplete is its process's any more."""
+    return pidfd is None or pidfd.closed or is_dead(pidfd.fileno())
 
 
 def _hung_up(fd: int) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from kinfolk import _native
 from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, Unsupported
-from kinfolk.identity import open_pidfd
+from kinfolk.identity import owned_pidfd
 from kinfolk.processes import foreground, ignored_signals, kernel_actions
 from kinfolk.processes.launch import Launch
 from kinfolk.processes.remains import Namespace, Remains, Subtree
@@ -79,7 +79,7 @@ def watch_parent(undo: contextlib.ExitStack) -> Descriptor:
             why="it is outside of this pid namespace",
             remedy="have it end the namespace: unshare --kill-child",
         )
-    pidfd = Descriptor(-1) if (fd := open_pidfd(pid)) is None else Descriptor(fd)
+    pidfd = owned_pidfd(pid) or Descriptor(-1)
     if pidfd.closed or os.getppid() != pid:  # it died just now, and the number may be another one's
         pidfd.close()
         pidfd = Descriptor.opened("a parent that is no more", os.eventfd, 1, os.EFD_CLOEXEC)

@@ -79,8 +79,8 @@ class KeeperLine:
                 self._answered = Interest(readable=(self._line.fileno(),))
                 if containment == "kernel":
                     self._line.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-                self._complaints = Descriptor(
-                    above_standard(os.memfd_create("kin-keeper")), "a keeper's complaints"
+                self._complaints = Descriptor.opened(
+                    "a keeper's complaints", os.memfd_create, "kin-keeper"
                 )
                 unless_started.callback(self._complaints.close)
                 owner = os.pidfd_open(os.getpid())

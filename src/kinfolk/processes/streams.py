@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import IO, Any, Protocol, runtime_checkable
 
-from kinfolk.descriptors import Descriptor, above_standard
+from kinfolk.descriptors import Descriptor
 from kinfolk.errors import InvalidValue, from_os_error
 
 
@@ -120,7 +120,8 @@ class Streams:
         return theirs.fileno()
 
     def _null(self) -> int:
-        null = Descriptor(_made(_null), os.devnull)
+        way = os.O_RDWR | os.O_CLOEXEC
+        null: Descriptor = _made(Descriptor.opened, os.devnull, os.open, os.devnull, way)
         self._for_child.append(null)
         return null.fileno()
 
@@ -169,10 +170,6 @@ def _made(make: Callable[..., Any], *arguments: Any) -> Any:
         return make(*arguments)
     except OSError as error:
         raise from_os_error(error, "a stream for a child can't be made") from error
-
-
-def _null() -> int:
-    return above_standard(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
 
 
 def _is_inheritable(number: int) -> bool:
